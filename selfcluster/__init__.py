@@ -1,0 +1,52 @@
+"""Image representations from unlabelled images by clustering.
+
+    import selfcluster as sc
+    run = sc.train("photos/")            # settings follow from the images, are printed, and can be overridden
+    features = run.embed("photos/")
+    run = sc.load("runs/photos-swav-1")
+
+Names are loaded when they are first used, so that importing the package, and the command line's `--help`, need no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfcluster.config import Config as Config
+    from selfcluster.errors import CheckpointError as CheckpointError
+    from selfcluster.errors import CollapseError as CollapseError
+    from selfcluster.errors import ConfigError as ConfigError
+    from selfcluster.errors import DataError as DataError
+    from selfcluster.errors import DivergenceError as DivergenceError
+    from selfcluster.errors import SelfclusterError as SelfclusterError
+    from selfcluster.run import Run as Run
+    from selfcluster.run import load as load
+    from selfcluster.run import train as train
+
+_HOME = {
+    "CheckpointError": "errors",
+    "CollapseError": "errors",
+    "Config": "config",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "DivergenceError": "errors",
+    "Run": "run",
+    "SelfclusterError": "errors",
+    "load": "run",
+    "train": "run",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'selfcluster' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"selfcluster.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,233 @@
+"""The commands. No torch here until a command works, so that `--help` and a wrong flag answer at once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import tyro
+
+from selfcluster.config import METHOD_SETTINGS, Config, default_config, flatten, known
+from selfcluster.errors import ConfigError, SelfclusterError
+
+MethodSettings = TypeVar("MethodSettings")
+_Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True)
+class Train(Generic[MethodSettings]):
+    """Train an encoder on unlabelled images. Settings that are left out follow from the images; --dry-run prints them."""
+
+    settings: Config[MethodSettings]
+    data: _Positional[str] = ""
+    """A folder of images (nested or flat), a .npy or .npz file, or a set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
+    method: str = "swav"
+    """The algorithm: swav."""
+    preset: str = ""
+    """A named experiment instead of the recipe."""
+    config: str = ""
+    """A TOML file of settings, such as the config.toml of another run."""
+    out: str = ""
+    """Folder of the run; by default runs/<data>-<method>-<n>."""
+    resume: bool = False
+    """Go on with the run in --out, from its last checkpoint."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    dry_run: bool = False
+    """Print the settings, with an estimate of time and memory, and stop."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run against labels: nearest neighbours and clusters, beside raw pixels and the untrained encoder."""
+
+    run: _Positional[str]
+    """Folder of the run."""
+    data: _Positional[str] = ""
+    """Labelled images; by default the run's own."""
+    test: str = ""
+    """Other labelled images to test on; by default the data's own test split."""
+    test_share: float = 0.2
+    """Share of the images to test on, where there is no test split."""
+    labels: str = "auto"
+    """auto, none, a CSV file (path, label), or a .npy file."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The main job on data that comes with the install: SwAV on scikit-learn's handwritten digits."""
+
+    out: str = ""
+    """Folder of the run; by default runs/digits-swav-<n>."""
+    seed: int = 0
+    """Another number is another run."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exits with 0, 2 for a user's mistake, 3 for a collapse, 128 + n after signal n."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+        elif arguments[0] in ("-V", "--version"):
+            from importlib.metadata import version
+
+            print(f"selfcluster {version('selfcluster')}")
+        else:
+            _COMMANDS[known(arguments[0], _COMMANDS, "command")](arguments[1:])
+    except SelfclusterError as error:
+        _leave(str(error), error.exit_status)
+    except (OSError, MemoryError) as error:
+        _leave(
+            f"{getattr(error, 'strerror', None) or error or type(error).__name__}: {getattr(error, 'filename', None) or 'no file named'}", 2
+        )
+    except KeyboardInterrupt:
+        _leave("stopped", 130)
+
+
+def _leave(message: str, status: int) -> None:
+    print(f"selfcluster: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _overview() -> str:
+    lines = ["usage: selfcluster COMMAND ...", "", "Learns image representations from unlabelled images by clustering.", ""]
+    lines += [f"  {name:<10}{(kind.__doc__ or '').strip()}" for name, kind in (("train", Train), ("evaluate", Evaluate), ("demo", Demo))]
+    return "\n".join([*lines, "", "selfcluster COMMAND --help tells the settings of each. Start with: selfcluster demo"])
+
+
+def _parse(kind: Any, command: str, arguments: list[str]) -> Any:
+    """tyro's reading of the arguments; what it complains of, in one line.
+
+    Raises:
+        ConfigError: a flag or value that cannot be.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=arguments, prog=f"selfcluster {command}", config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise ConfigError(f"{_one_line(said.getvalue())}; see selfcluster {command} --help") from None
+
+
+def _one_line(box: str) -> str:
+    """The text of tyro's box down to its second rule, without the frame."""
+    text = [line.strip("│╭╮╰╯ \n") for line in box.splitlines()]
+    body = [line for line in text if line and not set(line) <= {"─", " "} and not re.match(r"^─ ", line)]
+    end = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full helptext"))), len(body))
+    return " ".join(" ".join(body[:end]).split())
+
+
+def _train(arguments: list[str]) -> None:
+    method = _value_of("--method", arguments) or _method_of_file(_value_of("--config", arguments)) or "swav"
+    kind = Train[METHOD_SETTINGS[known(method, METHOD_SETTINGS, "method")]]  # type: ignore[misc]
+    names = flatten(default_config(method))
+    _check_flags(arguments, [*names, *(f.name for f in dataclasses.fields(Train) if f.name != "settings"), "help"])
+    parsed = _parse(kind, "train", arguments)
+    values = flatten(parsed.settings)
+    given = {name: values[name] for name in names if _is_given(name, arguments)}
+
+    from selfcluster.loop import Interrupted
+    from selfcluster.run import train
+
+    try:
+        run = train(
+            parsed.data or None,
+            method=parsed.method if _is_given("method", arguments) else None,
+            out=parsed.out or None,
+            preset=parsed.preset or None,
+            config=parsed.config or None,
+            resume=parsed.resume,
+            overwrite=parsed.overwrite,
+            dry_run=parsed.dry_run,
+            **given,
+        )
+    except Interrupted as interrupted:
+        _leave(f"{interrupted}; go on with --resume", interrupted.exit_status)
+    from selfcluster import distributed
+
+    if distributed.rank() == 0:
+        print(f"next: selfcluster evaluate {run.path}")
+    distributed.stop()
+
+
+def _evaluate(arguments: list[str]) -> None:
+    _check_flags(arguments, [*(f.name for f in dataclasses.fields(Evaluate)), "help"])
+    parsed = _parse(Evaluate, "evaluate", arguments)
+
+    from selfcluster.evaluate import evaluate
+    from selfcluster.run import load
+
+    result = evaluate(
+        load(parsed.run, device=parsed.device),
+        parsed.data or None,
+        test=parsed.test or None,
+        test_share=parsed.test_share,
+        labels=parsed.labels,
+    )
+    print(result)
+
+
+def _demo(arguments: list[str]) -> None:
+    _check_flags(arguments, [*(f.name for f in dataclasses.fields(Demo)), "help"])
+    parsed = _parse(Demo, "demo", arguments)
+
+    from selfcluster.demo import demo
+
+    demo(out=parsed.out or None, seed=parsed.seed)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train, "evaluate": _evaluate, "demo": _demo}
+
+
+def _flag(argument: str) -> str | None:
+    """The setting that an argument names, if it is a flag: `--n-crops=2` gives n_crops, `--no-resume` gives resume."""
+    if not argument.startswith("--"):
+        return None
+    name = argument[2:].split("=")[0].replace("-", "_")
+    return name
+
+
+def _is_given(name: str, arguments: Sequence[str]) -> bool:
+    return any(_flag(argument) in (name, f"no_{name}") for argument in arguments)
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of a flag, before the whole line is read."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == flag:
+            return following
+        if argument.startswith(f"{flag}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _method_of_file(file: str | None) -> str | None:
+    if file is None:
+        return None
+    from pathlib import Path
+
+    from selfcluster.resolve import read_toml
+
+    return read_toml(Path(file))[0].get("method")
+
+
+def _check_flags(arguments: Sequence[str], names: Sequence[str]) -> None:
+    """Raises ConfigError at a flag that is none, with the nearest right one."""
+    for argument in arguments:
+        name = _flag(argument)
+        if name is not None and name not in names and name.removeprefix("no_") not in names:
+            try:
+                known(name, names, "flag")
+            except ConfigError as error:
+                raise ConfigError(re.sub(r"'(\w+)'", lambda m: f"--{m[1].replace('_', '-')}", str(error))) from None

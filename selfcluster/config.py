@@ -1,0 +1,374 @@
+"""Every setting a user can make, as frozen dataclasses grouped by purpose.
+
+No torch here, so that `--help` answers at once. Field names are unique over all groups: on the command line each is one flat
+flag (`n_crops` is `--n-crops`), in a TOML file each stands under its group (`[crops]`). The defaults are the paper's values for
+many photos; for the images at hand the recipe replaces them before anything else is asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from selfcluster.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images, and what to do with the ones that cannot be read."""
+
+    labels: str = "auto"
+    """For evaluation only: auto, none, a CSV file (path, label), or a .npy file. auto takes parent folders as classes where every image lies exactly one level deep in at least two folders."""
+    test_share: float = 0.0
+    """Share of the images kept out of training, for evaluation; in [0, 1)."""
+    max_megapixels: float = 100.0
+    """An image that declares more is refused before it is decoded."""
+    max_broken_share: float = 0.1
+    """Training stops when more than this share of the images cannot be read."""
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """Multi-crop: how many crops of an image, how large, of how much of it."""
+
+    n_crops: tuple[int, ...] = (2, 6)
+    """Crops of each size; those of the first size get the codes. Paper: 2 and 6."""
+    crop_pixels: tuple[int, ...] = (224, 96)
+    """Side of each size of crop, in pixels. Paper: 224 and 96."""
+    area: tuple[tuple[float, float], ...] = ((0.14, 1.0), (0.05, 0.14))
+    """Smallest and largest share of the image's area, for each size. Paper: 0.14 to 1, and 0.05 to 0.14."""
+    augmentation: Literal["photo", "grey", "glyph"] = "photo"
+    """What else is varied: photo (colour, mirror, blur), grey (contrast, mirror, blur), glyph (small turns, shifts and shears; never a mirror)."""
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How strongly each crop is varied; each crop on its own."""
+
+    flip: float = 0.5
+    """Probability of a left-right mirror."""
+    jitter: float = 0.8
+    """Probability of the colour jitter."""
+    brightness: float = 0.8
+    """Factor drawn from [1 - b, 1 + b]."""
+    contrast: float = 0.8
+    """Factor drawn from [1 - c, 1 + c]."""
+    saturation: float = 0.8
+    """Factor drawn from [1 - s, 1 + s]."""
+    hue: float = 0.2
+    """Shift drawn from [-h, h] of the colour circle; at most 0.5."""
+    grey: float = 0.2
+    """Probability of losing all colour."""
+    blur: float = 0.5
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur, in pixels of the crop."""
+    rotate_degrees: float = 0.0
+    """Angle drawn from [-r, r]."""
+    shift: float = 0.0
+    """Shift in x and y drawn from [-s, s] of the crop's side."""
+    shear: float = 0.0
+    """Horizontal shear drawn from [-s, s]."""
+    scale: float = 0.0
+    """Enlargement drawn from [1 - s, 1 + s]."""
+
+
+AUGMENTATIONS = {
+    "photo": AugmentSettings(),
+    "grey": AugmentSettings(saturation=0.0, hue=0.0, grey=0.0),
+    "glyph": AugmentSettings(
+        flip=0.0,
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.0,
+        hue=0.0,
+        grey=0.0,
+        blur=0.0,
+        rotate_degrees=12.0,
+        shift=0.08,
+        shear=0.2,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network."""
+
+    encoder: str = "resnet50"
+    """Any timm model, or one of selfcluster's for small images (resnet18_small, ...)."""
+    init: str = "random"
+    """Starting weights: random, pretrained (timm's for this encoder), a timm name with a tag, a run folder, or a weights file."""
+    head_width: int = 2048
+    """Width of the head's hidden layer; 0 for a single linear layer. Paper: 2048."""
+    embedding_width: int = 128
+    """Width of the embeddings that are compared with the prototypes. Paper: 128."""
+
+
+@dataclass(frozen=True)
+class SwavSettings:
+    """SwAV's own settings."""
+
+    n_prototypes: int = 3000
+    """Prototypes; 3 to 10 times the classes expected. Paper: 3000."""
+    epsilon: float = 0.05
+    """Entropy weight of Sinkhorn-Knopp; smaller gives harder codes. Paper: 0.05."""
+    iterations: int = 3
+    """Rounds of Sinkhorn-Knopp. Paper: 3."""
+    temperature: float = 0.1
+    """Of the softmax in the loss. Paper: 0.1."""
+    freeze_steps: int = 313
+    """Steps before the prototypes begin to learn. Paper: one epoch."""
+    queue_length: int = 0
+    """Past embeddings that join each batch in Sinkhorn-Knopp; a multiple of the batch, 0 for none. Paper: 3840 at batch 256."""
+    queue_from_epoch: int = 15
+    """First epoch in which the queue is used. Paper: 15."""
+    queue_growth_epochs: float = 1.0
+    """Epochs over which the share of the queue in use grows from none to all; 0 for at once, as in the paper."""
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """How the network is trained."""
+
+    epochs: int = 100
+    """Passes over the images."""
+    max_steps: int = 0
+    """Stop, with the schedule fitted, after this many steps; 0 for the steps that the epochs give."""
+    max_minutes: float = 0.0
+    """Fit the schedule to this time on this machine; 0 for no limit. What it came to is recorded as max_steps."""
+    batch: int = 256
+    """Images in a step, over all ranks."""
+    optimizer: Literal["lars", "sgd", "adamw"] = "lars"
+    """Paper: lars."""
+    lr: float = 0.6
+    """Learning rate after the warm-up. Paper: 4.8 at batch 4096, 0.6 at batch 256, with LARS."""
+    final_lr: float = 0.0006
+    """Learning rate at the end of the cosine. Paper: a thousandth of lr."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up. Paper: 10 at batch 4096, none at 256."""
+    warmup_lr: float = 0.3
+    """Learning rate of the first step, where there is a warm-up. Paper: 0.3."""
+    momentum: float = 0.9
+    """Of LARS and SGD."""
+    weight_decay: float = 1e-6
+    """Of every parameter. Paper: 1e-6."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of the whole network; 0 for no limit. The paper has none."""
+
+
+@dataclass(frozen=True)
+class HealthSettings:
+    """When training counts as dead."""
+
+    on_collapse: Literal["stop", "warn"] = "stop"
+    """Stop with status 3, or only say so."""
+    collapse_steps: int = 200
+    """Steps over which the signs are averaged."""
+    collapse_entropy: float = 0.98
+    """Collapsed when the mean code entropy is above this share of ln K ..."""
+    collapse_embedding: float = 0.95
+    """... and the squared length of the mean embedding is above this."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The machine's side of a run."""
+
+    seed: int = 0
+    """Everything random follows from it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Of the encoder and head; normalisation, prototypes, codes and losses are always float32."""
+    channels_last: bool = True
+    """Memory layout of the network and its input."""
+    workers: int = -1
+    """Processes that decode and cut crops; -1 for automatic, 0 for none."""
+    checkpoint_minutes: float = 10.0
+    """Time between checkpoints; one is written at the end as well."""
+    log_seconds: float = 5.0
+    """Time between log lines where there is no terminal."""
+    log_steps: int = 10
+    """Steps between rows of metrics.jsonl."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run folder (extra: tensorboard)."""
+    wandb: str = ""
+    """Name of a Weights & Biases project to log to (extra: wandb)."""
+
+
+MethodSettings = TypeVar("MethodSettings")
+
+
+@dataclass(frozen=True)
+class Config(Generic[MethodSettings]):
+    """All settings of a run of one method."""
+
+    objective: MethodSettings
+    data: DataSettings = field(default_factory=DataSettings)
+    crops: CropSettings = field(default_factory=CropSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    @property
+    def method(self) -> str:
+        """Name of the method that these settings are for."""
+        return next(name for name, settings in METHOD_SETTINGS.items() if isinstance(self.objective, settings))
+
+
+METHOD_SETTINGS: dict[str, type] = {"swav": SwavSettings}
+
+CHANGEABLE_ON_RESUME = frozenset(["device", "workers", "checkpoint_minutes", "log_seconds", "log_steps", "tensorboard", "wandb", "on_collapse"])
+"""Settings that a resumed run may change; any other would make it another run."""
+
+
+def default_config(method: str) -> Config[Any]:
+    """The paper's settings of a method.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    return Config(objective=METHOD_SETTINGS[known(method, METHOD_SETTINGS, "method")]())
+
+
+def groups(config: Config[Any]) -> dict[str, Any]:
+    """Each group of settings by the name it has in a TOML file; the method's own group carries the method's name."""
+    return {config.method if f.name == "objective" else f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
+def flatten(config: Config[Any]) -> dict[str, Any]:
+    """Every setting by its flat name."""
+    return {f.name: getattr(group, f.name) for group in groups(config).values() for f in dataclasses.fields(group)}
+
+
+def replace(config: Config[Any], values: dict[str, Any]) -> Config[Any]:
+    """The config with these settings, given by their flat names; lists become tuples and whole numbers fractions where wanted.
+
+    Raises:
+        ConfigError: a name that is no setting of this method (the nearest right one is named), or a value of the wrong type.
+    """
+    names = flatten(config)
+    for name in values:
+        known(name, names, "setting")
+    changed = {}
+    for f in dataclasses.fields(config):
+        group = getattr(config, f.name)
+        types = get_type_hints(type(group))
+        own = {g.name: _typed(g.name, values[g.name], types[g.name]) for g in dataclasses.fields(group) if g.name in values}
+        changed[f.name] = dataclasses.replace(group, **own)
+    return Config(**changed)
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """The value as this kind: from TOML and from Python, where a tuple may come as a list and 1.0 as 1."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return known(value, parts, name)
+    if origin is tuple and isinstance(value, list | tuple):
+        any_length = parts[-1] is Ellipsis
+        if any_length or len(value) == len(parts):
+            return tuple(
+                _typed(name, part, parts[0] if any_length else kind)
+                for part, kind in zip(value, parts if not any_length else value, strict=True)
+            )
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(kind, type) and origin is None and type(value) is kind:
+        return value
+    raise ConfigError(f"{name} {value!r} must be {_KINDS.get(kind, str(kind).replace('tuple', 'list').replace(', ...', ''))}")
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def known(name: str, names: Any, what: str) -> str:
+    """The name, if it is one of the names.
+
+    Raises:
+        ConfigError: it is not; the message holds the nearest right one.
+    """
+    if name in names:
+        return name
+    import difflib
+
+    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(names)[:12])}"
+    raise ConfigError(f"unknown {what} {name!r}; {hint}")
+
+
+def check(config: Config[Any]) -> None:
+    """The settings fit each other.
+
+    Raises:
+        ConfigError: the first one that does not, with its value and what would do.
+    """
+    crops, optim = config.crops, config.optim
+    if not len(crops.n_crops) == len(crops.crop_pixels) == len(crops.area) or not crops.n_crops:
+        raise ConfigError(
+            f"n_crops {crops.n_crops}, crop_pixels {crops.crop_pixels} and area {crops.area} must have one entry for each size of crop"
+        )
+    if min(crops.n_crops) < 1 or sum(crops.n_crops) < 2:
+        raise ConfigError(f"n_crops {crops.n_crops}: swapped prediction needs two crops or more, and one of each size")
+    if min(crops.crop_pixels) < 4:
+        raise ConfigError(f"crop_pixels {crops.crop_pixels}: a crop needs 4 pixels a side or more")
+    if any(not 0 < low <= high <= 1 for low, high in crops.area):
+        raise ConfigError(f"area {crops.area}: each size needs 0 < smallest <= largest <= 1")
+    for name in ("flip", "jitter", "grey", "blur"):
+        _within(config.augment, name, 0, 1)
+    for name in ("brightness", "contrast", "saturation"):
+        _within(config.augment, name, 0, float("inf"))
+    _within(config.augment, "hue", 0, 0.5)
+    _within(config.augment, "scale", 0, 0.9)
+    low, high = config.augment.blur_sigma
+    if not 0 < low <= high:
+        raise ConfigError(f"blur_sigma {config.augment.blur_sigma} must be two numbers, 0 < smallest <= largest")
+    for name in ("epochs", "batch"):
+        _at_least(optim, name, 1)
+    for name in ("max_steps", "max_minutes", "warmup_epochs", "weight_decay", "clip_norm", "lr", "final_lr", "warmup_lr"):
+        _at_least(optim, name, 0)
+    _within(optim, "momentum", 0, 1)
+    for name in ("max_broken_share", "test_share"):
+        _within(config.data, name, 0, 1)
+    if config.data.test_share >= 1:
+        raise ConfigError(f"test_share {config.data.test_share} leaves no image to train on; use a share below 1, such as 0.2")
+    _at_least(config.model, "embedding_width", 1)
+    _at_least(config.model, "head_width", 0)
+    _at_least(config.run, "workers", -1)
+    _at_least(config.health, "collapse_steps", 1)
+    _at_least(config.run, "log_steps", 1)
+    if isinstance(config.objective, SwavSettings):
+        _check_swav(config.objective, optim.batch)
+
+
+def _check_swav(swav: SwavSettings, batch: int) -> None:
+    for name, least in (
+        ("n_prototypes", 2),
+        ("iterations", 1),
+        ("freeze_steps", 0),
+        ("queue_length", 0),
+        ("queue_from_epoch", 0),
+        ("queue_growth_epochs", 0),
+    ):
+        _at_least(swav, name, least)
+    for name in ("epsilon", "temperature"):
+        if not getattr(swav, name) > 0:
+            raise ConfigError(f"{name} {getattr(swav, name)} must be above 0")
+    if swav.queue_length % batch:
+        raise ConfigError(
+            f"queue_length {swav.queue_length} must be a multiple of the batch {batch}, such as {max(1, round(swav.queue_length / batch)) * batch}"
+        )
+
+
+def _within(group: Any, name: str, low: float, high: float) -> None:
+    if not low <= getattr(group, name) <= high:
+        raise ConfigError(f"{name} {getattr(group, name)} must be between {low} and {high}")
+
+
+def _at_least(group: Any, name: str, least: float) -> None:
+    if not getattr(group, name) >= least:
+        raise ConfigError(f"{name} {getattr(group, name)} must be at least {least}")

@@ -1,0 +1,135 @@
+"""From what the user calls DATA to images: a folder, an array file, an array, or a named set; and the split for evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfcluster import named_sets, randomness
+from selfcluster.config import DataSettings, known
+from selfcluster.errors import DataError
+from selfcluster.images import ArrayImages, FolderImages, Images, read_array, with_labels
+
+_TEST_FOLDERS = ("val", "test", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to train on, perhaps others to test on, and what should be said about them."""
+
+    name: str
+    """Short name, for the run folder."""
+    where: str
+    """What the user gave, as an absolute path where it is one; the run keeps it."""
+    images: Images
+    test: Images | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def trained_on(self, settings: DataSettings, seed: int) -> NDArray[np.int64]:
+        """Indices of the images to train on: all, or all but the test share, stratified by label where there are labels."""
+        if not settings.test_share:
+            return np.arange(len(self.images))
+        train, _ = split(self.images, settings.test_share, seed)
+        return train
+
+
+def open_data(given: Any, settings: DataSettings) -> Data:
+    """The images behind what the user gave.
+
+    Args:
+        given: a folder, a .npy or .npz file (keys images, labels), the name of a set, or an array of images.
+        settings: labels and limits.
+    Raises:
+        DataError: nothing there, no images, an array of the wrong shape or type, or labels that do not fit.
+    """
+    data = _open(given, settings)
+    with_labels(data.images, settings.labels)
+    if data.test is not None and settings.labels == "none":
+        data.test.labels = None
+    return data
+
+
+def _open(given: Any, settings: DataSettings) -> Data:
+    if not isinstance(given, str | Path):
+        return Data("array", "", ArrayImages(np.asarray(given)))
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return _open_folder(path, settings)
+    if path.is_file():
+        return _open_file(path)
+    if str(given) in named_sets.NAMES:
+        train, test = named_sets.open_named(str(given))
+        return Data(str(given), str(given), train, test, (f"{given}: {len(train):,} images",))
+    try:
+        known(str(given), named_sets.NAMES, "name of a data set")
+    except ValueError as error:
+        hint = str(error).split("; ")[-1]
+        raise DataError(f"no file or folder {str(given)!r}, and no data set of that name; {hint}") from None
+    raise AssertionError
+
+
+def _open_folder(path: Path, settings: DataSettings) -> Data:
+    def images_in(folder: Path) -> FolderImages:
+        return FolderImages(folder, max_megapixels=settings.max_megapixels)
+
+    def said(images: FolderImages, what: str) -> str:
+        left = f"; {images.n_left_alone:,} files of other kinds left alone" if images.n_left_alone else ""
+        return f"{what}: {len(images):,} images{left}"
+
+    where = str(path.resolve())
+    test_folder = next((path / name for name in _TEST_FOLDERS if (path / name).is_dir()), None)
+    if (path / "train").is_dir() and test_folder is not None:
+        train, test = images_in(path / "train"), images_in(test_folder)
+        notes = (
+            f"{path} has splits: training on train/, keeping {test_folder.name}/ for evaluation",
+            said(train, "train"),
+            said(test, test_folder.name),
+        )
+        return Data(path.resolve().name, where, train, test, notes)
+    images = images_in(path)
+    return Data(path.resolve().name, where, images, None, (said(images, str(path)),))
+
+
+def _open_file(path: Path) -> Data:
+    if path.suffix not in (".npy", ".npz"):
+        raise DataError(
+            f"{str(path)!r} is a file of a kind that is not known; give a folder, a .npy or .npz file, or one of {', '.join(named_sets.NAMES)}"
+        )
+    content = read_array(path)
+    labels = None
+    if path.suffix == ".npz":
+        keys = list(content)  # type: ignore[arg-type]
+        if "images" not in keys and len(keys) != 1:
+            raise DataError(
+                f"{str(path)!r} holds {', '.join(keys) or 'nothing'}; name the array of images 'images' and the labels 'labels'"
+            )
+        labels = content["labels"] if "labels" in keys else None
+        content = content["images" if "images" in keys else keys[0]]
+    images = ArrayImages(content, labels)
+    return Data(path.stem, str(path.resolve()), images, None, (f"{path}: {len(images):,} images",))
+
+
+def split(images: Images, test_share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to train on and to test on, seeded; stratified where there are labels, with one a class at least on both sides.
+
+    Raises:
+        DataError: the share leaves one side empty.
+    """
+    key = randomness.uniform(seed, _SPLIT, np.arange(len(images)), n=1)[:, 0]
+    codes = images.labels.codes if images.labels is not None else np.zeros(len(images), dtype=np.int64)
+    is_test = np.zeros(len(images), dtype=bool)
+    for code in np.unique(codes):
+        members = np.flatnonzero(codes == code)
+        n_test = min(max(1, round(test_share * len(members))), len(members) - 1)
+        is_test[members[np.argsort(key[members])[:n_test]]] = True
+    if not is_test.any() or is_test.all():
+        raise DataError(f"test_share {test_share} of {len(images)} images leaves one side empty")
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+_SPLIT = 0x5711
+"""Keeps the split's draws apart from every other use of the seed."""

@@ -1,0 +1,134 @@
+"""The few collectives that the mathematics needs; each is the identity without a process group.
+
+`torchrun ... -m selfcluster train ...` starts one process a device; plain `python` is the same code path with one. The
+collectives sit in the mathematics through the functions below, and no user flag decides whether an algorithm is global.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from selfcluster.errors import ConfigError
+
+_alone = False
+
+
+def start(device: str) -> torch.device:
+    """This process's device; where a launcher has set WORLD_SIZE, the process group is initialised too."""
+    ranks, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    kind = device if device != "auto" else _best_device()
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' is asked for, but torch sees no CUDA device; use --device cpu or install a CUDA build of torch")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps' is asked for, but torch sees none; use --device cpu")
+    if ranks > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    try:
+        chosen = torch.device("cuda", local_rank) if kind == "cuda" else torch.device(kind)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps") from None
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def stop() -> None:
+    """The process group, if there is one, is gone."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_on() -> bool:
+    """Whether collectives reach other ranks here."""
+    return not _alone and dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's place among the ranks, from 0."""
+    return dist.get_rank() if is_on() else 0
+
+
+def n_ranks() -> int:
+    """How many processes work on one global batch."""
+    return dist.get_world_size() if is_on() else 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Inside, every collective is the identity: for evaluation and reports, which run on one rank."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def shard_of(n: int) -> slice:
+    """This rank's slice of n rows; n must be a multiple of the ranks."""
+    share = n // n_ranks()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """The sum over ranks, on every rank; its gradient is the sum of the ranks' gradients."""
+    return _AllReduceSum.apply(x) if is_on() else x
+
+
+@torch.no_grad()
+def all_reduce_max(x: Tensor) -> Tensor:
+    """The element-wise maximum over ranks, on every rank."""
+    if is_on():
+        x = x.clone()
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return x
+
+
+@torch.no_grad()
+def gather_rows(x: Tensor) -> Tensor:
+    """Every rank's rows, joined in the order of the ranks; all ranks hold equally many."""
+    if not is_on():
+        return x
+    parts = [torch.empty_like(x) for _ in range(n_ranks())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is up on some rank."""
+    if not is_on():
+        return flag
+    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+    return bool(all_reduce_max(torch.tensor(float(flag), device=device)) > 0)
+
+
+def barrier() -> None:
+    """No rank goes on before all are here."""
+    if is_on():
+        dist.barrier()

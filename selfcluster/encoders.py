@@ -1,0 +1,155 @@
+"""Encoders: any timm network by name, and networks for small images that are registered with timm.
+
+The small ones have a 3 x 3 stem of stride 1 and no max-pooling, so that a 32-pixel image keeps its detail; the narrow ones
+train on a laptop. Since timm knows their names, what is exported loads again with `timm.create_model`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+from selfcluster.config import known
+from selfcluster.crops import DEVIATION, MEAN
+from selfcluster.errors import ConfigError
+
+_CFG = {
+    "url": "",
+    "num_classes": 0,
+    "input_size": (3, 32, 32),
+    "pool_size": (4, 4),
+    "mean": MEAN,
+    "std": DEVIATION,
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "first_conv": "conv1",
+    "classifier": "fc",
+}
+
+# timm reads this name when a model of this module is registered.
+default_cfgs = generate_default_cfgs(
+    {
+        name: _CFG
+        for name in (
+            "resnet18_small",
+            "resnet18_small_half",
+            "resnet18_small_quarter",
+            "resnet10_small_quarter",
+            "resnet10_small_quarter_s2",
+        )
+    }
+)
+
+
+class SmallResNet(ResNet):
+    """timm's ResNet of basic blocks with a stem for small images: 3 x 3, no max-pooling."""
+
+    def __init__(self, *, stem_stride: int = 1, **settings: Any) -> None:
+        super().__init__(block=BasicBlock, **settings)
+        width = self.conv1.out_channels
+        self.conv1 = nn.Conv2d(self.conv1.in_channels, width, kernel_size=3, stride=stem_stride, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        self.feature_info[0]["reduction"] = stem_stride
+
+
+def _small_resnet(name: str, blocks: int, width: int, pretrained: bool, settings: dict[str, Any]) -> nn.Module:
+    # timm's ResNet takes the stem's width and the stages' channels apart; both scale with `width`.
+    shape = dict(layers=(blocks,) * 4, stem_width=width, channels=tuple(width * 2**stage for stage in range(4)))
+    return build_model_with_cfg(SmallResNet, name, pretrained, **{**shape, **settings})
+
+
+@register_model
+def resnet18_small(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """ResNet-18 for small images; 11.2 million parameters, 512 features."""
+    return _small_resnet("resnet18_small", 2, 64, pretrained, settings)
+
+
+@register_model
+def resnet18_small_half(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """Half as wide; 2.8 million parameters, 256 features."""
+    return _small_resnet("resnet18_small_half", 2, 32, pretrained, settings)
+
+
+@register_model
+def resnet18_small_quarter(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """A quarter as wide; 0.7 million parameters, 128 features."""
+    return _small_resnet("resnet18_small_quarter", 2, 16, pretrained, settings)
+
+
+@register_model
+def resnet10_small_quarter(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """One block a stage, a quarter as wide; 0.3 million parameters, 128 features."""
+    return _small_resnet("resnet10_small_quarter", 1, 16, pretrained, settings)
+
+
+@register_model
+def resnet10_small_quarter_s2(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """The same with a stem of stride 2, four times as fast: for images that were enlarged, such as the digits."""
+    return _small_resnet("resnet10_small_quarter_s2", 1, 16, pretrained, {"stem_stride": 2, **settings})
+
+
+def create_encoder(name: str, crop_pixels: tuple[int, ...], *, pretrained: bool = False) -> nn.Module:
+    """A timm network without its classifier, which takes crops of these sizes.
+
+    Networks with position embeddings take other sizes than their own by timm's `dynamic_img_size`.
+
+    Args:
+        name: as timm knows it, perhaps with a tag.
+        crop_pixels: sides of the crops that it must take.
+        pretrained: with timm's weights, downloaded where the user has a network.
+    Raises:
+        ConfigError: timm does not know the name, the weights are not to be had, or some size is one that it cannot take.
+    """
+    known(name.split(".")[0], timm.list_models(), "encoder")
+    encoder = _create(name, pretrained)
+    refused = {size: reason for size in crop_pixels if (reason := _why_not(encoder, size))}
+    if refused:
+        sizes = ", ".join(f"{size} px" for size in refused)
+        raise ConfigError(
+            f"encoder {name!r} cannot take crops of {sizes} ({next(iter(refused.values()))}); set crop_pixels to sizes that it takes, or use a ResNet"
+        )
+    return encoder
+
+
+def _create(name: str, pretrained: bool) -> nn.Module:
+    for extra in ({"dynamic_img_size": True}, {}):
+        try:
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, **extra)
+        except TypeError:
+            continue
+        except Exception as error:  # huggingface_hub raises many kinds when weights are not to be had
+            reason = " ".join(str(error).split())[:200]
+            what = "pretrained weights of" if pretrained else "encoder"
+            raise ConfigError(
+                f"cannot get {what} {name!r} from timm: {reason}; check the name and the network, or use --init random"
+            ) from None
+    raise ConfigError(f"encoder {name!r} cannot be made without a classifier; choose another")
+
+
+def _why_not(encoder: nn.Module, size: int) -> str | None:
+    """Why the encoder cannot make one feature vector from a crop of this size; None where it can."""
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            features = encoder(torch.zeros(1, 3, size, size))
+    except Exception as error:  # networks refuse a size by assertion, by shape mismatch and in other ways
+        return " ".join(str(error).split())[:160] or type(error).__name__
+    finally:
+        encoder.train(was_training)
+    return None if features.ndim == 2 else f"its output has shape {tuple(features.shape)} instead of one vector"
+
+
+def feature_width(encoder: nn.Module, size: int) -> int:
+    """How many features the encoder gives for a crop of this size."""
+    was_training = encoder.training
+    with torch.no_grad():
+        width = encoder.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    encoder.train(was_training)
+    return width

@@ -1,0 +1,40 @@
+"""Everything a user can cause, as one tree.
+
+    SelfclusterError
+    |-- ConfigError (a ValueError too)    a setting, preset, method or flag that cannot be
+    |-- DataError (a ValueError too)      images that are missing, unreadable, too few or of the wrong shape
+    |-- CheckpointError                   a run or checkpoint that is damaged, in use, or of another configuration
+    `-- CollapseError                     training that has died: one embedding for every image, or no learning
+        `-- DivergenceError               training that has blown up: a loss or an embedding that is not finite
+
+Every message is one line: what is wrong, the offending value, and what to try next. The command line prints it without a
+stack trace and exits with 2 for a user's mistake and 3 for a collapse.
+"""
+
+
+class SelfclusterError(Exception):
+    """The root of the tree above."""
+
+    exit_status = 2
+
+
+class ConfigError(SelfclusterError, ValueError):
+    """A setting that cannot be."""
+
+
+class DataError(SelfclusterError, ValueError):
+    """Images that cannot be used."""
+
+
+class CheckpointError(SelfclusterError):
+    """A run folder or checkpoint that cannot be used."""
+
+
+class CollapseError(SelfclusterError):
+    """Training that has stopped learning anything."""
+
+    exit_status = 3
+
+
+class DivergenceError(CollapseError):
+    """Training whose numbers are no longer finite."""

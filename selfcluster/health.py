@@ -1,0 +1,129 @@
+"""Signs of life and death, watched while training goes on.
+
+The loss alone tells little: a healthy start and a constant embedding both stand a little above ln K. A collapse shows in codes
+that are uniform while all embeddings agree; the other disease is sharp codes with a loss that does not fall below ln K.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from selfcluster import distributed, metrics
+from selfcluster.batch import Outputs, Targets
+from selfcluster.config import HealthSettings
+from selfcluster.errors import CollapseError, DivergenceError
+
+_SHARP = 0.5
+"""Codes count as sharp below this share of ln K."""
+
+
+class Watch:
+    """Sees every step and judges at every log line; reads the device only then.
+
+    Args:
+        settings: the limits.
+        n_prototypes: K.
+        begins: step from which a collapse counts: after warm-up and freeze.
+    """
+
+    def __init__(self, settings: HealthSettings, *, n_prototypes: int, begins: int) -> None:
+        self.settings, self.k, self.begins = settings, n_prototypes, begins
+        self._unread: list[Tensor] = []
+        self._first_unread = 0
+        self._window: deque[tuple[float, float, float]] = deque(maxlen=settings.collapse_steps)
+        self._assigned: deque[Tensor] = deque()
+        self._features: deque[Tensor] = deque()
+        self.warned: str | None = None
+
+    @torch.no_grad()
+    def see(self, out: Outputs, targets: Targets, loss: Tensor, step: int) -> None:
+        """Note the signs of one step."""
+        n_assign = len(targets.codes)
+        mean_embedding = out.embeddings[:n_assign].flatten(0, 1).mean(dim=0)
+        entropy = torch.special.entr(targets.codes).sum(dim=-1).mean()
+        if not self._unread:
+            self._first_unread = step
+        self._unread.append(torch.stack([loss.detach().float(), entropy, mean_embedding.square().sum()]))
+        self._keep(self._assigned, out.scores[:n_assign].argmax(dim=-1).flatten(), 10 * self.k)
+        self._keep(self._features, out.features[0], 2048)
+
+    @staticmethod
+    def _keep(kept: deque[Tensor], rows: Tensor, n: int) -> None:
+        """The newest n rows or a little more."""
+        kept.append(rows)
+        while sum(map(len, kept)) - len(kept[0]) >= n:
+            kept.popleft()
+
+    def read(self) -> dict[str, float]:
+        """Means since the last reading, by metric name.
+
+        Raises:
+            DivergenceError: a loss was not finite.
+            CollapseError: the signs of death have lasted, and the settings say stop.
+        """
+        if not self._unread:
+            return {}
+        rows = torch.stack(self._unread)
+        if distributed.is_on():
+            rows = distributed.all_reduce_sum(rows) / distributed.n_ranks()
+        steps = range(self._first_unread, self._first_unread + len(rows))
+        signs = rows.cpu().tolist()
+        self._unread = []
+        for step, (loss, entropy, length) in zip(steps, signs, strict=True):
+            if not math.isfinite(loss):
+                raise DivergenceError(
+                    f"the loss is {loss} at step {step}; the last checkpoint is kept. Lower lr, add warmup_epochs, set clip_norm, or try precision float32"
+                )
+            if step >= self.begins:
+                self._window.append((loss, entropy, length))
+        loss, entropy, length = (sum(column) / len(signs) for column in zip(*signs, strict=True))
+        self._judge()
+        return {
+            "train/loss": loss,
+            "collapse/code_entropy": entropy / math.log(self.k),
+            "collapse/mean_embedding": length,
+            "collapse/prototypes_used": metrics.prototypes_used(torch.cat(list(self._assigned)), self.k),
+        }
+
+    def rankme(self) -> float:
+        """Effective rank of the newest features of this rank."""
+        return metrics.rankme(torch.cat(list(self._features)))
+
+    def _judge(self) -> None:
+        if len(self._window) < self.settings.collapse_steps:
+            return
+        loss, entropy, length = (sum(column) / len(self._window) for column in zip(*self._window, strict=True))
+        ln_k, limits = math.log(self.k), self.settings
+        over = f"over the last {len(self._window)} steps"
+        if entropy > limits.collapse_entropy * ln_k and length > limits.collapse_embedding:
+            self._tell(
+                f"collapsed: {over} the mean code entropy is {entropy / ln_k:.3f} ln K and |mean embedding|^2 is {length:.3f}, so every image gets "
+                "the same embedding; lower epsilon or lr, raise freeze_steps, soften the crops (area, augmentation), or use fewer prototypes or a larger batch"
+            )
+        elif entropy < _SHARP * ln_k and loss > ln_k:
+            self._tell(
+                f"not learning: {over} the codes are sharp (entropy {entropy / ln_k:.3f} ln K) but the loss {loss:.3f} stays above ln K = {ln_k:.3f}, so "
+                "crops of one image do not agree; raise epsilon or freeze_steps, soften the crops (area, augmentation), lower lr, or enlarge the batch"
+            )
+
+    def _tell(self, message: str) -> None:
+        if self.settings.on_collapse == "stop":
+            raise CollapseError(message + "; --on-collapse warn goes on regardless")
+        self.warned = message
+        self._window.clear()
+
+
+def require_finite(embeddings: Tensor, step: int) -> None:
+    """On a CPU, where looking costs nothing, embeddings that are not finite stop the run at once.
+
+    Raises:
+        DivergenceError: they are not.
+    """
+    if embeddings.device.type == "cpu" and not torch.isfinite(embeddings).all():
+        raise DivergenceError(
+            f"embeddings are not finite at step {step}; the last checkpoint is kept. Lower lr, add warmup_epochs, set clip_norm, or try precision float32"
+        )

@@ -1,0 +1,356 @@
+"""Where images come from. One contract for all: a length, `decode(index)`, `path(index)`, perhaps labels, and a digest.
+
+An image's index is its position among the relative paths sorted bytewise, or its row in an array. Everything that is kept across
+batches is keyed by it, so the digest of the paths is stored with every run.
+"""
+
+from __future__ import annotations
+
+import abc
+import csv
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import UInt8
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from selfcluster.errors import DataError
+
+ENDINGS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"])
+"""File names that are taken for images; every other file is left alone."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A class for each image, for evaluation only."""
+
+    codes: NDArray[np.int64]
+    """Place in `names`; -1 where an image has no label."""
+    names: tuple[str, ...]
+
+    def take(self, index: ArrayLike) -> Labels:
+        """Those of some images."""
+        return Labels(self.codes[np.asarray(index)], self.names)
+
+    def renamed(self, names: tuple[str, ...]) -> Labels:
+        """The same classes under the codes of another list of names, to which unknown ones are added."""
+        names = names + tuple(name for name in self.names if name not in names)
+        place = np.array([names.index(name) for name in self.names] + [-1])
+        return Labels(place[self.codes], names)
+
+
+class Images(abc.ABC):
+    """A fixed, ordered collection of images."""
+
+    labels: Labels | None = None
+    in_memory = False
+    """Whether `take` gives a whole batch at once, all of one size."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def decode(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """The image's pixels, upright, with one or three channels.
+
+        Raises:
+            DataError: it cannot be read; the message is the reason.
+        """
+
+    @abc.abstractmethod
+    def path(self, index: int) -> str:
+        """Relative path with forward slashes, or the row's number."""
+
+    @abc.abstractmethod
+    def digest(self) -> str:
+        """Changes when an image is added, lost or renamed."""
+
+    def probe(self, index: int) -> tuple[int, int, UInt8[Tensor, "c h w"]]:
+        """Height, width and pixels, perhaps reduced, for a first look; cheaper than `decode` where that is possible."""
+        pixels = self.decode(index)
+        return pixels.shape[1], pixels.shape[2], pixels
+
+
+class ArrayImages(Images):
+    """Images that stand in one array, in memory or in a memory map.
+
+    Args:
+        array: (n, h, w) or (n, h, w, 1 or 3), uint8.
+        labels: (n,) numbers or names, or None.
+        names: class names where the labels are numbers into them.
+    Raises:
+        DataError: another shape or type, or labels of another length.
+    """
+
+    in_memory = True
+
+    def __init__(self, array: NDArray[np.uint8], labels: ArrayLike | None = None, names: tuple[str, ...] | None = None) -> None:
+        if array.dtype != np.uint8:
+            raise DataError(
+                f"the array holds {array.dtype}, but images must be uint8 from 0 to 255; scale and convert it with .astype('uint8')"
+            )
+        if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
+            hint = "; move the channels last with array.transpose(0, 2, 3, 1)" if array.ndim == 4 and array.shape[1] in (1, 3) else ""
+            raise DataError(f"the array has shape {array.shape}, but images must be (N, H, W) or (N, H, W, 3){hint}")
+        if 0 in array.shape:
+            raise DataError(f"the array has shape {array.shape}: it holds no images")
+        self.array = array if array.ndim == 4 else array[..., None]
+        if labels is not None:
+            self.labels = labels_of(labels, len(array), names)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def take(self, index: NDArray[np.int64]) -> UInt8[Tensor, "b c h w"]:
+        """A batch of images."""
+        return torch.from_numpy(self.array[index]).permute(0, 3, 1, 2).contiguous()
+
+    def decode(self, index: int) -> UInt8[Tensor, "c h w"]:
+        return self.take(np.array([index]))[0]
+
+    def path(self, index: int) -> str:
+        return str(index)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256(repr(self.array.shape).encode())
+        for start in range(0, len(self), 4096):
+            digest.update(np.ascontiguousarray(self.array[start : start + 4096]))
+        return digest.hexdigest()
+
+
+class FolderImages(Images):
+    """The image files below a folder, nested or flat.
+
+    Args:
+        root: the folder.
+        max_megapixels: an image that declares more is refused before it is decoded.
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+
+    def __init__(self, root: str | Path, *, max_megapixels: float = 100.0) -> None:
+        self.root, self.max_megapixels = Path(root), max_megapixels
+        if not self.root.is_dir():
+            raise DataError(f"no folder {str(root)!r}")
+        found, self.n_left_alone = _scan(self.root)
+        if len(found) == 0:
+            raise DataError(f"no images found in {str(root)!r}; looked for {' '.join(sorted(ENDINGS))}")
+        self.files = found.take(pc.sort_indices(found))
+        self.labels = self._classes()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, index: int) -> str:
+        return os.fsdecode(self.files[index].as_py())
+
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        for part in range(0, len(self), 65536):
+            digest.update(b"\0".join(self.files[part : part + 65536].to_pylist()) + b"\0")
+        return digest.hexdigest()
+
+    def decode(self, index: int) -> UInt8[Tensor, "c h w"]:
+        with self._opened(index) as image:
+            return _to_tensor(_upright_rgb(image))
+
+    def probe(self, index: int) -> tuple[int, int, UInt8[Tensor, "c h w"]]:
+        with self._opened(index) as image:
+            width, height = image.size
+            if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                width, height = height, width
+            image.draft("RGB", (128, 128))
+            return height, width, _to_tensor(_upright_rgb(image))
+
+    def _opened(self, index: int) -> _Opened:
+        return _Opened(self.root / self.path(index), self.max_megapixels)
+
+    def _classes(self) -> Labels | None:
+        """Parent folders, where every image lies exactly one level deep in at least two of them."""
+        depth = pc.count_substring(self.files, b"/")
+        if pc.min_max(depth).as_py() != {"min": 1, "max": 1}:
+            return None
+        encoded = pc.dictionary_encode(pc.replace_substring_regex(self.files, rb"(?s)/.*", b""))
+        names = [os.fsdecode(name) for name in encoded.dictionary.to_pylist()]
+        if len(names) < 2:
+            return None
+        return Labels(encoded.indices.to_numpy().astype(np.int64), tuple(names))
+
+
+class _Opened:
+    """An opened image file, whatever goes wrong inside told as a DataError."""
+
+    def __init__(self, path: Path, max_megapixels: float) -> None:
+        self.path, self.max_megapixels = path, max_megapixels
+
+    def __enter__(self) -> Image.Image:
+        try:
+            with warnings.catch_warnings():
+                # Pillow only warns of a large declared size; here the limit below decides.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                self.image = Image.open(self.path)
+        except Exception as error:
+            raise DataError(_reason(error, self.path)) from None
+        width, height = self.image.size
+        if width * height > self.max_megapixels * 1e6:
+            self.image.close()
+            raise DataError(f"declares {width} x {height} pixels, over the limit of {self.max_megapixels:g} megapixels")
+        return self.image
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.image.close()
+        # Pillow's decoders raise nearly every kind of exception for a damaged file.
+        if isinstance(error, Exception):
+            raise DataError(_reason(error, self.path)) from None
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "is empty" if path.stat().st_size == 0 else "is not an image"
+    if isinstance(error, FileNotFoundError):
+        return "is not there any more"
+    return " ".join(str(error).replace(str(path), path.name).split()) or type(error).__name__
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """First frame, turned upright, alpha laid over white, 16 bits scaled to 8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: NDArray) -> NDArray[np.uint8]:
+    """Whole numbers are taken for 16 bits; fractions for 0 to 1, or where they go beyond, for their own range."""
+    fractions = np.issubdtype(values.dtype, np.floating)
+    values = values.astype(np.float64)
+    if fractions and values.min() >= 0 and values.max() <= 1:
+        values = values * 65535
+    elif values.min() < 0 or values.max() > 65535:
+        values = (values - values.min()) / (values.max() - values.min()) * 65535
+    return np.round(values / 257).astype(np.uint8)
+
+
+def _to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _scan(root: Path) -> tuple[pa.Array, int]:
+    """Relative paths of the image files as one Arrow array, and how many other files there are.
+
+    Hidden files and folders are passed over, and so is every run folder; links to folders are followed once.
+    """
+    chunks, n_other, seen, folders = [], 0, set(), [b""]
+    base = os.fsencode(root)
+    while folders:
+        folder = folders.pop()
+        real = os.path.realpath(os.path.join(base, folder))
+        if real in seen:
+            continue
+        seen.add(real)
+        files = []
+        try:
+            entries = list(os.scandir(os.path.join(base, folder)))
+        except OSError as error:
+            raise DataError(f"cannot list {os.fsdecode(os.path.join(base, folder))!r}: {error.strerror}") from None
+        names = {entry.name for entry in entries}
+        if folder and {b"config.toml", b"environment.json"} <= names:
+            continue
+        for entry in entries:
+            path = folder + b"/" + entry.name if folder else entry.name
+            if entry.name.startswith(b"."):
+                continue
+            if entry.is_dir():
+                folders.append(path)
+            elif os.path.splitext(entry.name)[1].lower().decode(errors="replace") in ENDINGS:
+                files.append(path)
+            else:
+                n_other += 1
+        chunks.append(pa.array(files, type=pa.large_binary()))
+    return pa.concat_arrays(chunks), n_other
+
+
+def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -> Labels:
+    """Labels from one value per image: class names, or numbers (negative for none).
+
+    Raises:
+        DataError: not one value per image.
+    """
+    values = np.asarray(values).reshape(-1)
+    if len(values) != n:
+        raise DataError(f"{len(values):,} labels for {n:,} images; give one label per image")
+    if names is not None:
+        return Labels(values.astype(np.int64), tuple(names))
+    if np.issubdtype(values.dtype, np.floating):
+        values = np.where(np.isnan(values), -1, values)
+        if not (values == np.round(values)).all():
+            raise DataError("labels are fractions; give class numbers or names")
+        values = values.astype(np.int64)
+    known, codes = np.unique(values, return_inverse=True)
+    unlabelled = known < 0 if np.issubdtype(known.dtype, np.integer) else known.astype(str) == ""
+    codes = np.where(unlabelled[codes], -1, codes - unlabelled.sum())
+    return Labels(codes.astype(np.int64), tuple(str(name) for name in known[~unlabelled]))
+
+
+def with_labels(images: Images, labels: str) -> None:
+    """The images have the labels that the setting asks for: auto, none, a CSV file (path, label) or a .npy file.
+
+    Raises:
+        DataError: a file that cannot be read, or that does not fit the images.
+    """
+    if labels == "auto":
+        return
+    if labels == "none":
+        images.labels = None
+    elif labels.endswith(".npy"):
+        images.labels = labels_of(read_array(Path(labels)), len(images))
+    elif labels.endswith(".csv"):
+        images.labels = _labels_from_csv(images, Path(labels))
+    else:
+        raise DataError(f"labels {labels!r} must be auto, none, a .csv file with lines path,label, or a .npy file")
+
+
+def _labels_from_csv(images: Images, file: Path) -> Labels:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = {row[0].strip(): row[1].strip() for row in csv.reader(lines) if len(row) >= 2}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read labels from {str(file)!r}: {error}") from None
+    values = [rows.get(images.path(i), "") for i in range(len(images))]
+    if not any(values):
+        raise DataError(f"no path in {str(file)!r} is one of the images; the first image is {images.path(0)!r}")
+    return labels_of(values, len(images))
+
+
+def read_array(file: Path) -> NDArray:
+    """A .npy file, memory-mapped.
+
+    Raises:
+        DataError: it is not there or is not one.
+    """
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot read an array from {str(file)!r}: {' '.join(str(error).split())}") from None
+
+
+def sample_of(images: Images, n: int) -> Iterator[tuple[int, int, UInt8[Tensor, "c h w"]]]:
+    """What `probe` gives for up to n readable images, spread evenly."""
+    for index in np.unique(np.linspace(0, len(images) - 1, n).astype(int)):
+        try:
+            yield images.probe(int(index))
+        except DataError:
+            continue

@@ -1,0 +1,92 @@
+"""Starting weights for the encoder: timm's, a run's, or a file's. All of the encoder is loaded, or it is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from selfcluster.errors import CheckpointError, ConfigError
+from selfcluster.model import ClusterModel
+
+_PREFIXES = ("", "module.", "encoder.", "model.", "backbone.", "module.encoder.")
+_NOT_ENCODER = ("fc.", "head.", "classifier.", "projection_head.", "prototypes.")
+
+
+def load_initial_weights(model: ClusterModel, init: str) -> None:
+    """The model starts from what `--init` names.
+
+    Args:
+        init: "random" or "pretrained" (both done when the encoder was made), a run folder, a weights file (safetensors, or a
+            checkpoint that torch reads with weights_only), or a timm name with a tag, whose weights are downloaded.
+    Raises:
+        ConfigError: none of these.
+        CheckpointError: a file that cannot be read, or that does not hold every tensor of the encoder.
+    """
+    if init in ("random", "pretrained"):
+        return
+    path = Path(init).expanduser()
+    if path.is_dir():
+        load_encoder(model, _read(path / "model" / "model.safetensors"), init)
+    elif path.is_file():
+        load_encoder(model, _read(path), init)
+    elif timm.is_model(init.split(".")[0]):
+        load_encoder(model, _from_timm(init), init)
+    else:
+        raise ConfigError(f"init {init!r} is no run folder, weights file or timm name; use random, pretrained, or one of these")
+
+
+def _from_timm(name: str) -> dict[str, Tensor]:
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:  # huggingface_hub raises many kinds when weights are not to be had
+        raise ConfigError(
+            f"cannot get the weights of {name!r} from timm: {' '.join(str(error).split())[:200]}; check the name and the network"
+        ) from None
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises nearly anything
+        raise CheckpointError(f"cannot read weights from {str(file)!r}: {' '.join(str(error).split())[:200]}") from None
+    for key in ("state_dict", "model", "model_state_dict"):
+        content = content.get(key, content) if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(file)!r} holds a {type(content).__name__}, not a dictionary of tensors")
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def load_encoder(model: ClusterModel, tensors: dict[str, Tensor], source: str) -> None:
+    """Every tensor of the encoder comes from these, whatever prefix they stand under.
+
+    Raises:
+        CheckpointError: one is missing or of another shape (the first is named), or some are left over.
+    """
+    wanted = model.encoder.state_dict()
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    found = max((under(prefix) for prefix in _PREFIXES), key=lambda named: len(wanted.keys() & named.keys()))
+    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
+    for name, value in wanted.items():
+        if name not in found and name not in optional:
+            raise CheckpointError(
+                f"{source!r} does not hold the encoder's tensor {name!r}; it is of another network, or --encoder is wrong"
+            )
+        if name in found and found[name].shape != value.shape:
+            raise CheckpointError(
+                f"{source!r} holds {name!r} with shape {tuple(found[name].shape)}, the encoder wants {tuple(value.shape)}"
+            )
+    surplus = [name for name in found if name not in wanted and not name.startswith(_NOT_ENCODER)]
+    if surplus:
+        raise CheckpointError(
+            f"{source!r} holds {surplus[0]!r}, which the encoder has not; it is of another network, or --encoder is wrong"
+        )
+    model.encoder.load_state_dict({name: found.get(name, value) for name, value in wanted.items()})

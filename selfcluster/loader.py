@@ -1,0 +1,191 @@
+"""Batches that know which images they hold.
+
+Each rank takes its slice of every global batch of the epoch's order. Workers decode an image once and cut all its crops from it;
+the training device varies their colours. A broken image is replaced by the next readable one of the order: whether an image can
+be read is a property of the data, so the replacement is the same in every run, with any number of workers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from selfcluster import distributed
+from selfcluster.batch import Batch, EpochPlan
+from selfcluster.crops import CropParameters, MultiCrop
+from selfcluster.errors import DataError
+from selfcluster.images import Images
+
+_LOOKAHEAD = 256
+"""How many positions past a batch a replacement is looked for."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One rank's part of one step: its positions in the order, and those that replacements come from."""
+
+    epoch: int
+    index: NDArray[np.int64]
+    """Image at each position of this part, then at the following ones."""
+    occurrence: NDArray[np.int64]
+    replacement_occurrence: NDArray[np.int64]
+    """For an image that stands in at a position: above every natural occurrence, so that its crops are its own."""
+    n: int
+    known_broken: frozenset[int]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What a worker makes of a task."""
+
+    index: Tensor
+    occurrence: Tensor
+    crops: list[Tensor]
+    broken: list[tuple[int, str]]
+
+
+class _CutCrops(Dataset):
+    """Runs in the workers: from a task to decoded, cut crops."""
+
+    def __init__(self, images: Images, crops: MultiCrop, seed: int) -> None:
+        self.images, self.crops, self.seed = images, crops, seed
+
+    def __getitem__(self, task: _Task) -> _Cut:
+        if self.images.in_memory:
+            index, occurrence = task.index[: task.n], task.occurrence[: task.n]
+            decoded: Tensor | list[Tensor] = self.images.take(index)  # type: ignore[attr-defined]
+            broken: list[tuple[int, str]] = []
+        else:
+            index, occurrence, decoded, broken = self._decode(task)
+        drawn = self.crops.draw(index, seed=self.seed, epoch=task.epoch, occurrence=occurrence)
+        return _Cut(torch.from_numpy(index), torch.from_numpy(occurrence), self.crops.cut(decoded, drawn), broken)
+
+    def _decode(self, task: _Task) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Tensor], list[tuple[int, str]]]:
+        index, occurrence = task.index[: task.n].copy(), task.occurrence[: task.n].copy()
+        broken: dict[int, str] = dict.fromkeys(task.known_broken, "")
+        decoded = []
+        for place in range(task.n):
+            for candidate in range(place, len(task.index)):
+                image = int(task.index[candidate])
+                if image in broken:
+                    continue
+                try:
+                    decoded.append(self.images.decode(image))
+                except DataError as error:
+                    broken[image] = str(error)
+                    continue
+                if candidate != place:
+                    index[place], occurrence[place] = image, task.replacement_occurrence[place]
+                break
+            else:
+                raise DataError(
+                    f"{len(task.index) - place:,} images in a row cannot be read, {self.images.path(int(task.index[place]))!r} the first; check the data"
+                )
+        return index, occurrence, decoded, [(image, reason) for image, reason in broken.items() if reason]
+
+
+class Loader:
+    """Batches of crops, epoch after epoch.
+
+    Args:
+        images: where they come from.
+        crops: what is made of them.
+        batch: images in a step over all ranks; the ranks must divide it.
+        seed: of the run.
+        device: where the crops are varied and the network trains.
+        workers: processes that decode and cut; 0 does it here.
+        max_broken_share: of the images in `n_images`, before `DataError` stops the run.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        crops: MultiCrop,
+        *,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        workers: int = 0,
+        max_broken_share: float = 0.1,
+    ) -> None:
+        self.images, self.crops, self.batch, self.seed, self.device = images, crops, batch, seed, device
+        self.max_broken_share = max_broken_share
+        self.broken: dict[int, str] = {}
+        """Index and reason of each image found unreadable; part of every checkpoint."""
+        self.wait_seconds = 0.0
+        """Time that the training step has waited for this loader; whoever reads it resets it."""
+        self._tasks = _Tasks()
+        self._loader: DataLoader = DataLoader(
+            _CutCrops(images, crops, seed),
+            sampler=self._tasks,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            collate_fn=_as_is,
+        )
+
+    def n_steps(self, plan: EpochPlan) -> int:
+        """Steps in an epoch; the last partial batch is dropped."""
+        return len(plan.order) // self.batch
+
+    def epoch(self, epoch: int, plan: EpochPlan, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on.
+
+        Raises:
+            DataError: too many images cannot be read.
+        """
+        self._tasks.next_up = (self._task(epoch, plan, step) for step in range(start, self.n_steps(plan)))
+        cut_batches = iter(self._loader)
+        while True:
+            asked = time.perf_counter()
+            cut = next(cut_batches, None)
+            if cut is None:
+                return
+            self._note_broken(cut.broken)
+            batch = self._finish(cut, epoch)
+            self.wait_seconds += time.perf_counter() - asked
+            yield batch
+
+    def _task(self, epoch: int, plan: EpochPlan, step: int) -> _Task:
+        n_local = self.batch // distributed.n_ranks()
+        first = step * self.batch + distributed.rank() * n_local
+        ahead = 0 if self.images.in_memory else min(_LOOKAHEAD, len(plan.order) - n_local)
+        positions = np.arange(first, first + n_local + ahead) % len(plan.order)
+        index = plan.order[positions]
+        known = frozenset(self.broken.keys() & set(index.tolist())) if self.broken else frozenset()
+        return _Task(epoch, index, plan.occurrence[positions], len(plan.order) + positions, n_local, known)
+
+    def _finish(self, cut: _Cut, epoch: int) -> Batch:
+        drawn: CropParameters = self.crops.draw(cut.index.numpy(), seed=self.seed, epoch=epoch, occurrence=cut.occurrence.numpy())
+        moved = [crops.to(self.device, non_blocking=True) for crops in cut.crops]
+        return Batch(index=cut.index, crops=self.crops.vary(moved, drawn))
+
+    def _note_broken(self, broken: list[tuple[int, str]]) -> None:
+        self.broken.update(broken)
+        if len(self.broken) > self.max_broken_share * len(self.images):
+            index, reason = next(iter(self.broken.items()))
+            raise DataError(
+                f"{len(self.broken):,} of {len(self.images):,} images cannot be read (first: {self.images.path(index)!r} {reason}), "
+                f"more than max_broken_share {self.max_broken_share:g}; mend or remove them, or raise --max-broken-share"
+            )
+
+
+class _Tasks:
+    """The sampler: hands out the tasks of whichever epoch is up."""
+
+    next_up: Iterator[_Task]
+
+    def __iter__(self) -> Iterator[_Task]:
+        return self.next_up
+
+
+def _as_is(cut: _Cut) -> _Cut:
+    return cut

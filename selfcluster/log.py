@@ -1,0 +1,161 @@
+"""What a run says: one bar on a terminal, plain lines elsewhere, JSON lines always."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from selfcluster import distributed
+from selfcluster.config import RunSettings
+from selfcluster.errors import ConfigError
+
+
+class Log:
+    """Speaks for rank 0; on every other rank all of this does nothing.
+
+    Args:
+        folder: the run's; `log.txt` and `metrics.jsonl` stand in it. None only prints.
+        settings: how often, and to which other tools.
+    """
+
+    def __init__(self, folder: Path | None, settings: RunSettings) -> None:
+        self.speaks = distributed.rank() == 0
+        self._settings = settings
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._last_line = 0.0
+        self._sinks: list[Any] = []
+        self._text: TextIO | None = None
+        self._rows: TextIO | None = None
+        if folder is not None and self.speaks:
+            self._text = (folder / "log.txt").open("a", encoding="utf-8")
+            self._rows = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self._sinks = [_tensorboard(folder)] * settings.tensorboard + [_wandb(settings.wandb, folder)] * bool(settings.wandb)
+
+    def say(self, message: str) -> None:
+        """One line, to the user and to log.txt."""
+        if not self.speaks:
+            return
+        self._console.print(message, markup=False)
+        self._keep(message)
+
+    def _keep(self, message: str) -> None:
+        if self._text is not None:
+            self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+            self._text.flush()
+
+    def row(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and the same to TensorBoard or W&B."""
+        if self._rows is not None:
+            self._rows.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+            self._rows.flush()
+        for sink in self._sinks:
+            sink(step, values)
+
+    def start(self, step: int, total_steps: int) -> None:
+        """Training begins: a bar where there is a terminal."""
+        if self.speaks and self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]:,.0f} images/s  loss {task.fields[loss]:.3f}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task("", total=total_steps, completed=step, epoch=0, speed=0.0, loss=float("nan"))
+            self._progress.start()
+
+    def progress(self, step: int, total_steps: int, epoch: int, values: dict[str, float], seconds_left: float) -> None:
+        """Moves the bar, or prints a plain line every few seconds."""
+        speed, loss = values["train/images_per_second"], values["train/loss"]
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, epoch=epoch, speed=speed, loss=loss)
+        line = (
+            f"step {step}/{total_steps}  epoch {epoch}  loss {loss:.3f}  {speed:,.0f} images/s  "
+            f"entropy {values['collapse/code_entropy']:.2f} ln K  used {values['collapse/prototypes_used']:.0f}  {duration(seconds_left)} left"
+        )
+        now = time.monotonic()
+        if now - self._last_line >= self._settings.log_seconds or step == total_steps:
+            self._last_line = now
+            if self._progress is None:
+                self.say(line)
+            else:
+                self._keep(line)
+
+    def close(self) -> None:
+        """The bar is gone and the files are closed."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        for file in (self._text, self._rows):
+            if file is not None:
+                file.close()
+        self._text = self._rows = None
+
+
+def cut_back(metrics: Path, step: int) -> None:
+    """metrics.jsonl holds no row after this step, as when the checkpoint of this step was written."""
+    if metrics.is_file():
+        kept = [line for line in metrics.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+        metrics.write_text("".join(kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")  # the run was cut off while it wrote this line
+
+
+def read_rows(metrics: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl, oldest first."""
+    return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def table(rows: Iterable[Iterable[str]], *, right: Iterable[int] = ()) -> str:
+    """Rows of text as aligned columns; the columns in `right` are set to the right."""
+    rows = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = (
+        (cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+    return "\n".join("  ".join(row).rstrip() for row in aligned)
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError("--tensorboard needs the extra: pip install 'selfcluster[tensorboard]'") from None
+    writer = SummaryWriter(folder)
+    return lambda step, values: [writer.add_scalar(name, value, step) for name, value in values.items()]
+
+
+def _wandb(project: str, folder: Path) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("--wandb needs the extra: pip install 'selfcluster[wandb]'") from None
+    run = wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow", id=folder.name)
+    return lambda step, values: run.log(values, step=step)

@@ -1,0 +1,66 @@
+"""The two losses: predict another crop's code, or predict a pseudo-label.
+
+Both are cross-entropies of softmax(scores / temperature), run in float32, and both are local: what has to be summed over ranks
+is counted before, in the method's `assign`.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def swapped_loss(scores: Float[Tensor, "crops b k"], codes: Float[Tensor, "assign b k"], *, temperature: float = 0.1) -> Float[Tensor, ""]:
+    """Cross-entropy between the code of each assign crop and the prediction from every other crop of the same image.
+
+        loss = mean over assign crops a, crops v != a and images b of
+               -sum_k codes[a, b, k] * log_softmax(scores[v, b] / temperature)[k]
+
+    Args:
+        scores: cosine of embeddings with prototypes; the first crops are the assign crops.
+        codes: soft assignments of the first crops, rows sum to 1; no gradient goes through them.
+        temperature: of the softmax, above 0; the paper uses 0.1.
+    Returns:
+        a scalar; ln k where every score is the same.
+    Raises:
+        ValueError: fewer than two crops, more codes than crops, or a temperature that is not positive.
+    Source: SwAV, arXiv 2006.09882, equations 1, 2 and 6.
+    """
+    n_crops, n_assign = len(scores), len(codes)
+    if n_crops < 2 or n_assign > n_crops:
+        raise ValueError(f"swapped prediction needs two crops or more and at most as many codes, got {n_crops} crops and {n_assign} codes")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; the paper uses 0.1")
+    log_predictions = torch.log_softmax(scores / temperature, dim=-1)
+    of_other_crops = log_predictions.sum(dim=0) - log_predictions[:n_assign]
+    return -(codes * of_other_crops).sum(dim=-1).mean() / (n_crops - 1)
+
+
+def pseudo_label_loss(
+    scores: Float[Tensor, "*crops b k"], labels: Int64[Tensor, b], *, temperature: float = 1.0, n_valid: float | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy of every crop with the pseudo-label of its image.
+
+        loss = sum over crops and images with a label of -log_softmax(scores / temperature)[label] / (crops * n_valid)
+
+    Args:
+        scores: (b, k), or (crops, b, k) with one label per image for all crops.
+        labels: cluster of each image; -1 means none yet, and is ignored.
+        temperature: of the softmax, above 0; DeepCluster uses 1, DeepCluster-v2 0.1.
+        n_valid: images with a label to divide by; None counts this batch's. With several ranks: the count over all ranks
+            divided by the ranks, so that the mean over ranks is the loss of the joined batch.
+    Returns:
+        a scalar; 0 where no image has a label.
+    Raises:
+        ValueError: a temperature that is not positive.
+    Source: DeepCluster, arXiv 1807.05520, equation 2.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    n_classes = scores.shape[-1]
+    n_crops = scores[..., 0, 0].numel()
+    every_label = labels.expand(scores.shape[:-1]).reshape(-1)
+    total = torch.nn.functional.cross_entropy(scores.reshape(-1, n_classes) / temperature, every_label, ignore_index=-1, reduction="sum")
+    n_labelled = (labels >= 0).sum() if n_valid is None else torch.as_tensor(n_valid, device=scores.device)
+    return total / (n_crops * n_labelled).clamp(min=1)

@@ -1,0 +1,93 @@
+"""SwAV: swapped prediction of codes that Sinkhorn-Knopp makes online.
+
+For each large crop a of an image, its scores give a soft code q_a, balanced over the batch so that every prototype is used
+equally. The network then predicts q_a from every other crop of the image. No pair of images is ever compared: prototypes stand
+between them, and the balance keeps all images from sharing one code.
+
+Source: "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", arXiv 2006.09882.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import linear
+
+from selfcluster.batch import Batch, Outputs, Targets
+from selfcluster.config import Config, SwavSettings
+from selfcluster.losses import swapped_loss
+from selfcluster.memory import Queue
+from selfcluster.methods.base import Method
+from selfcluster.model import ClusterModel
+from selfcluster.sinkhorn import sinkhorn
+
+
+@final
+class SwAV(Method):
+    """Assign by Sinkhorn-Knopp over the batch, and a queue where there is one; predict by swapped prediction.
+
+    Deviations: the queue joins smoothly, by default over an epoch, where the paper switches it on at once; a sudden change of
+    the codes can break training. Batch norm is over the whole batch, where the paper's large runs use groups of 512 images.
+    """
+
+    def __init__(self, config: Config[SwavSettings], model: ClusterModel, trained_on: NDArray[np.int64], **steps: Any) -> None:
+        super().__init__(config, model, trained_on, **steps)
+        self.settings = config.objective
+        self.queue = (
+            Queue(length=self.settings.queue_length, batch=config.optim.batch, n_assign=model.n_assign, width=config.model.embedding_width)
+            if self.settings.queue_length
+            else None
+        )
+        if self.queue is not None:
+            self.queue.to(model.prototypes.weight.device)
+        self.step = 0
+
+    @torch.no_grad()
+    def assign(self, out: Outputs, batch: Batch) -> Targets:
+        """Codes of the large crops, with the queue's scores in front where it is in use."""
+        scores = out.scores[: self.model.n_assign].detach()
+        n_images = scores.shape[1]
+        if self.queue is not None and (share := self._queue_share()):
+            queued = linear(self.queue.newest(share), self.model.prototypes.weight)
+            scores = torch.cat([queued, scores], dim=1)
+        codes = [sinkhorn(s, epsilon=self.settings.epsilon, iterations=self.settings.iterations)[-n_images:] for s in scores]
+        return Targets(torch.stack(codes))
+
+    def loss(self, out: Outputs, targets: Targets) -> Tensor:
+        """Swapped prediction."""
+        return swapped_loss(out.scores, targets.codes, temperature=self.settings.temperature)
+
+    def before_update(self, step: int) -> None:
+        """Frozen prototypes get no gradient at all, so no momentum and no weight decay either."""
+        if step < self.settings.freeze_steps:
+            self.model.prototypes.weight.grad = None
+
+    def after_update(self, out: Outputs, batch: Batch, step: int) -> None:
+        """Prototypes have unit rows again, and the batch is in the queue."""
+        self.model.prototypes.normalize()
+        if self.queue is not None:
+            self.queue.push(out.embeddings[: self.model.n_assign].detach())
+        self.step = step + 1
+
+    def _queue_share(self) -> float:
+        """How much of the queue is in use: none until it is full and its epoch has come, then growing to all."""
+        assert self.queue is not None
+        begins = self.settings.queue_from_epoch * self.steps_per_epoch
+        if not self.queue.is_full or self.step < begins:
+            return 0.0
+        growth = self.settings.queue_growth_epochs * self.steps_per_epoch
+        return min(1.0, (self.step - begins + 1) / max(1.0, growth))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"step": torch.tensor(self.step)}
+        return state if self.queue is None else state | self.queue.global_state()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.step = int(state["step"])
+        if self.queue is not None:
+            self.queue.load_global_state(dict(state))

@@ -1,0 +1,157 @@
+"""The network: encoder, projection head and prototypes. This is all that data parallelism wraps.
+
+x -> features f(x) -> head -> embeddings z of unit norm -> scores z C^T, cosines with the unit rows of the prototypes C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import groupby
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from selfcluster import distributed
+from selfcluster.batch import Outputs
+
+
+class Prototypes(nn.Module):
+    """K unit rows without bias; scores are cosines.
+
+    Args:
+        n: rows K. Paper: 3000.
+        width: of the embeddings. Paper: 128.
+    """
+
+    def __init__(self, n: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n, width))
+        self.normalize()
+        self.register_load_state_dict_post_hook(lambda module, _: module.normalize())
+
+    @torch.no_grad()
+    def normalize(self) -> None:
+        """Every row has unit norm. Called after every update; the normalisation has no gradient."""
+        self.weight.copy_(normalize(self.weight))
+
+    def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        return linear(embeddings, self.weight)
+
+
+def projection_head(n_features: int, hidden: int, width: int) -> nn.Module:
+    """Linear, batch norm, ReLU, linear; a single linear layer where hidden is 0. Paper: 2048 hidden, 128 out."""
+    if hidden == 0:
+        return nn.Linear(n_features, width)
+    return nn.Sequential(nn.Linear(n_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+
+
+class ClusterModel(nn.Module):
+    """Encoder, head and prototypes.
+
+    Args:
+        encoder: images to features.
+        n_features: width of its output.
+        head_width, embedding_width: of the head.
+        n_prototypes: K.
+        n_assign: how many of the first crops get codes; their features are kept in the output.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, n_features: int, *, head_width: int, embedding_width: int, n_prototypes: int, n_assign: int
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.n_features = n_features
+        self.n_assign = n_assign
+        self.head = projection_head(n_features, head_width, embedding_width)
+        self.prototypes = Prototypes(n_prototypes, embedding_width)
+
+    def forward(self, crops: list[Float[Tensor, "b 3 h w"]]) -> Outputs:
+        """All crops of one size go through the encoder together, then all embeddings through the head together."""
+        by_size = [list(group) for _, group in groupby(crops, key=lambda crop: crop.shape[-1])]
+        features = torch.cat([self._encode(group, keep_statistics=i == 0) for i, group in enumerate(by_size)])
+        embeddings = self.head(features)
+        # Precision: scores in bf16 flip 2 % of the assignments, so from here on everything is float32.
+        with torch.autocast(features.device.type, enabled=False):
+            embeddings = normalize(embeddings.float())
+            scores = self.prototypes(embeddings)
+        n_images = len(crops[0])
+        return Outputs(
+            features=features.detach().unflatten(0, (-1, n_images))[: self.n_assign],
+            embeddings=embeddings.unflatten(0, (-1, n_images)),
+            scores=scores.unflatten(0, (-1, n_images)),
+        )
+
+    def _encode(self, crops: list[Tensor], *, keep_statistics: bool) -> Float[Tensor, "n f"]:
+        joined = torch.cat(crops)
+        if next(self.encoder.parameters()).is_contiguous(memory_format=torch.channels_last):
+            joined = joined.contiguous(memory_format=torch.channels_last)
+        with contextlib.nullcontext() if keep_statistics else _running_statistics_kept(self.encoder):
+            return self.encoder(joined)
+
+
+def _batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
+    return (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | BatchNorm))  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _running_statistics_kept(encoder: nn.Module) -> Iterator[None]:
+    """Inside, batch norm normalises by the batch but leaves its running statistics, which are meant for whole images, alone."""
+    norms = list(_batch_norms(encoder))
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over the joined batch of all ranks, on any device; torch's SyncBatchNorm refuses CPU tensors.
+
+    Takes over the parameters and buffers of the layer that it replaces, under the same names, and what timm fuses into such a
+    layer (drop and activation).
+    """
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        self.eps, self.momentum = norm.eps, norm.momentum
+        self.weight, self.bias = norm.weight, norm.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(norm, name))
+        self.drop, self.act = getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        mean, variance = self._batch_statistics(x) if self.training else (self.running_mean, self.running_var)
+        factor = self.weight * torch.rsqrt(variance + self.eps)
+        normalized = (x.float() - mean.view(shape)) * factor.view(shape) + self.bias.view(shape)
+        return self.act(self.drop(normalized.to(x.dtype)))
+
+    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """In two passes, mean first: the difference of two large sums would lose the variance."""
+        x, axes = x.float(), [axis for axis in range(x.ndim) if axis != 1]
+        n = x.numel() // x.shape[1] * distributed.n_ranks()
+        mean = distributed.all_reduce_sum(x.sum(axes)) / n
+        centred = x - mean.view((1, -1) + (1,) * (x.ndim - 2))
+        variance = distributed.all_reduce_sum(centred.square().sum(axes)) / n
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / max(n - 1, 1), self.momentum)
+        return mean, variance
+
+
+def synchronize_batch_norm(module: nn.Module) -> nn.Module:
+    """The module with every batch norm taken over all ranks."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(module, name, BatchNorm(child))
+        else:
+            synchronize_batch_norm(child)
+    return module
