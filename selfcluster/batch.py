@@ -14,7 +14,7 @@ from torch import Tensor
 class Batch:
     """One rank's share of a global batch."""
 
-    index: Int64[Tensor, b]
+    index: Int64[Tensor, " b"]
     """Position of each image in the data set."""
     crops: list[Float[Tensor, "b 3 h w"]]
     """Every crop of every image, large ones first."""

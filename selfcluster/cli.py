@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -24,7 +24,7 @@ _Positional = tyro.conf.Positional
 class Train(Generic[MethodSettings]):
     """Train an encoder on unlabelled images. Settings that are left out follow from the images; --dry-run prints them."""
 
-    settings: Config[MethodSettings]
+    settings: Annotated[Config[MethodSettings], tyro.conf.arg(name="")]
     data: _Positional[str] = ""
     """A folder of images (nested or flat), a .npy or .npz file, or a set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
     method: str = "swav"
@@ -156,7 +156,7 @@ def _train(arguments: list[str]) -> None:
         _leave(f"{interrupted}; go on with --resume", interrupted.exit_status)
     from selfcluster import distributed
 
-    if distributed.rank() == 0:
+    if run is not None and distributed.rank() == 0:
         print(f"next: selfcluster evaluate {run.path}")
     distributed.stop()
 
@@ -204,7 +204,7 @@ def _is_given(name: str, arguments: Sequence[str]) -> bool:
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
     """The value of a flag, before the whole line is read."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         if argument == flag:
             return following
         if argument.startswith(f"{flag}="):

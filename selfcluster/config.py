@@ -223,7 +223,9 @@ class Config(Generic[MethodSettings]):
 
 METHOD_SETTINGS: dict[str, type] = {"swav": SwavSettings}
 
-CHANGEABLE_ON_RESUME = frozenset(["device", "workers", "checkpoint_minutes", "log_seconds", "log_steps", "tensorboard", "wandb", "on_collapse"])
+CHANGEABLE_ON_RESUME = frozenset(
+    ["device", "workers", "checkpoint_minutes", "log_seconds", "log_steps", "tensorboard", "wandb", "on_collapse"]
+)
 """Settings that a resumed run may change; any other would make it another run."""
 
 

@@ -26,7 +26,7 @@ DEVIATION = (0.229, 0.224, 0.225)
 _N_TRIES = 10
 """Boxes drawn per crop; the first that lies in the image is taken, as torchvision's RandomResizedCrop does."""
 _LEAST_RATIO, _LARGEST_RATIO = 3 / 4, 4 / 3
-_N_DRAWS = 2 * _N_TRIES + 22
+_N_DRAWS = 2 * _N_TRIES + 20
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _tensor(x: NDArray) -> Tensor:
     return torch.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
 
 
-def resolve_boxes(p: CropParameters, height: Int64[Tensor, n], width: Int64[Tensor, n]) -> Int64[Tensor, "n 4"]:
+def resolve_boxes(p: CropParameters, height: Int64[Tensor, " n"], width: Int64[Tensor, " n"]) -> Int64[Tensor, "n 4"]:
     """Top, left, height and width in whole pixels of images of these sizes, for parameters joined into one axis.
 
     The first box drawn that fits is taken; where none does, the largest central one of a permitted shape.

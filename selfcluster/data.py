@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +52,15 @@ def open_data(given: Any, settings: DataSettings) -> Data:
     with_labels(data.images, settings.labels)
     if data.test is not None and settings.labels == "none":
         data.test.labels = None
+    if data.test is not None and data.test.labels is not None and data.images.labels is not None:
+        # A class that only one of the two holds would shift the codes of the others.
+        data.test.labels = data.test.labels.renamed(data.images.labels.names)
     return data
 
 
 def _open(given: Any, settings: DataSettings) -> Data:
     if not isinstance(given, str | Path):
-        return Data("array", "", ArrayImages(np.asarray(given)))
+        return Data("array", "", ArrayImages(_as_array(given)))
     path = Path(given).expanduser()
     if path.is_dir():
         return _open_folder(path, settings)
@@ -72,6 +77,13 @@ def _open(given: Any, settings: DataSettings) -> Data:
     raise AssertionError
 
 
+def _as_array(given: Any) -> NDArray:
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"cannot make one array of what was given: {' '.join(str(error).split())}") from None
+
+
 def _open_folder(path: Path, settings: DataSettings) -> Data:
     def images_in(folder: Path) -> FolderImages:
         return FolderImages(folder, max_megapixels=settings.max_megapixels)
@@ -84,8 +96,10 @@ def _open_folder(path: Path, settings: DataSettings) -> Data:
     test_folder = next((path / name for name in _TEST_FOLDERS if (path / name).is_dir()), None)
     if (path / "train").is_dir() and test_folder is not None:
         train, test = images_in(path / "train"), images_in(test_folder)
+        other = [name for name in _TEST_FOLDERS if name != test_folder.name and (path / name).is_dir()]
+        unused = f"; {other[0]}/ is not used" if other else ""
         notes = (
-            f"{path} has splits: training on train/, keeping {test_folder.name}/ for evaluation",
+            f"{path} has splits: training on train/, keeping {test_folder.name}/ for evaluation{unused}",
             said(train, "train"),
             said(test, test_folder.name),
         )
@@ -95,30 +109,37 @@ def _open_folder(path: Path, settings: DataSettings) -> Data:
 
 
 def _open_file(path: Path) -> Data:
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise DataError(
             f"{str(path)!r} is a file of a kind that is not known; give a folder, a .npy or .npz file, or one of {', '.join(named_sets.NAMES)}"
         )
     content = read_array(path)
-    labels = None
-    if path.suffix == ".npz":
-        keys = list(content)  # type: ignore[arg-type]
+    array, labels = (content, None) if isinstance(content, np.ndarray) else _images_and_labels(path, content)
+    images = ArrayImages(array, labels)
+    return Data(path.stem, str(path.resolve()), images, None, (f"{path}: {len(images):,} images",))
+
+
+def _images_and_labels(path: Path, archive: np.lib.npyio.NpzFile) -> tuple[NDArray, NDArray | None]:
+    with archive:
+        keys = archive.files
         if "images" not in keys and len(keys) != 1:
             raise DataError(
                 f"{str(path)!r} holds {', '.join(keys) or 'nothing'}; name the array of images 'images' and the labels 'labels'"
             )
-        labels = content["labels"] if "labels" in keys else None
-        content = content["images" if "images" in keys else keys[0]]
-    images = ArrayImages(content, labels)
-    return Data(path.stem, str(path.resolve()), images, None, (f"{path}: {len(images):,} images",))
+        try:
+            return archive["images" if "images" in keys else keys[0]], archive["labels"] if "labels" in keys else None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"cannot read {str(path)!r}: {' '.join(str(error).split())}") from None
 
 
 def split(images: Images, test_share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices to train on and to test on, seeded; stratified where there are labels, with one a class at least on both sides.
 
     Raises:
-        DataError: the share leaves one side empty.
+        DataError: the share is not between 0 and 1, or leaves one side empty.
     """
+    if not 0 < test_share < 1:
+        raise DataError(f"test_share {test_share} is not between 0 and 1; use a share such as 0.2")
     key = randomness.uniform(seed, _SPLIT, np.arange(len(images)), n=1)[:, 0]
     codes = images.labels.codes if images.labels is not None else np.zeros(len(images), dtype=np.int64)
     is_test = np.zeros(len(images), dtype=bool)

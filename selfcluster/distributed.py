@@ -20,21 +20,34 @@ _alone = False
 
 
 def start(device: str) -> torch.device:
-    """This process's device; where a launcher has set WORLD_SIZE, the process group is initialised too."""
+    """This process's device; where a launcher has set WORLD_SIZE, the process group is initialised too.
+
+    Raises:
+        ConfigError: the device is unknown or not here.
+    """
     ranks, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     kind = device if device != "auto" else _best_device()
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' is asked for, but torch sees no CUDA device; use --device cpu or install a CUDA build of torch")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device 'mps' is asked for, but torch sees none; use --device cpu")
+    chosen = _parsed(kind, local_rank)
+    if chosen.type == "cuda":
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"device {str(chosen)!r} is asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use one of them")
+        torch.cuda.set_device(chosen)
     if ranks > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def _parsed(kind: str, local_rank: int) -> torch.device:
     try:
         chosen = torch.device("cuda", local_rank) if kind == "cuda" else torch.device(kind)
     except RuntimeError:
-        raise ConfigError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps") from None
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"unknown device {kind!r}; use auto, cpu, cuda, cuda:N or mps")
     return chosen
 
 
@@ -77,8 +90,14 @@ def alone() -> Iterator[None]:
 
 
 def shard_of(n: int) -> slice:
-    """This rank's slice of n rows; n must be a multiple of the ranks."""
-    share = n // n_ranks()
+    """This rank's slice of n rows.
+
+    Raises:
+        ValueError: n is not a multiple of the ranks.
+    """
+    share, rest = divmod(n, n_ranks())
+    if rest:
+        raise ValueError(f"{n} rows do not divide among {n_ranks()} ranks; use a multiple of {n_ranks()}")
     return slice(rank() * share, (rank() + 1) * share)
 
 
@@ -105,7 +124,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 def all_reduce_max(x: Tensor) -> Tensor:
     """The element-wise maximum over ranks, on every rank."""
     if is_on():
-        x = x.clone()
+        x = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
     return x
 
@@ -115,8 +134,9 @@ def gather_rows(x: Tensor) -> Tensor:
     """Every rank's rows, joined in the order of the ranks; all ranks hold equally many."""
     if not is_on():
         return x
+    x = x.contiguous()
     parts = [torch.empty_like(x) for _ in range(n_ranks())]
-    dist.all_gather(parts, x.contiguous())
+    dist.all_gather(parts, x)
     return torch.cat(parts)
 
 

@@ -55,12 +55,13 @@ class SmallResNet(ResNet):
         self.conv1 = nn.Conv2d(self.conv1.in_channels, width, kernel_size=3, stride=stem_stride, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
-        self.feature_info[0]["reduction"] = stem_stride
+        for stage, info in enumerate(self.feature_info):  # the stem, then four stages; all but the first of these halve the side
+            info["reduction"] = stem_stride * 2 ** max(0, stage - 1)
 
 
 def _small_resnet(name: str, blocks: int, width: int, pretrained: bool, settings: dict[str, Any]) -> nn.Module:
-    # timm's ResNet takes the stem's width and the stages' channels apart; both scale with `width`.
-    shape = dict(layers=(blocks,) * 4, stem_width=width, channels=tuple(width * 2**stage for stage in range(4)))
+    # The stem has 64 channels at every width: timm's ResNet knows no other for a plain stem.
+    shape = dict(layers=(blocks,) * 4, channels=tuple(width * 2**stage for stage in range(4)))
     return build_model_with_cfg(SmallResNet, name, pretrained, **{**shape, **settings})
 
 

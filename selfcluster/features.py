@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -80,22 +81,32 @@ def extract_features(
     Returns:
         float32 on the CPU; rows of images that could not be read are NaN.
     """
-    was_training = isinstance(encoder, nn.Module) and encoder.training
-    if isinstance(encoder, nn.Module):
-        encoder.eval()
     rows = []
-    for prepared, readable in prepared_images(images, index=index, pixels=pixels, batch=batch, workers=workers):
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            features = encoder(normalise(prepared.to(device, non_blocking=True))).float().cpu()
-        features[~readable] = torch.nan
-        rows.append(features)
-    if was_training:
-        encoder.train()  # type: ignore[union-attr]
+    with _in_eval_mode(encoder):
+        for prepared, readable in prepared_images(images, index=index, pixels=pixels, batch=batch, workers=workers):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+                features = encoder(normalise(prepared.to(device, non_blocking=True))).float().cpu()
+            features[~readable] = torch.nan
+            rows.append(features)
     return torch.cat(rows)
 
 
+@contextlib.contextmanager
+def _in_eval_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Afterwards, even after an error, each part is in the mode it was in: a frozen part of a network in training stays in eval mode."""
+    parts = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
+    in_training = [part for part in parts if part.training]
+    if isinstance(encoder, nn.Module):
+        encoder.eval()
+    try:
+        yield
+    finally:
+        for part in in_training:
+            part.training = True
+
+
 def raw_pixels(images: Images, *, index: NDArray[np.int64] | None = None, pixels: int, workers: int = 0) -> Float[Tensor, "n f"]:
-    """The images themselves as rows, reduced to at most `pixels` a side: the floor that every representation should clear."""
+    """The images themselves as rows, resized to `pixels` a side: the floor that every representation should clear."""
     rows = []
     for prepared, readable in prepared_images(images, index=index, pixels=pixels, workers=workers):
         flat = prepared.flatten(1).float() / 255

@@ -7,10 +7,12 @@ batches is keyed by it, so the digest of the paths is stored with every run.
 from __future__ import annotations
 
 import abc
+import contextlib
 import csv
 import hashlib
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +23,33 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import UInt8
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from selfcluster.errors import DataError
 
-ENDINGS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"])
+ENDINGS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".avif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".tga",
+    ]
+)
 """File names that are taken for images; every other file is left alone."""
 
 
@@ -94,7 +117,7 @@ class ArrayImages(Images):
 
     in_memory = True
 
-    def __init__(self, array: NDArray[np.uint8], labels: ArrayLike | None = None, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, array: NDArray, labels: ArrayLike | None = None, names: tuple[str, ...] | None = None) -> None:
         if array.dtype != np.uint8:
             raise DataError(
                 f"the array holds {array.dtype}, but images must be uint8 from 0 to 255; scale and convert it with .astype('uint8')"
@@ -104,7 +127,7 @@ class ArrayImages(Images):
             raise DataError(f"the array has shape {array.shape}, but images must be (N, H, W) or (N, H, W, 3){hint}")
         if 0 in array.shape:
             raise DataError(f"the array has shape {array.shape}: it holds no images")
-        self.array = array if array.ndim == 4 else array[..., None]
+        self.array: NDArray[np.uint8] = array if array.ndim == 4 else array[..., None]
         if labels is not None:
             self.labels = labels_of(labels, len(array), names)
 
@@ -124,7 +147,7 @@ class ArrayImages(Images):
     def digest(self) -> str:
         digest = hashlib.sha256(repr(self.array.shape).encode())
         for start in range(0, len(self), 4096):
-            digest.update(np.ascontiguousarray(self.array[start : start + 4096]))
+            digest.update(np.ascontiguousarray(self.array[start : start + 4096]).data)
         return digest.hexdigest()
 
 
@@ -172,8 +195,8 @@ class FolderImages(Images):
             image.draft("RGB", (128, 128))
             return height, width, _to_tensor(_upright_rgb(image))
 
-    def _opened(self, index: int) -> _Opened:
-        return _Opened(self.root / self.path(index), self.max_megapixels)
+    def _opened(self, index: int) -> contextlib.AbstractContextManager[Image.Image]:
+        return _opened(self.root / self.path(index), self.max_megapixels)
 
     def _classes(self) -> Labels | None:
         """Parent folders, where every image lies exactly one level deep in at least two of them."""
@@ -187,35 +210,37 @@ class FolderImages(Images):
         return Labels(encoded.indices.to_numpy().astype(np.int64), tuple(names))
 
 
-class _Opened:
-    """An opened image file, whatever goes wrong inside told as a DataError."""
+@contextlib.contextmanager
+def _opened(path: Path, max_megapixels: float) -> Iterator[Image.Image]:
+    """An opened image file; whatever goes wrong inside is told as a DataError."""
+    try:
+        with _pillow_quiet(), Image.open(path) as image:
+            width, height = image.size
+            if width * height > max_megapixels * 1e6:
+                raise DataError(f"declares {width} x {height} pixels, over the limit of {max_megapixels:g} megapixels")
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every kind of exception for a damaged file
+        raise DataError(_reason(error, path)) from None
 
-    def __init__(self, path: Path, max_megapixels: float) -> None:
-        self.path, self.max_megapixels = path, max_megapixels
 
-    def __enter__(self) -> Image.Image:
+@contextlib.contextmanager
+def _pillow_quiet() -> Iterator[None]:
+    """Pillow's own limit of pixels is off, and its warnings (of size, damaged EXIF, odd tags) are not shown."""
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Beyond twice its limit Pillow refuses, whatever max_megapixels says.
+        Image.MAX_IMAGE_PIXELS = None
         try:
-            with warnings.catch_warnings():
-                # Pillow only warns of a large declared size; here the limit below decides.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                self.image = Image.open(self.path)
-        except Exception as error:
-            raise DataError(_reason(error, self.path)) from None
-        width, height = self.image.size
-        if width * height > self.max_megapixels * 1e6:
-            self.image.close()
-            raise DataError(f"declares {width} x {height} pixels, over the limit of {self.max_megapixels:g} megapixels")
-        return self.image
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.image.close()
-        # Pillow's decoders raise nearly every kind of exception for a damaged file.
-        if isinstance(error, Exception):
-            raise DataError(_reason(error, self.path)) from None
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "is empty" if path.stat().st_size == 0 else "is not an image"
     if isinstance(error, FileNotFoundError):
         return "is not there any more"
@@ -234,14 +259,14 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: NDArray) -> NDArray[np.uint8]:
-    """Whole numbers are taken for 16 bits; fractions for 0 to 1, or where they go beyond, for their own range."""
+    """Whole numbers are taken for 16 bits, fractions for 0 to 1; where they go beyond, for their own range."""
     fractions = np.issubdtype(values.dtype, np.floating)
-    values = values.astype(np.float64)
-    if fractions and values.min() >= 0 and values.max() <= 1:
-        values = values * 65535
-    elif values.min() < 0 or values.max() > 65535:
-        values = (values - values.min()) / (values.max() - values.min()) * 65535
-    return np.round(values / 257).astype(np.uint8)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    low, high = 0.0, 1.0 if fractions else 65535.0
+    if values.min() < low or values.max() > high:
+        low, high = values.min(), values.max()
+    # A flat image outside the range is black.
+    return np.round((values - low) / max(high - low, np.finfo(np.float64).tiny) * 255).astype(np.uint8)
 
 
 def _to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
@@ -261,7 +286,7 @@ def _scan(root: Path) -> tuple[pa.Array, int]:
         if real in seen:
             continue
         seen.add(real)
-        files = []
+        files, folders_here = [], []
         try:
             entries = list(os.scandir(os.path.join(base, folder)))
         except OSError as error:
@@ -273,14 +298,21 @@ def _scan(root: Path) -> tuple[pa.Array, int]:
             path = folder + b"/" + entry.name if folder else entry.name
             if entry.name.startswith(b"."):
                 continue
-            if entry.is_dir():
-                folders.append(path)
+            if _is_folder(entry):
+                folders_here.append(path)
             elif os.path.splitext(entry.name)[1].lower().decode(errors="replace") in ENDINGS:
                 files.append(path)
             else:
                 n_other += 1
         chunks.append(pa.array(files, type=pa.large_binary()))
+        # In bytewise order, so that of two ways to one folder the first is taken, whatever order the file system lists them in.
+        folders.extend(sorted(folders_here, reverse=True))
     return pa.concat_arrays(chunks), n_other
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    # DirEntry.is_dir() raises for a link that leads to itself; os.path.isdir does not, but costs a call to the system.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -> Labels:
@@ -293,7 +325,7 @@ def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -
     if len(values) != n:
         raise DataError(f"{len(values):,} labels for {n:,} images; give one label per image")
     if names is not None:
-        return Labels(values.astype(np.int64), tuple(names))
+        return Labels(np.maximum(values.astype(np.int64), -1), tuple(names))
     if np.issubdtype(values.dtype, np.floating):
         values = np.where(np.isnan(values), -1, values)
         if not (values == np.round(values)).all():
@@ -302,7 +334,7 @@ def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -
     known, codes = np.unique(values, return_inverse=True)
     unlabelled = known < 0 if np.issubdtype(known.dtype, np.integer) else known.astype(str) == ""
     codes = np.where(unlabelled[codes], -1, codes - unlabelled.sum())
-    return Labels(codes.astype(np.int64), tuple(str(name) for name in known[~unlabelled]))
+    return Labels(codes.astype(np.int64), tuple(known[~unlabelled].astype(str).tolist()))
 
 
 def with_labels(images: Images, labels: str) -> None:
@@ -316,7 +348,10 @@ def with_labels(images: Images, labels: str) -> None:
     if labels == "none":
         images.labels = None
     elif labels.endswith(".npy"):
-        images.labels = labels_of(read_array(Path(labels)), len(images))
+        values = read_array(Path(labels))
+        if not isinstance(values, np.ndarray):
+            raise DataError(f"{labels!r} is an archive of arrays; save the labels alone with np.save")
+        images.labels = labels_of(values, len(images))
     elif labels.endswith(".csv"):
         images.labels = _labels_from_csv(images, Path(labels))
     else:
@@ -327,23 +362,24 @@ def _labels_from_csv(images: Images, file: Path) -> Labels:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = {row[0].strip(): row[1].strip() for row in csv.reader(lines) if len(row) >= 2}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read labels from {str(file)!r}: {error}") from None
     values = [rows.get(images.path(i), "") for i in range(len(images))]
     if not any(values):
         raise DataError(f"no path in {str(file)!r} is one of the images; the first image is {images.path(0)!r}")
-    return labels_of(values, len(images))
+    # As among numbers, a negative one means none.
+    return labels_of(["" if value.startswith("-") and value[1:].isdigit() else value for value in values], len(images))
 
 
-def read_array(file: Path) -> NDArray:
-    """A .npy file, memory-mapped.
+def read_array(file: Path) -> NDArray | np.lib.npyio.NpzFile:
+    """A .npy file, memory-mapped, or the archive of arrays that a .npz file is.
 
     Raises:
         DataError: it is not there or is not one.
     """
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot read an array from {str(file)!r}: {' '.join(str(error).split())}") from None
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class _Task:
     replacement_occurrence: NDArray[np.int64]
     """For an image that stands in at a position: above every natural occurrence, so that its crops are its own."""
     n: int
-    known_broken: frozenset[int]
+    known_broken: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,11 @@ class _Cut:
     index: Tensor
     occurrence: Tensor
     crops: list[Tensor]
-    broken: list[tuple[int, str]]
+    broken: dict[int, str]
+
+    def pin_memory(self) -> _Cut:
+        """What the DataLoader calls; a record without it would be left in ordinary memory."""
+        return replace(self, crops=[crops.pin_memory() for crops in self.crops])
 
 
 class _CutCrops(Dataset):
@@ -57,19 +62,23 @@ class _CutCrops(Dataset):
     def __init__(self, images: Images, crops: MultiCrop, seed: int) -> None:
         self.images, self.crops, self.seed = images, crops, seed
 
-    def __getitem__(self, task: _Task) -> _Cut:
+    def __getitem__(self, task: _Task) -> _Cut | DataError:
         if self.images.in_memory:
             index, occurrence = task.index[: task.n], task.occurrence[: task.n]
             decoded: Tensor | list[Tensor] = self.images.take(index)  # type: ignore[attr-defined]
-            broken: list[tuple[int, str]] = []
+            broken: dict[int, str] = {}
         else:
-            index, occurrence, decoded, broken = self._decode(task)
+            try:
+                index, occurrence, decoded, broken = self._decode(task)
+            except DataError as error:
+                # Raised by the loader: the DataLoader would wrap the worker's stack trace around the one line.
+                return error
         drawn = self.crops.draw(index, seed=self.seed, epoch=task.epoch, occurrence=occurrence)
         return _Cut(torch.from_numpy(index), torch.from_numpy(occurrence), self.crops.cut(decoded, drawn), broken)
 
-    def _decode(self, task: _Task) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Tensor], list[tuple[int, str]]]:
+    def _decode(self, task: _Task) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Tensor], dict[int, str]]:
         index, occurrence = task.index[: task.n].copy(), task.occurrence[: task.n].copy()
-        broken: dict[int, str] = dict.fromkeys(task.known_broken, "")
+        broken = dict(task.known_broken)
         decoded = []
         for place in range(task.n):
             for candidate in range(place, len(task.index)):
@@ -85,10 +94,11 @@ class _CutCrops(Dataset):
                     index[place], occurrence[place] = image, task.replacement_occurrence[place]
                 break
             else:
+                first = int(task.index[place])
                 raise DataError(
-                    f"{len(task.index) - place:,} images in a row cannot be read, {self.images.path(int(task.index[place]))!r} the first; check the data"
+                    f"{len(task.index) - place:,} images in a row cannot be read (first: {self.images.path(first)!r} {broken[first]}); check the data"
                 )
-        return index, occurrence, decoded, [(image, reason) for image, reason in broken.items() if reason]
+        return index, occurrence, decoded, {image: reason for image, reason in broken.items() if image not in task.known_broken}
 
 
 class Loader:
@@ -149,6 +159,8 @@ class Loader:
             cut = next(cut_batches, None)
             if cut is None:
                 return
+            if isinstance(cut, DataError):
+                raise cut
             self._note_broken(cut.broken)
             batch = self._finish(cut, epoch)
             self.wait_seconds += time.perf_counter() - asked
@@ -157,10 +169,10 @@ class Loader:
     def _task(self, epoch: int, plan: EpochPlan, step: int) -> _Task:
         n_local = self.batch // distributed.n_ranks()
         first = step * self.batch + distributed.rank() * n_local
-        ahead = 0 if self.images.in_memory else min(_LOOKAHEAD, len(plan.order) - n_local)
+        ahead = 0 if self.images.in_memory else min(_LOOKAHEAD, len(plan.order) - 1)
         positions = np.arange(first, first + n_local + ahead) % len(plan.order)
         index = plan.order[positions]
-        known = frozenset(self.broken.keys() & set(index.tolist())) if self.broken else frozenset()
+        known = {image: self.broken[image] for image in self.broken.keys() & set(index.tolist())} if self.broken else {}
         return _Task(epoch, index, plan.occurrence[positions], len(plan.order) + positions, n_local, known)
 
     def _finish(self, cut: _Cut, epoch: int) -> Batch:
@@ -168,7 +180,7 @@ class Loader:
         moved = [crops.to(self.device, non_blocking=True) for crops in cut.crops]
         return Batch(index=cut.index, crops=self.crops.vary(moved, drawn))
 
-    def _note_broken(self, broken: list[tuple[int, str]]) -> None:
+    def _note_broken(self, broken: dict[int, str]) -> None:
         self.broken.update(broken)
         if len(self.broken) > self.max_broken_share * len(self.images):
             index, reason = next(iter(self.broken.items()))
@@ -187,5 +199,5 @@ class _Tasks:
         return self.next_up
 
 
-def _as_is(cut: _Cut) -> _Cut:
+def _as_is(cut: Any) -> Any:
     return cut

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,6 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from selfcluster import distributed
 from selfcluster.config import RunSettings
 from selfcluster.errors import ConfigError
+
+Sink = Callable[[int, dict[str, float]], object]
+"""Takes the values of a step to another tool."""
 
 
 class Log:
@@ -31,13 +35,16 @@ class Log:
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._last_line = 0.0
-        self._sinks: list[Any] = []
+        self._sinks: list[Sink] = []
         self._text: TextIO | None = None
         self._rows: TextIO | None = None
         if folder is not None and self.speaks:
             self._text = (folder / "log.txt").open("a", encoding="utf-8")
             self._rows = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-            self._sinks = [_tensorboard(folder)] * settings.tensorboard + [_wandb(settings.wandb, folder)] * bool(settings.wandb)
+            if settings.tensorboard:
+                self._sinks.append(_tensorboard(folder))
+            if settings.wandb:
+                self._sinks.append(_wandb(settings.wandb, folder))
 
     def say(self, message: str) -> None:
         """One line, to the user and to log.txt."""
@@ -143,19 +150,27 @@ def table(rows: Iterable[Iterable[str]], *, right: Iterable[int] = ()) -> str:
     return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("--tensorboard needs the extra: pip install 'selfcluster[tensorboard]'") from None
+def check_extras(settings: RunSettings) -> None:
+    """Raises ConfigError where the settings want a tool that is not installed."""
+    for wanted, extra in ((settings.tensorboard, "tensorboard"), (settings.wandb, "wandb")):
+        if wanted and importlib.util.find_spec(extra) is None:
+            raise ConfigError(f"--{extra} needs the extra: pip install 'selfcluster[{extra}]'")
+
+
+def _tensorboard(folder: Path) -> Sink:
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(folder)
-    return lambda step, values: [writer.add_scalar(name, value, step) for name, value in values.items()]
+
+    def write(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return write
 
 
-def _wandb(project: str, folder: Path) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError("--wandb needs the extra: pip install 'selfcluster[wandb]'") from None
+def _wandb(project: str, folder: Path) -> Sink:
+    import wandb
+
     run = wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow", id=folder.name)
     return lambda step, values: run.log(values, step=step)

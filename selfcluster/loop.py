@@ -327,7 +327,7 @@ def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) ->
         loss = t.method.loss(out, t.method.assign(out, batch))
         loss.backward()
         optim.update(t.optimizers)
-        float(loss)
+        loss.item()
         times.append(time.perf_counter() - started)
         if len(times) > n_steps or times[-1] > at_most:
             break

@@ -6,6 +6,8 @@ is counted before, in the method's `assign`.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -24,21 +26,21 @@ def swapped_loss(scores: Float[Tensor, "crops b k"], codes: Float[Tensor, "assig
     Returns:
         a scalar; ln k where every score is the same.
     Raises:
-        ValueError: fewer than two crops, more codes than crops, or a temperature that is not positive.
+        ValueError: fewer than two crops, no codes or more than crops, or a temperature that is not positive.
     Source: SwAV, arXiv 2006.09882, equations 1, 2 and 6.
     """
     n_crops, n_assign = len(scores), len(codes)
-    if n_crops < 2 or n_assign > n_crops:
-        raise ValueError(f"swapped prediction needs two crops or more and at most as many codes, got {n_crops} crops and {n_assign} codes")
+    if n_crops < 2 or not 1 <= n_assign <= n_crops:
+        raise ValueError(f"swapped prediction needs two crops or more, and codes for at least one and at most all of them, got {n_crops} crops and {n_assign} codes")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; the paper uses 0.1")
     log_predictions = torch.log_softmax(scores / temperature, dim=-1)
     of_other_crops = log_predictions.sum(dim=0) - log_predictions[:n_assign]
-    return -(codes * of_other_crops).sum(dim=-1).mean() / (n_crops - 1)
+    return -(codes.detach() * of_other_crops).sum(dim=-1).mean() / (n_crops - 1)
 
 
 def pseudo_label_loss(
-    scores: Float[Tensor, "*crops b k"], labels: Int64[Tensor, b], *, temperature: float = 1.0, n_valid: float | None = None
+    scores: Float[Tensor, "*crops b k"], labels: Int64[Tensor, " b"], *, temperature: float = 1.0, n_valid: float | Tensor | None = None
 ) -> Float[Tensor, ""]:
     """Cross-entropy of every crop with the pseudo-label of its image.
 
@@ -59,8 +61,9 @@ def pseudo_label_loss(
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     n_classes = scores.shape[-1]
-    n_crops = scores[..., 0, 0].numel()
+    n_crops = math.prod(scores.shape[:-2])
     every_label = labels.expand(scores.shape[:-1]).reshape(-1)
     total = torch.nn.functional.cross_entropy(scores.reshape(-1, n_classes) / temperature, every_label, ignore_index=-1, reduction="sum")
     n_labelled = (labels >= 0).sum() if n_valid is None else torch.as_tensor(n_valid, device=scores.device)
-    return total / (n_crops * n_labelled).clamp(min=1)
+    # A share of the ranks' count may lie below 1; only where it is 0 there is nothing to divide.
+    return total / (n_crops * torch.where(n_labelled > 0, n_labelled, 1))

@@ -24,18 +24,17 @@ class Queue(nn.Module):
     """
 
     embeddings: Tensor
-    n_filled: Tensor
 
     def __init__(self, *, length: int, batch: int, n_assign: int, width: int) -> None:
         super().__init__()
         self.n_batches, self.n_local = length // batch, batch // distributed.n_ranks()
         self.register_buffer("embeddings", torch.zeros(n_assign, self.n_batches, self.n_local, width))
-        self.register_buffer("n_filled", torch.zeros((), dtype=torch.int64))
+        self.n_filled = 0  # a plain number: reading it must not wait for the device
 
     @property
     def is_full(self) -> bool:
         """Whether every place holds an embedding; only then the queue is used."""
-        return int(self.n_filled) == self.n_batches
+        return self.n_filled == self.n_batches
 
     def newest(self, share: float) -> Float[Tensor, "assign n d"]:
         """This rank's part of the newest batches that make up this share of the queue."""
@@ -45,16 +44,16 @@ class Queue(nn.Module):
     def push(self, embeddings: Float[Tensor, "assign b d"]) -> None:
         """The batch is in front; the oldest is gone."""
         self.embeddings.copy_(torch.cat([embeddings[:, None], self.embeddings[:, :-1]], dim=1))
-        self.n_filled.add_(1).clamp_(max=self.n_batches)
+        self.n_filled = min(self.n_filled + 1, self.n_batches)
 
     def global_state(self) -> dict[str, Tensor]:
         """The whole queue, on every rank; collective."""
         ranks = distributed.gather_rows(self.embeddings[None])
         joined = ranks.permute(1, 2, 0, 3, 4).flatten(2, 3)
-        return {"embeddings": joined.flip(1).contiguous(), "n_filled": self.n_filled.clone()}
+        return {"embeddings": joined.flip(1).contiguous(), "n_filled": torch.tensor(self.n_filled)}
 
     def load_global_state(self, state: dict[str, Tensor]) -> None:
         """This rank's share of a state from `global_state`."""
         mine = distributed.shard_of(state["embeddings"].shape[2])
         self.embeddings.copy_(state["embeddings"].flip(1)[:, :, mine])
-        self.n_filled.copy_(state["n_filled"])
+        self.n_filled = int(state["n_filled"])

@@ -30,7 +30,7 @@ class Prototypes(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n, width))
         self.normalize()
-        self.register_load_state_dict_post_hook(lambda module, _: module.normalize())
+        self.register_load_state_dict_post_hook(_unit_rows)
 
     @torch.no_grad()
     def normalize(self) -> None:
@@ -39,6 +39,14 @@ class Prototypes(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         return linear(embeddings, self.weight)
+
+
+@torch.no_grad()
+def _unit_rows(prototypes: Prototypes, _: object) -> None:
+    """Loaded rows are unit too. Rows that are so already stay as they are: normalising twice moves last bits, and a resumed run
+    would differ from one that was never stopped."""
+    if not torch.allclose(prototypes.weight.norm(dim=1), torch.ones((), device=prototypes.weight.device), rtol=0, atol=1e-5):
+        prototypes.normalize()
 
 
 def projection_head(n_features: int, hidden: int, width: int) -> nn.Module:
@@ -125,6 +133,7 @@ class BatchNorm(nn.Module):
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(norm, name))
         self.drop, self.act = getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity())
+        self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.ndim - 2)
@@ -148,10 +157,9 @@ class BatchNorm(nn.Module):
 
 
 def synchronize_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with every batch norm taken over all ranks."""
+    """The module with every batch norm taken over all ranks; changed in place, unless it is one itself."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return BatchNorm(module)
     for name, child in module.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(module, name, BatchNorm(child))
-        else:
-            synchronize_batch_norm(child)
+        setattr(module, name, synchronize_batch_norm(child))
     return module

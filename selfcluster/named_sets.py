@@ -18,8 +18,8 @@ _DIGITS_PIXELS = 32
 
 def cache_folder() -> Path:
     """Where downloads go: $SELFCLUSTER_DATA, or selfcluster in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("SELFCLUSTER_DATA", cache / "selfcluster"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("SELFCLUSTER_DATA") or cache / "selfcluster").expanduser()
 
 
 def open_named(name: str) -> tuple[Images, Images | None]:

@@ -107,15 +107,16 @@ def state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.P
 
 
 def load_state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.Parameter, str], state: dict[str, Tensor]) -> None:
-    """The optimisers remember what `state_by_name` saved."""
+    """The optimisers remember what `state_by_name` saved, and nothing else."""
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         what, name = key.split("/", 1)
         by_parameter.setdefault(name, {})[what] = value
     for optimizer in optimizers.values():
+        optimizer.state.clear()
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             for what, value in by_parameter.get(names[parameter], {}).items():
                 # AdamW keeps its step count on the CPU; moments live beside the parameter, in its memory layout.
                 optimizer.state[parameter][what] = (
-                    value.clone() if value.ndim == 0 else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                    value.clone() if what == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
                 )

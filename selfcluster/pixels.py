@@ -31,7 +31,7 @@ def crop_resize(images: UInt8[Tensor, "n c height width"], boxes: Int64[Tensor, 
     return (rows @ images.float() @ columns.mT).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _resize_matrix(start: Int64[Tensor, n], length: Int64[Tensor, n], n_in: int, n_out: int) -> Float[Tensor, "n out in"]:
+def _resize_matrix(start: Int64[Tensor, " n"], length: Int64[Tensor, " n"], n_in: int, n_out: int) -> Float[Tensor, "n out in"]:
     """Row i holds the weights with which the input pixels make output pixel i: a triangle of the wider of the two pixel sizes."""
     device = start.device
     step = (length / n_out)[:, None, None]
@@ -42,7 +42,7 @@ def _resize_matrix(start: Int64[Tensor, n], length: Int64[Tensor, n], n_in: int,
     return weights / weights.sum(dim=-1, keepdim=True)
 
 
-def flip(images: Images, where: Bool[Tensor, n]) -> Images:
+def flip(images: Images, where: Bool[Tensor, " n"]) -> Images:
     """Mirrored left to right where the flag is up."""
     return torch.where(_per_image(where), images.flip(-1), images)
 
@@ -98,7 +98,7 @@ def adjust_hue(images: Images, shift: Factors) -> Images:
     return value[:, None] - chroma[:, None] * torch.minimum(place, 4 - place).clamp(0, 1)
 
 
-def to_grey(images: Images, where: Bool[Tensor, n]) -> Images:
+def to_grey(images: Images, where: Bool[Tensor, " n"]) -> Images:
     """Without colour where the flag is up."""
     return images if images.shape[1] == 1 else torch.where(_per_image(where), luma(images), images)
 

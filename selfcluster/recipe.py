@@ -6,7 +6,8 @@ the user to know it would be asking for the result. Every value here can be over
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, normalize
 
+from selfcluster.config import AUGMENTATIONS, AugmentSettings, Config
 from selfcluster.crops import resize_centre
 from selfcluster.errors import DataError
 from selfcluster.images import Images, sample_of
@@ -71,7 +73,7 @@ def is_glyph(facts: Facts) -> bool:
     return facts.is_grey and facts.short_side <= 64 and facts.mirror_distance > GLYPH_MIRROR_DISTANCE
 
 
-GLYPH_MIRROR_DISTANCE = 1.15
+GLYPH_MIRROR_DISTANCE = 1.4
 """Above this the images are taken for glyphs."""
 
 
@@ -83,12 +85,128 @@ class Choice:
     reason: str
 
 
-def recipe(facts: Facts, config: Any, given: Mapping[str, Any]) -> dict[str, Choice]:
+def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str, Choice]:
     """Settings for these images.
 
     Args:
         facts: of the images.
         config: with what the user has chosen already.
-        given: names of those settings; the rest of the recipe takes them into account.
+        given: names of those settings; what is left open takes them into account.
+    Returns:
+        a choice for every setting that depends on the images, chosen by the user already or not.
     """
-    raise NotImplementedError
+    advice = _images(facts)
+    if "augmentation" in given:
+        advice["augmentation"] = Choice(config.crops.augmentation, "chosen")
+    kind = advice["augmentation"].value
+    advice |= _crops(facts, kind) | _augment(facts, kind) | _network(facts, kind) | _prototypes(facts)
+    batch = config.optim.batch if "batch" in given else _batch(facts)
+    advice["batch"] = Choice(batch, f"for {facts.n:,} images")
+    return advice | _schedule(facts, batch)
+
+
+def _images(facts: Facts) -> dict[str, Choice]:
+    if is_glyph(facts):
+        return {
+            "augmentation": Choice(
+                "glyph", f"small grey images that lie {facts.mirror_distance:.1f} times as far from their mirror images as from each other"
+            )
+        }
+    if facts.is_grey:
+        return {"augmentation": Choice("grey", "the images have no colour")}
+    return {"augmentation": Choice("photo", "the images have colour")}
+
+
+def _crops(facts: Facts, kind: str) -> dict[str, Choice]:
+    side = facts.short_side
+    native = f"the images are {side} pixels on their short side"
+    if kind == "glyph":
+        large, small = _in_fours(0.75 * side), _in_fours(0.5 * side)
+        area, why = ((0.6, 1.0), (0.35, 0.6)), "a part of a glyph soon is another glyph"
+        n_crops: tuple[int, ...] = (2, 4)
+    elif side <= 64:
+        large, small = _in_fours(side), _in_fours(0.5 * side)
+        area, why = ((0.2, 1.0), (0.05, 0.2)), "small images lose their subject in smaller crops"
+        n_crops = (2, 4)
+    else:
+        full = 224 if facts.accelerated else 96
+        large = min(full, _in_fours(0.75 * side))
+        small = _in_fours(96 / 224 * large)
+        area, why = ((0.14, 1.0), (0.05, 0.14)), "as in the paper"
+        n_crops = (2, 6) if facts.accelerated else (2, 4)
+        native += "" if facts.accelerated else ", and there is no GPU"
+    return {
+        "n_crops": Choice(n_crops, "two large ones get codes, the small ones only predict"),
+        "crop_pixels": Choice((large, small), native),
+        "area": Choice(area, why),
+    }
+
+
+def _in_fours(pixels: float) -> int:
+    return max(8, 4 * round(pixels / 4))
+
+
+def _augment(facts: Facts, kind: str) -> dict[str, Choice]:
+    strengths = AUGMENTATIONS[kind]
+    reason = f"augmentation {kind}"
+    if kind != "glyph" and facts.short_side <= 64:
+        strengths = dataclasses.replace(
+            strengths,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=min(strengths.saturation, 0.2),
+            hue=min(strengths.hue, 0.1),
+            blur=0.0,
+        )
+        reason += ", softer and without blur for small images"
+    return {f.name: Choice(getattr(strengths, f.name), reason) for f in dataclasses.fields(AugmentSettings)}
+
+
+def _network(facts: Facts, kind: str) -> dict[str, Choice]:
+    if kind == "glyph" and facts.n <= 20_000:
+        encoder, head_width, why = "resnet10_small_quarter_s2", 256, "few small images of simple shapes"
+    elif facts.short_side <= 64:
+        encoder = "resnet18_small" if facts.accelerated else "resnet18_small_quarter"
+        head_width, why = (2048, "small images") if facts.accelerated else (512, "small images, and there is no GPU")
+    elif facts.accelerated:
+        encoder = "resnet50" if facts.n >= 100_000 else "resnet18"
+        head_width, why = 2048, f"photos, {facts.n:,} of them"
+    else:
+        encoder, head_width, why = "resnet18", 512, "photos, and there is no GPU"
+    return {"encoder": Choice(encoder, why), "head_width": Choice(head_width, f"with {encoder}")}
+
+
+def _prototypes(facts: Facts) -> dict[str, Choice]:
+    # A power law through 3 prototypes a class on the digits (1,797 images, 10 classes) and on ImageNet (1.28 million, 1,000).
+    k = _round_figure(min(3000, max(10, 30 * (facts.n / 1797) ** 0.7)))
+    return {
+        "n_prototypes": Choice(k, f"for {facts.n:,} images; 3 to 10 times the classes you expect is good"),
+        "epsilon": Choice(0.05 if k >= 1000 else 0.02, "hard codes help few prototypes apart" if k < 1000 else "as in the paper"),
+    }
+
+
+def _round_figure(x: float) -> int:
+    magnitude = 10 ** max(0, int(np.log10(x)) - 1)
+    return int(round(x / magnitude) * magnitude)
+
+
+def _batch(facts: Facts) -> int:
+    """About a thirtieth of the images, a power of two between 2 and 256."""
+    return int(min(256, max(2, 2 ** round(np.log2(max(2, facts.n / 28)))), facts.n))
+
+
+def _schedule(facts: Facts, batch: int) -> dict[str, Choice]:
+    steps_per_epoch = max(1, facts.n // batch)
+    images_wanted = 10_000_000 if facts.accelerated else 1_000_000
+    epochs = int(min(800 if facts.accelerated else 200, max(20, images_wanted / facts.n)))
+    if facts.n <= 2000:
+        epochs = 30
+    lr = 4.0
+    return {
+        "epochs": Choice(epochs, f"{facts.n:,} images{'' if facts.accelerated else ', and there is no GPU'}"),
+        "optimizer": Choice("lars", "as in the paper"),
+        "lr": Choice(lr, "short schedules want a high one"),
+        "final_lr": Choice(lr / 1000, "a thousandth of lr, as in the paper"),
+        "warmup_epochs": Choice(0.0, "as in the paper for small batches"),
+        "freeze_steps": Choice(min(5005, steps_per_epoch), "one epoch, as in the paper"),
+    }

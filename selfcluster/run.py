@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,23 @@ from selfcluster.config import Config, DataSettings, default_config, flatten, re
 from selfcluster.data import Data, open_data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.features import Layer, extract_features
-from selfcluster.log import Log, cut_back, duration, read_rows, table
+from selfcluster.log import Log, check_extras, cut_back, duration, read_rows, table
 from selfcluster.model import ClusterModel
 from selfcluster.recipe import look_at
 from selfcluster.resolve import Resolved, read_toml, resolve, resumed, to_toml
 
-_OWN_FILES = (
-    ["config.toml", "environment.json", "metrics.jsonl", "log.txt", "skipped.csv", "data.parquet", "clusters.parquet", "report.html", "model", "checkpoints"]
-)
+_OWN_FILES = [
+    "config.toml",
+    "environment.json",
+    "metrics.jsonl",
+    "log.txt",
+    "skipped.csv",
+    "data.parquet",
+    "clusters.parquet",
+    "report.html",
+    "model",
+    "checkpoints",
+]
 
 
 class Run:
@@ -134,7 +143,7 @@ def train(
     overwrite: bool = False,
     dry_run: bool = False,
     **settings: Any,
-) -> Run:
+) -> Run | None:
     """Train an encoder on unlabelled images.
 
     Args:
@@ -147,7 +156,7 @@ def train(
         dry_run: print the recipe with an estimate of time and memory, and train nothing.
         settings: any setting by its name, such as epochs=50.
     Returns:
-        the trained run.
+        the trained run; None after a dry run.
     Raises:
         ConfigError, DataError, CheckpointError: see the messages.
         CollapseError: training has died.
@@ -165,16 +174,19 @@ def train(
     opened = open_data(data, known_so_far.data)
     n = len(opened.trained_on(known_so_far.data, known_so_far.run.seed))
     resolved = resolve(method, look_at(opened.images, n, device), preset=preset or top.get("preset"), file=from_file, flags=settings)
+    t = loop.build(resolved.config, opened, device)
+    folder = _claim(out, opened.name, resolved.config.method, overwrite=overwrite)
+    check_extras(resolved.config.run)
     say = Log(None, resolved.config.run).say
     for note in opened.notes:
         say(note)
     say(describe(resolved))
     if dry_run:
-        say(_estimate(resolved.config, opened, device))
-        raise SystemExit(0)
-    folder = _claim(out, opened.name, resolved.config.method, overwrite=overwrite)
-    resolved = _fitted_to_time(resolved, opened, device, say)
-    t = loop.build(resolved.config, opened, device)
+        say(_estimate(t))
+        return None
+    if resolved.config.optim.max_minutes:
+        resolved = _fitted_to_time(resolved, t, say)
+        t = loop.build(resolved.config, opened, device)
     if distributed.rank() == 0:
         _prepare(folder, resolved, opened, overwrite=overwrite)
     distributed.barrier()
@@ -190,6 +202,7 @@ def _resume(data: Any, out: str | Path | None, settings: Mapping[str, Any], devi
     opened = open_data(images if data is None else data, config.data)
     _same_data(folder, opened)
     t = loop.build(replace(config, {"init": "random"}), opened, device)
+    check_extras(config.run)
     t.config = config
     loop.restore(t, folder)
     if distributed.rank() == 0:
@@ -219,10 +232,17 @@ def _train(t: loop.Training, folder: Path, data: Data) -> Run:
 
 
 def describe(resolved: Resolved) -> str:
-    """The settings that somebody chose, a line each: value, and where it came from."""
+    """The settings that somebody chose: value, and where it came from; a line each, or one for many of one origin."""
     values = flatten(resolved.config)
-    rows = [(name, _short(values[name]), origin) for name, origin in resolved.origins.items() if origin != "default"]
-    return f"{resolved.config.method}:\n" + table([("  " + name, value, origin) for name, value, origin in rows])
+    chosen = [(name, origin) for name, origin in resolved.origins.items() if origin != "default"]
+    rows = []
+    for origin, group in groupby(chosen, key=lambda item: item[1]):
+        names = [name for name, _ in group]
+        if len(names) > 3 and origin.startswith("recipe"):
+            rows.append(("  " + names[0] + " ...", "", f"{origin} ({', '.join(f'{name} {_short(values[name])}' for name in names)})"))
+        else:
+            rows += [("  " + name, _short(values[name]), origin) for name in names]
+    return f"{resolved.config.method}:\n" + table(rows)
 
 
 def _short(value: Any) -> str:
@@ -337,39 +357,38 @@ def _write_skipped(folder: Path, broken: Mapping[int, str], data: Data) -> None:
     pa.csv.write_csv(paths, folder / "skipped.csv")
 
 
-def _fitted_to_time(resolved: Resolved, data: Data, device: torch.device, say: Any) -> Resolved:
-    """With max_minutes, max_steps is what this machine does in that time."""
+def _fitted_to_time(resolved: Resolved, t: loop.Training, say: Callable[[str], None]) -> Resolved:
+    """With max_minutes, max_steps is what this machine does in that time; `t` is used up to find out."""
     minutes = resolved.config.optim.max_minutes
-    if not minutes:
-        return resolved
-    seconds = loop.seconds_per_step(loop.build(resolved.config, data, device), at_most=6 * minutes)
+    seconds = loop.seconds_per_step(t, at_most=6 * minutes)
     # All ranks take the slowest one's word.
-    seconds = float(distributed.all_reduce_max(torch.tensor(seconds, device=device if device.type == "cuda" else "cpu")))
-    n_train = len(data.trained_on(resolved.config.data, resolved.config.run.seed))
+    seconds = float(distributed.all_reduce_max(torch.tensor(seconds, device=t.device)))
     steps = max(1, int(0.95 * 60 * minutes / seconds))
-    all_steps = resolved.config.optim.epochs * (n_train // resolved.config.optim.batch)
-    if resolved.config.optim.max_steps:
-        all_steps = min(all_steps, resolved.config.optim.max_steps)
-    if steps >= all_steps:
+    if steps >= t.total_steps:
         say(
-            f"max_minutes {minutes:g}: the full schedule of {all_steps:,} steps takes about {duration(seconds * all_steps)}, so it stays as it is"
+            f"max_minutes {minutes:g}: the full schedule of {t.total_steps:,} steps takes about {duration(seconds * t.total_steps)}, so it stays"
         )
         return resolved
-    say(f"max_minutes {minutes:g}: {seconds:.2f} s a step, so the schedule is fitted to {steps:,} of {all_steps:,} steps")
+    say(f"max_minutes {minutes:g}: {seconds:.2f} s a step, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
     origin = f"max_minutes {minutes:g} at {seconds:.2f} s a step"
     return Resolved(replace(resolved.config, {"max_steps": steps}), {**resolved.origins, "max_steps": origin})
 
 
-def _estimate(config: Config[Any], data: Data, device: torch.device) -> str:
-    t = loop.build(config, data, device)
-    seconds = loop.seconds_per_step(t)
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(device)
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    total = duration(min(seconds * t.total_steps, 60 * config.optim.max_minutes or np.inf))
+def _estimate(t: loop.Training) -> str:
+    """Time and memory of the run, from a few steps on this machine; `t` is used up."""
+    seconds, batch, minutes = loop.seconds_per_step(t), t.config.optim.batch, t.config.optim.max_minutes
+    total = min(seconds * t.total_steps, 60 * minutes or float("inf"))
     parameters = sum(p.numel() for p in t.model.parameters())
     return (
-        f"estimate: {parameters / 1e6:.1f} million parameters; {seconds:.2f} s a step, {config.optim.batch / seconds:,.0f} images/s; "
-        f"{t.total_steps:,} steps in about {total}; {memory / 2**30:.1f} GiB of {'GPU ' if device.type == 'cuda' else ''}memory"
+        f"estimate: {parameters / 1e6:.1f} million parameters; {seconds:.2f} s a step, {batch / seconds:,.0f} images/s; "
+        f"{t.total_steps:,} steps in about {duration(total)}; {_peak_memory(t.device) / 2**30:.1f} GiB of memory"
     )
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, otherwise of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,69 @@
+"""The mathematics once more, as naive float64 loops written from the papers: slow, and nothing shared with the package."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def cosine_scores(n: int, k: int, a: float = 0.7) -> np.ndarray:
+    """S(n, k, a)[i, j] = cos(a (i+1)(j+1)): the scores that the design's exact values are for."""
+    return np.array([[math.cos(a * (i + 1) * (j + 1)) for j in range(k)] for i in range(n)])
+
+
+def sinkhorn(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """The paper's iteration on Q = exp(scores / epsilon), k x n, with its constants; may overflow, as the paper's does."""
+    n, k = scores.shape
+    q = [[math.exp(scores[i][j] / epsilon) for i in range(n)] for j in range(k)]
+    for _ in range(iterations):
+        for row in range(k):
+            total = sum(q[row])
+            q[row] = [x / total / k for x in q[row]]
+        for column in range(n):
+            total = sum(q[row][column] for row in range(k))
+            for row in range(k):
+                q[row][column] /= total * n
+    return np.array([[q[j][i] * n for j in range(k)] for i in range(n)])
+
+
+def log_softmax(row: np.ndarray, temperature: float) -> list[float]:
+    scaled = [float(x) / temperature for x in row]
+    top = max(scaled)
+    log_total = top + math.log(sum(math.exp(x - top) for x in scaled))
+    return [x - log_total for x in scaled]
+
+
+def swapped_loss(scores: np.ndarray, codes: np.ndarray, temperature: float) -> float:
+    """Mean over assign crops a, other crops v and images of the cross-entropy of code a with the prediction of v."""
+    terms = []
+    for a in range(len(codes)):
+        for v in range(len(scores)):
+            if v != a:
+                for image in range(scores.shape[1]):
+                    prediction = log_softmax(scores[v, image], temperature)
+                    terms.append(-sum(q * p for q, p in zip(codes[a, image], prediction, strict=True)))
+    return sum(terms) / len(terms)
+
+
+def pseudo_label_loss(scores: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    """Mean over crops and labelled images of the cross-entropy with the label; 0 without a label."""
+    terms = [
+        -log_softmax(crop[image], temperature)[label] for crop in scores for image, label in enumerate(labels.tolist()) if label >= 0
+    ]
+    return sum(terms) / len(terms) if terms else 0.0
+
+
+def lars(
+    p: np.ndarray, gradients: list[np.ndarray], *, lr: float, momentum: float, weight_decay: float, trust: float = 0.001
+) -> list[np.ndarray]:
+    """The parameter after each step of LARS."""
+    p, m, path = p.astype(np.float64), np.zeros_like(p, dtype=np.float64), []
+    for g in gradients:
+        p_norm, g_norm = math.sqrt((p * p).sum()), math.sqrt((g * g).sum())
+        if p_norm > 0 and g_norm > 0:
+            g = (g + weight_decay * p) * trust * p_norm / (g_norm + weight_decay * p_norm + 1e-8)
+        m = momentum * m + g
+        p = p - lr * m
+        path.append(p)
+    return path

@@ -1,0 +1,225 @@
+"""From what the user calls DATA to images, and the split for evaluation."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selfcluster.config import DataSettings
+from selfcluster.data import open_data, split
+from selfcluster.errors import DataError
+from selfcluster.images import ArrayImages, FolderImages
+
+SETTINGS = DataSettings()
+
+
+def fill(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 4), (200, 30, 60)).save(root / name, "png")
+    return root
+
+
+# ---- what DATA may be
+
+
+def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
+    fill(tmp_path / "my photos", "a.png", "sub/b.png")
+    (tmp_path / "my photos" / "notes.txt").write_text("x")
+    data = open_data(tmp_path / "my photos", SETTINGS)
+    assert (data.name, data.where) == ("my photos", str((tmp_path / "my photos").resolve()))
+    assert len(data.images) == 2
+    assert data.test is None
+    assert data.images.labels is None
+    assert data.notes == (f"{tmp_path / 'my photos'}: 2 images; 1 files of other kinds left alone",)
+
+
+def test_the_limit_of_size_reaches_the_images(tmp_path: Path) -> None:
+    data = open_data(str(fill(tmp_path, "a.png")), DataSettings(max_megapixels=1e-5))
+    with pytest.raises(DataError, match="over the limit"):
+        data.images.decode(0)
+
+
+@pytest.mark.parametrize(("folders", "test_folder"), [(("val",), "val"), (("test",), "test"), (("val", "test"), "val")])
+def test_splits_are_recognised_and_said(tmp_path: Path, folders: tuple[str, ...], test_folder: str) -> None:
+    fill(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/dog/2.png")
+    for folder in folders:
+        fill(tmp_path, f"{folder}/cat/9.png", f"{folder}/dog/9.png")
+    data = open_data(tmp_path, SETTINGS)
+    assert data.test is not None
+    assert [data.images.path(index) for index in range(3)] == ["cat/1.png", "dog/1.png", "dog/2.png"]
+    assert isinstance(data.test, FolderImages)
+    assert data.test.root == tmp_path / test_folder
+    assert f"training on train/, keeping {test_folder}/ for evaluation" in data.notes[0]
+    assert ("test/ is not used" in data.notes[0]) == (len(folders) == 2)
+    assert data.notes[1:] == ("train: 3 images", f"{test_folder}: 2 images")
+
+
+def test_train_alone_is_no_split(tmp_path: Path) -> None:
+    data = open_data(fill(tmp_path, "train/1.png", "other/2.png"), SETTINGS)
+    assert len(data.images) == 2
+    assert data.test is None
+
+
+def test_class_codes_of_val_are_those_of_train(tmp_path: Path) -> None:
+    fill(tmp_path, "train/ant/1.png", "train/cat/1.png", "train/dog/1.png", "val/bee/1.png", "val/cat/1.png", "val/dog/1.png")
+    data = open_data(tmp_path, SETTINGS)
+    assert data.test is not None
+    assert data.images.labels is not None
+    assert data.test.labels is not None
+    assert data.images.labels.names == ("ant", "cat", "dog")
+    assert data.test.labels.names == ("ant", "cat", "dog", "bee")
+    assert data.test.labels.codes.tolist() == [3, 1, 2]
+
+
+def test_labels_none_holds_for_both_splits(tmp_path: Path) -> None:
+    fill(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "val/dog/1.png")
+    data = open_data(tmp_path, DataSettings(labels="none"))
+    assert data.images.labels is None
+    assert data.test is not None
+    assert data.test.labels is None
+
+
+def test_an_array_file_is_mapped_and_not_read(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", array)
+    data = open_data(str(tmp_path / "x.npy"), SETTINGS)
+    assert (data.name, data.where) == ("x", str((tmp_path / "x.npy").resolve()))
+    assert isinstance(data.images, ArrayImages)
+    assert isinstance(data.images.array, np.memmap)
+    assert (data.images.take(np.arange(7)).numpy() == array.transpose(0, 3, 1, 2)).all()
+    assert data.images.labels is None
+
+
+@pytest.mark.parametrize("name", ["x.npz", "X.NPZ", "archive.npy"])
+def test_an_archive_of_images_and_labels(tmp_path: Path, name: str) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (4, 6, 5), dtype=np.uint8)
+    with (tmp_path / name).open("wb") as file:
+        np.savez(file, images=array, labels=np.array(["b", "a", "", "b"]), more=np.zeros(9))
+    images = open_data(tmp_path / name, SETTINGS).images
+    assert (images.decode(1)[0].numpy() == array[1]).all()
+    assert images.labels is not None
+    assert images.labels.names == ("a", "b")
+    assert images.labels.codes.tolist() == [1, 0, -1, 1]
+    assert open_data(tmp_path / name, DataSettings(labels="none")).images.labels is None
+
+
+def test_an_archive_of_one_array_and_of_unknown_ones(tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", np.zeros((4, 6, 5), np.uint8))
+    np.savez(tmp_path / "two.npz", x=np.zeros((4, 6, 5), np.uint8), y=np.zeros(4))
+    np.save(tmp_path / "plain.npy", np.zeros((4, 6, 5), np.uint8))
+    (tmp_path / "plain.npy").rename(tmp_path / "plain.npz")
+    assert len(open_data(tmp_path / "one.npz", SETTINGS).images) == len(open_data(tmp_path / "plain.npz", SETTINGS).images) == 4
+    with pytest.raises(DataError, match="holds x, y; name the array of images 'images'"):
+        open_data(tmp_path / "two.npz", SETTINGS)
+
+
+def test_archives_that_cannot_be_read_are_one_line_errors(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "objects.npz", images=images[:2], labels=np.array(["a", None], dtype=object))
+    np.savez(tmp_path / "damaged.npz", images=images)
+    content = bytearray((tmp_path / "damaged.npz").read_bytes())
+    content[600] ^= 255
+    (tmp_path / "damaged.npz").write_bytes(content)
+    zipfile.ZipFile(tmp_path / "empty.npz", "w").close()
+    np.savez(tmp_path / "short.npz", images=images, labels=np.zeros(3))
+    for name, message in {"objects": "pickle", "damaged": "CRC", "empty": "holds nothing", "short": "3 labels for 40 images"}.items():
+        with pytest.raises(DataError, match=message) as caught:
+            open_data(tmp_path / f"{name}.npz", SETTINGS)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([np.zeros((4, 4)), None], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="cannot read an array"):
+        open_data(tmp_path / "x.npy", SETTINGS)
+
+
+def test_arrays_in_memory(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (3, 6, 5), dtype=np.uint8)
+    for given in (array, torch.from_numpy(array), list(array)):
+        data = open_data(given, SETTINGS)
+        assert data.where == ""
+        assert (data.images.decode(2)[0].numpy() == array[2]).all()
+    with pytest.raises(DataError, match="cannot make one array"):
+        open_data([array[0], array[0, :2]], SETTINGS)
+    with pytest.raises(DataError, match=r"float64.*astype\('uint8'\)"):
+        open_data(array / 255, SETTINGS)
+
+
+def test_labels_from_a_file_replace_the_folders(tmp_path: Path) -> None:
+    fill(tmp_path / "data", "a/1.png", "b/2.png")
+    (tmp_path / "y.csv").write_text("path,label\na/1.png,x\nb/2.png,x\n")
+    images = open_data(tmp_path / "data", DataSettings(labels=str(tmp_path / "y.csv"))).images
+    assert images.labels is not None
+    assert images.labels.names == ("x",)
+    np.save(tmp_path / "y.npy", np.zeros(3))
+    with pytest.raises(DataError, match="3 labels for 2 images"):
+        open_data(tmp_path / "data", DataSettings(labels=str(tmp_path / "y.npy")))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [("digts", "did you mean 'digits'"), ("no/such/folder", "no file or folder 'no/such/folder'.*choose from")]
+)
+def test_what_is_nowhere_gets_the_nearest_name(given: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_data(given, SETTINGS)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("1,2")
+    with pytest.raises(DataError, match=r"give a folder, a \.npy or \.npz file, or one of digits"):
+        open_data(tmp_path / "x.csv", SETTINGS)
+
+
+# ---- the split
+
+
+def labelled(counts: list[int]) -> ArrayImages:
+    codes = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    return ArrayImages(np.zeros((len(codes), 2, 2), np.uint8), codes)
+
+
+def test_the_split_keeps_every_class_on_both_sides_in_its_share() -> None:
+    images = labelled([100, 50, 10, 2, 1])
+    train, test = split(images, 0.2, seed=0)
+    assert images.labels is not None
+    assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(163))
+    assert np.bincount(images.labels.codes[test], minlength=5).tolist() == [20, 10, 2, 1, 0]
+    assert np.bincount(images.labels.codes[train], minlength=5).tolist() == [80, 40, 8, 1, 1]
+    # Even a large share leaves one of each class to train on.
+    train, _ = split(images, 0.99, seed=0)
+    assert np.bincount(images.labels.codes[train], minlength=5).min() == 1
+
+
+def test_the_split_follows_the_seed() -> None:
+    images = labelled([100, 50])
+    assert all(np.array_equal(a, b) for a, b in zip(split(images, 0.2, 3), split(images, 0.2, 3), strict=True))
+    assert not np.array_equal(split(images, 0.2, 3)[1], split(images, 0.2, 4)[1])
+
+
+def test_the_split_without_labels() -> None:
+    images = ArrayImages(np.zeros((50, 2, 2), np.uint8))
+    train, test = split(images, 0.1, 0)
+    assert (len(train), len(test)) == (45, 5)
+    assert len(set(test.tolist()) - set(range(5))) > 0
+
+
+def test_a_share_that_leaves_one_side_empty_is_refused() -> None:
+    with pytest.raises(DataError, match="one side empty"):
+        split(labelled([1, 1, 1]), 0.5, 0)
+    for share in (0.0, 1.0, -0.2, 20.0):
+        with pytest.raises(DataError, match="between 0 and 1"):
+            split(labelled([10, 10]), share, 0)
+
+
+def test_training_keeps_its_hands_off_the_test_share() -> None:
+    array = np.zeros((40, 2, 2), np.uint8)
+    data = open_data(array, SETTINGS)
+    assert np.array_equal(data.trained_on(SETTINGS, 0), np.arange(40))
+    assert np.array_equal(data.trained_on(DataSettings(test_share=0.25), 7), split(data.images, 0.25, 7)[0])

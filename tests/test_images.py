@@ -1,0 +1,454 @@
+"""The folder scan, what decodes and how, arrays, and labels."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import sys
+import tarfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from selfcluster.errors import DataError
+from selfcluster.images import ArrayImages, FolderImages, Labels, labels_of, read_array, sample_of, with_labels
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def png(size: tuple[int, int] = (5, 4), colour: object = (200, 30, 60), mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, colour).save(file, "png")
+    return file.getvalue()
+
+
+def fill(root: Path, *names: str, content: bytes | None = None) -> Path:
+    content = png() if content is None else content
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def paths(images: FolderImages) -> list[str]:
+    return [images.path(index) for index in range(len(images))]
+
+
+def one(root: Path, name: str) -> torch.Tensor:
+    """That file of a folder, decoded."""
+    images = FolderImages(root)
+    return images.decode(paths(images).index(name))
+
+
+# ---- the scan
+
+
+def test_paths_are_sorted_bytewise_whatever_the_depth(tmp_path: Path) -> None:
+    names = ["b.png", "a/z.png", "a.png", "a b/c.png", "a/x/y.png", "B.png", "é.png", "a-b/c.png", "10.png", "9.png"]
+    images = FolderImages(fill(tmp_path, *names))
+    assert [os.fsencode(path) for path in paths(images)] == sorted(os.fsencode(name) for name in names)
+
+
+def test_hidden_files_are_passed_over_and_other_kinds_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "b.JPG", "c.TiFf", ".hidden.png", ".git/x.png", "notes.txt", "sub/Thumbs.db", "sub/noending")
+    images = FolderImages(tmp_path)
+    assert paths(images) == ["a.png", "b.JPG", "c.TiFf"]
+    assert images.n_left_alone == 3
+
+
+def test_a_run_folder_inside_the_data_is_never_scanned(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "runs/1/config.toml", "runs/1/environment.json", "runs/1/report/plot.png")
+    fill(tmp_path, "settings/config.toml", "settings/b.png")
+    assert paths(FolderImages(tmp_path)) == ["a.png", "settings/b.png"]
+
+
+def test_links_to_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    fill(tmp_path, "data/m/a.png", "elsewhere/b.png")
+    root = tmp_path / "data"
+    (root / "m" / "loop").symlink_to(root)
+    (root / "itself").symlink_to(root / "itself")
+    (root / "self.png").symlink_to(root / "self.png")
+    (root / "far").symlink_to(tmp_path / "elsewhere")
+    images = FolderImages(root)
+    assert paths(images) == ["far/b.png", "m/a.png", "self.png"]
+    with pytest.raises(DataError):
+        images.decode(2)
+
+
+@pytest.mark.parametrize("made_first", ["real", "link"])
+def test_of_two_ways_to_a_folder_the_first_in_order_is_taken(tmp_path: Path, made_first: str) -> None:
+    fill(tmp_path, "elsewhere/a.png")
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("k", "b", "z", "q") if made_first == "real" else ("z", "q", "k", "b"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    assert paths(FolderImages(root)) == ["b/a.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_not_utf8_are_read_and_classed(tmp_path: Path) -> None:
+    for name in (b"d\xff/\xfe 1.png", b"e/\xe9\n.png"):
+        file = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "wb") as out:
+            out.write(png())
+    images = FolderImages(tmp_path)
+    assert [os.fsencode(path) for path in paths(images)] == [b"d\xff/\xfe 1.png", b"e/\xe9\n.png"]
+    assert images.labels is not None
+    assert [os.fsencode(name) for name in images.labels.names] == [b"d\xff", b"e"]
+    assert images.decode(0).shape == images.decode(1).shape == (3, 4, 5)
+    assert len(images.digest()) == 64
+
+
+def test_names_with_spaces_and_other_alphabets(shared_data: Path, tmp_path: Path) -> None:
+    with tarfile.open(shared_data / "awkward" / "unicode_names.tar") as archive:
+        archive.extractall(tmp_path, filter="data")
+        members = [member.name for member in archive.getmembers() if member.isfile()]
+    images = FolderImages(tmp_path)
+    assert len(images) == 4
+    assert sorted(paths(images)) == sorted(members)
+    assert all(images.decode(index).float().std() > 10 for index in range(4))
+
+
+def test_no_folder_and_no_images_are_one_line_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder"):
+        FolderImages(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"no images found .* \.png") as caught:
+        FolderImages(fill(tmp_path, "a.txt", ".b.png"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["cat/1.png", "dog/1.png", "cat/2.png"], ("cat", "dog")),
+        (["cat/1.png", "cat/2.png"], None),
+        (["1.png", "2.png"], None),
+        (["cat/1.png", "dog/1.png", "3.png"], None),
+        (["cat/1.png", "dog/black/1.png"], None),
+    ],
+)
+def test_parent_folders_are_classes_only_one_level_deep_and_from_two_on(
+    tmp_path: Path, names: list[str], classes: tuple[str, ...] | None
+) -> None:
+    labels = FolderImages(fill(tmp_path, *names)).labels
+    if classes is None:
+        assert labels is None
+    else:
+        assert labels is not None
+        assert labels.names == classes
+        assert labels.codes.tolist() == [0, 0, 1]
+
+
+def test_the_digest_follows_names_and_nothing_else(tmp_path: Path) -> None:
+    first = FolderImages(fill(tmp_path, "a.png", "b.png")).digest()
+    fill(tmp_path, "a.png", content=png(colour=(1, 2, 3)))
+    assert FolderImages(tmp_path).digest() == first
+    (tmp_path / "b.png").rename(tmp_path / "c.png")
+    renamed = FolderImages(tmp_path).digest()
+    fill(tmp_path, "d.png")
+    assert len({first, renamed, FolderImages(tmp_path).digest()}) == 3
+
+
+# ---- decoding
+
+GOOD = {
+    "cmyk_photo.jpg": (152, 160),
+    "gray16.png": (64, 96),
+    "rgba.png": (150, 200),
+    "gray_alpha.png": (128, 128),
+    "palette_transparency.png": (64, 64),
+    "animated.gif": (100, 100),
+    "exif_rotated.jpg": (128, 128),
+    "photo.webp": (128, 128),
+    "lzw.tif": (128, 128),
+    "rle8.bmp": (128, 128),
+    "photo.avif": (128, 128),
+    "gray.jpg": (128, 128),
+    "one_pixel.png": (1, 1),
+    "tall_3x900.png": (900, 3),
+}
+BAD = {"truncated.jpg": "truncated", "empty.jpg": "empty", "notes.jpg": "not an image", "bomb_120mp.png": "12000 x 10000"}
+
+
+def test_each_awkward_file_decodes_or_is_refused_with_a_reason(shared_data: Path) -> None:
+    images = FolderImages(shared_data / "awkward")
+    assert set(paths(images)) == GOOD.keys() | BAD.keys()
+    for index, name in enumerate(paths(images)):
+        if name in GOOD:
+            pixels = images.decode(index)
+            assert (name, tuple(pixels.shape), pixels.dtype) == (name, (3, *GOOD[name]), torch.uint8)
+        else:
+            with pytest.raises(DataError, match=BAD[name]) as caught:
+                images.decode(index)
+            assert "\n" not in str(caught.value)
+            assert str(images.root) not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["exif_rotated.jpg", "photo.webp", "photo.avif", "rle8.bmp"])
+def test_one_photo_in_several_formats_is_the_same_upright_picture(shared_data: Path, name: str) -> None:
+    reference = one(shared_data / "awkward", "lzw.tif").float()
+    picture = one(shared_data / "awkward", name).float()
+    assert (picture - reference).abs().mean() < 8
+    assert (picture.rot90(1, (1, 2)) - reference).abs().mean() > 30
+
+
+def test_cmyk_is_not_inverted(shared_data: Path) -> None:
+    with Image.open(shared_data / "awkward" / "cmyk_photo.jpg") as image:
+        c, m, y, k = np.moveaxis(np.asarray(image).astype(float), -1, 0)
+    subtractive = np.stack([(255 - ink) * (255 - k) / 255 for ink in (c, m, y)])
+    assert np.abs(one(shared_data / "awkward", "cmyk_photo.jpg").numpy() - subtractive).mean() < 3
+
+
+def test_16_bits_are_scaled_to_8(shared_data: Path) -> None:
+    with Image.open(shared_data / "awkward" / "gray16.png") as image:
+        wide = np.asarray(image)
+    assert wide.max() > 60000
+    pixels = one(shared_data / "awkward", "gray16.png")
+    assert (pixels.numpy() == np.round(wide / 257).astype(np.uint8)).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 257, 65535]], np.uint16), [0, 1, 255]),
+        (np.array([[0, 257, 65535]], np.int32), [0, 1, 255]),
+        (np.array([[-100, 0, 100]], np.int32), [0, 128, 255]),
+        (np.array([[-5, -5, -5]], np.int32), [0, 0, 0]),
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, 100.0, 200.0]], np.float32), [0, 128, 255]),
+        (np.array([[np.nan, 0.5, np.inf]], np.float32), [0, 128, 0]),
+    ],
+)
+def test_wide_and_fractional_greys_keep_their_contrast(tmp_path: Path, values: np.ndarray, expected: list[int]) -> None:
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert one(tmp_path, "a.tif")[:, 0].tolist() == [expected] * 3
+
+
+def test_alpha_lies_over_white(shared_data: Path, tmp_path: Path) -> None:
+    fill(tmp_path, "half.png", content=png(colour=(0, 100, 255, 128), mode="RGBA"))
+    fill(tmp_path, "none.png", content=png(colour=(7, 0), mode="LA"))
+    assert one(tmp_path, "half.png")[:, 0, 0].tolist() == pytest.approx([127, 177, 255], abs=1)
+    assert (one(tmp_path, "none.png") == 255).all()
+    for name in ("rgba.png", "gray_alpha.png", "palette_transparency.png"):
+        with Image.open(shared_data / "awkward" / name) as image:
+            clear = np.asarray(image.convert("RGBA"))[..., 3] == 0
+        assert clear.any()
+        assert (one(shared_data / "awkward", name).numpy()[:, clear] == 255).all()
+
+
+def test_the_first_frame_is_taken(tmp_path: Path) -> None:
+    red, blue = Image.new("RGB", (6, 6), (255, 0, 0)), Image.new("RGB", (6, 6), (0, 0, 255))
+    red.save(tmp_path / "a.gif", save_all=True, append_images=[blue])
+    assert one(tmp_path, "a.gif")[:, 3, 3].tolist() == [255, 0, 0]
+
+
+def test_exif_turns_the_image_and_probe_tells_the_upright_size(tmp_path: Path) -> None:
+    image = Image.new("RGB", (800, 400), "black")
+    image.paste((255, 255, 255), (0, 0, 800, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter: what is on top comes to the right
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    pixels = one(tmp_path, "a.jpg")
+    assert pixels.shape == (3, 800, 400)
+    assert pixels[:, :, :190].max() < 20
+    assert pixels[:, :, 210:].min() > 235
+    height, width, reduced = FolderImages(tmp_path).probe(0)
+    assert (height, width) == (800, 400)
+    assert reduced.shape[1] == 2 * reduced.shape[2] < 800
+    assert reduced[:, :, -1].min() > 235
+
+
+def test_a_large_declared_size_is_refused_before_decoding(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: loaded.append(self) or load(self))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for look in (FolderImages.decode, FolderImages.probe):
+        images = FolderImages(shared_data / "awkward")
+        with pytest.raises(DataError, match="over the limit of 100 megapixels"):
+            look(images, paths(images).index("bomb_120mp.png"))
+    assert not loaded
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 50_000  # KB; decoded it would be 360 MB
+
+
+def test_our_limit_decides_and_not_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    fill(tmp_path, "a.png", content=png(size=(40, 30)))
+    assert FolderImages(tmp_path).decode(0).shape == (3, 30, 40)
+    with pytest.raises(DataError, match="declares 40 x 30 pixels"):
+        FolderImages(tmp_path, max_megapixels=0.001).decode(0)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_file_that_goes_away_is_told_as_one_that_cannot_be_read(tmp_path: Path) -> None:
+    images = FolderImages(fill(tmp_path, "a.png", "b.png"))
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match="not there any more"):
+        images.decode(0)
+    assert [(height, width) for height, width, _ in sample_of(images, 10)] == [(4, 5)]
+
+
+def test_a_damaged_exif_block_does_not_warn(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01")
+    assert one(tmp_path, "a.jpg").shape == (3, 8, 8)
+
+
+# ---- arrays
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((6, 5, 4), 1), ((6, 5, 4, 1), 1), ((6, 5, 4, 3), 3)])
+def test_arrays_of_three_shapes(shape: tuple[int, ...], channels: int) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    images = ArrayImages(array)
+    assert len(images) == 6
+    assert images.path(3) == "3"
+    last = array.reshape(6, 5, 4, channels)
+    assert (images.decode(2).numpy() == last[2].transpose(2, 0, 1)).all()
+    assert (images.take(np.array([4, 1, 4])).numpy() == last[[4, 1, 4]].transpose(0, 3, 1, 2)).all()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 4, 4), np.float32), "float32.*uint8"),
+        (np.zeros((2, 4, 4), np.int64), "int64.*uint8"),
+        (np.zeros((4, 4), np.uint8), r"\(4, 4\)"),
+        (np.zeros((2, 4, 4, 4), np.uint8), r"\(2, 4, 4, 4\).*\(N, H, W, 3\)$"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"transpose\(0, 2, 3, 1\)"),
+        (np.zeros((0, 4, 4), np.uint8), "no images"),
+        (np.zeros((2, 0, 4), np.uint8), "no images"),
+    ],
+)
+def test_an_array_that_cannot_be_says_why(array: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ArrayImages(array)
+
+
+def test_the_digest_of_an_array_follows_its_pixels() -> None:
+    array = np.zeros((5000, 2, 2), np.uint8)
+    first = ArrayImages(array).digest()
+    array[4999, 1, 1] = 1
+    assert first == ArrayImages(np.zeros((5000, 2, 2), np.uint8)).digest() != ArrayImages(array).digest()
+
+
+def test_an_array_file_is_memory_mapped_and_gives_large_batches(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (3000, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", array)
+    mapped = read_array(tmp_path / "x.npy")
+    assert isinstance(mapped, np.memmap)
+    index = np.random.default_rng(1).permutation(3000)
+    batch = ArrayImages(mapped).take(index)
+    assert (batch[:, 0].numpy() == array[index]).all()
+    batch.zero_()  # a copy: the file stays as it is
+    assert (np.load(tmp_path / "x.npy") == array).all()
+
+
+def test_files_that_are_no_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("hello")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "half.npz").write_bytes(b"PK\x03\x04rubbish")
+    np.save(tmp_path / "cut.npy", np.zeros((100, 8, 8), np.uint8))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:3000])
+    for name in ("pickled.npy", "text.npy", "empty.npy", "half.npz", "cut.npy", "nothing.npy"):
+        with pytest.raises(DataError, match=f"cannot read an array.*{name}") as caught:
+            read_array(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(
+    ("values", "codes", "names"),
+    [
+        ([3, 1, 3, -1, -7], [1, 0, 1, -1, -1], ("1", "3")),
+        (["dog", "cat", "", "dog"], [1, 0, -1, 1], ("cat", "dog")),
+        (np.array([b"dog", b"cat"]), [1, 0], ("cat", "dog")),
+        ([2.0, np.nan, 5.0], [0, -1, 1], ("2", "5")),
+        (np.array([[2], [0]], np.uint8), [1, 0], ("0", "2")),
+        ([True, False], [1, 0], ("False", "True")),
+    ],
+)
+def test_labels_are_names_or_numbers(values: object, codes: list[int], names: tuple[str, ...]) -> None:
+    labels = labels_of(values, len(codes))  # type: ignore[arg-type]
+    assert labels.codes.tolist() == codes
+    assert labels.codes.dtype == np.int64
+    assert labels.names == names
+
+
+def test_numbers_into_given_names_stay_as_they_are() -> None:
+    labels = labels_of([2, -1, 0, -3], 4, names=("a", "b", "c"))
+    assert labels.codes.tolist() == [2, -1, 0, -1]
+    assert labels.names == ("a", "b", "c")
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DataError, match="3 labels for 4 images"):
+        labels_of([1, 2, 3], 4)
+    with pytest.raises(DataError, match="fractions"):
+        labels_of([0.5, 1.0], 2)
+
+
+def test_renamed_keeps_classes_and_changes_codes() -> None:
+    labels = Labels(np.array([0, 1, -1, 2]), ("cat", "dog", "owl")).renamed(("ant", "dog", "cat"))
+    assert labels.names == ("ant", "dog", "cat", "owl")
+    assert labels.codes.tolist() == [2, 1, -1, 3]
+    assert labels.take([3, 0]).codes.tolist() == [3, 2]
+
+
+def test_labels_from_a_csv_file(tmp_path: Path) -> None:
+    images = FolderImages(fill(tmp_path / "data", "a/1.png", "b/2.png", "b/3 x.png", "b/4.png"))
+    file = tmp_path / "labels.csv"
+    file.write_text('\ufeffpath,label\nb/2.png,dog\n"b/3 x.png", cat \na/1.png,dog,more\nunknown.png,owl\n\nb/4.png,-1\n', encoding="utf-8")
+    with_labels(images, str(file))
+    assert images.labels is not None
+    assert images.labels.names == ("cat", "dog")
+    assert images.labels.codes.tolist() == [1, 1, 0, -1]
+
+
+def test_labels_from_an_array_file_and_for_the_rows_of_an_array(tmp_path: Path) -> None:
+    images = ArrayImages(np.zeros((3, 4, 4), np.uint8))
+    np.save(tmp_path / "y.npy", np.array([5, -1, 2], np.int16))
+    with_labels(images, str(tmp_path / "y.npy"))
+    assert images.labels is not None
+    assert images.labels.codes.tolist() == [1, -1, 0]
+    (tmp_path / "y.csv").write_text("2,x\n0,y\n")
+    with_labels(images, str(tmp_path / "y.csv"))
+    assert images.labels.codes.tolist() == [1, -1, 0]
+    assert images.labels.names == ("x", "y")
+    with_labels(images, "auto")
+    assert images.labels is not None
+    with_labels(images, "none")
+    assert images.labels is None
+
+
+def test_label_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    images = ArrayImages(np.zeros((3, 4, 4), np.uint8))
+    np.save(tmp_path / "short.npy", np.zeros(2, np.int64))
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, y=np.zeros(3))
+    (tmp_path / "other.csv").write_text("path,label\ncat.png,cat\n")
+    (tmp_path / "latin.csv").write_bytes(b"0,caf\xe9\n")
+    for name, message in {
+        "short.npy": "2 labels for 3 images",
+        "archive.npy": "archive",
+        "gone.npy": "cannot read",
+        "gone.csv": "cannot read labels",
+        "latin.csv": "cannot read labels",
+        "other.csv": "no path in .* is one of the images; the first image is '0'",
+        "labels.txt": "must be auto, none",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            with_labels(images, str(tmp_path / name))
