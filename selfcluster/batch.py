@@ -16,7 +16,7 @@ class Batch:
 
     index: Int64[Tensor, " b"]
     """Position of each image in the data set."""
-    crops: list[Float[Tensor, "b 3 h w"]]
+    crops: list[Float[Tensor, "b 3 _ _"]]
     """Every crop of every image, large ones first."""
 
 

@@ -31,29 +31,29 @@ _N_DRAWS = 2 * _N_TRIES + 20
 
 @dataclass(frozen=True)
 class CropParameters:
-    """What was drawn for each crop c of each image b: tensors that begin with (c, b)."""
+    """What was drawn for each crop c of each image b: tensors that begin with (c, b), or with both in one axis."""
 
-    area: Float[Tensor, "c b tries"]
+    area: Float[Tensor, "*c_b tries"]
     """Share of the image's area."""
-    ratio: Float[Tensor, "c b tries"]
+    ratio: Float[Tensor, "*c_b tries"]
     """Width over height."""
-    position: Float[Tensor, "c b 2"]
+    position: Float[Tensor, "*c_b 2"]
     """Top and left, as a share of the room there is."""
-    flip: Bool[Tensor, "c b"]
-    jitter: Bool[Tensor, "c b"]
-    order: Int64[Tensor, "c b 4"]
+    flip: Bool[Tensor, "*c_b"]
+    jitter: Bool[Tensor, "*c_b"]
+    order: Int64[Tensor, "*c_b 4"]
     """Which of brightness, contrast, saturation and hue comes first, second, third, fourth."""
-    brightness: Float[Tensor, "c b"]
-    contrast: Float[Tensor, "c b"]
-    saturation: Float[Tensor, "c b"]
-    hue: Float[Tensor, "c b"]
-    grey: Bool[Tensor, "c b"]
-    blur: Bool[Tensor, "c b"]
-    sigma: Float[Tensor, "c b"]
-    angle: Float[Tensor, "c b"]
-    shear: Float[Tensor, "c b"]
-    shift: Float[Tensor, "c b 2"]
-    scale: Float[Tensor, "c b"]
+    brightness: Float[Tensor, "*c_b"]
+    contrast: Float[Tensor, "*c_b"]
+    saturation: Float[Tensor, "*c_b"]
+    hue: Float[Tensor, "*c_b"]
+    grey: Bool[Tensor, "*c_b"]
+    blur: Bool[Tensor, "*c_b"]
+    sigma: Float[Tensor, "*c_b"]
+    angle: Float[Tensor, "*c_b"]
+    shear: Float[Tensor, "*c_b"]
+    shift: Float[Tensor, "*c_b 2"]
+    scale: Float[Tensor, "*c_b"]
 
     def of_crops(self, which: slice) -> CropParameters:
         """Those of some crops, with crops and images joined into one leading axis."""
@@ -95,7 +95,7 @@ class MultiCrop:
 
     def __call__(
         self, images: Tensor | list[Tensor], index: ArrayLike, *, seed: int, epoch: int, occurrence: ArrayLike = 0
-    ) -> list[Float[Tensor, "b 3 h w"]]:
+    ) -> list[Float[Tensor, "b 3 _ _"]]:
         """`draw`, then `apply`."""
         return self.apply(images, self.draw(index, seed=seed, epoch=epoch, occurrence=occurrence))
 
@@ -143,7 +143,7 @@ class MultiCrop:
         )
         return CropParameters(**{name: _tensor(x) for name, x in drawn.items()})
 
-    def apply(self, images: UInt8[Tensor, "b c height width"] | list[Tensor], parameters: CropParameters) -> list[Float[Tensor, "b 3 h w"]]:
+    def apply(self, images: UInt8[Tensor, "b c height width"] | list[Tensor], parameters: CropParameters) -> list[Float[Tensor, "b 3 _ _"]]:
         """The crops that these parameters describe.
 
         Args:
@@ -154,15 +154,16 @@ class MultiCrop:
         """
         return self.vary(self.cut(images, parameters), parameters)
 
-    def cut(self, images: Tensor | list[Tensor], parameters: CropParameters) -> list[UInt8[Tensor, "c_b channels h w"]]:
+    def cut(self, images: Tensor | list[Tensor], parameters: CropParameters) -> list[UInt8[Tensor, "_ channels _ _"]]:
         """The geometry alone: one tensor for each size of crop, crops and images joined into one leading axis.
 
         Made from the decoded image in one step, where the image is: in a worker, or on the device.
         """
-        cut_all = _cut_equal if isinstance(images, Tensor) else _cut_each
-        return [cut_all(images, parameters.of_crops(which), n, side) for which, n, side in self._sizes()]
+        if isinstance(images, Tensor):
+            return [_cut_equal(images, parameters.of_crops(which), n, side) for which, n, side in self._sizes()]
+        return [_cut_each(images, parameters.of_crops(which), n, side) for which, n, side in self._sizes()]
 
-    def vary(self, cut: list[Tensor], parameters: CropParameters) -> list[Float[Tensor, "b 3 h w"]]:
+    def vary(self, cut: list[Tensor], parameters: CropParameters) -> list[Float[Tensor, "b 3 _ _"]]:
         """What `cut` made, varied in shape, colour and sharpness and normalised, in batches on the device where it lies."""
         crops: list[Tensor] = []
         for images, (which, n, _) in zip(cut, self._sizes(), strict=True):
@@ -234,7 +235,7 @@ def resolve_boxes(p: CropParameters, height: Int64[Tensor, " n"], width: Int64[T
 
 def _cut_equal(images: UInt8[Tensor, "b c height width"], p: CropParameters, n: int, side: int) -> Tensor:
     """From a batch of one size, where it lies."""
-    b, channels, height, width = images.shape
+    b, height, width = len(images), *images.shape[2:]
     boxes = resolve_boxes(p, torch.full((n * b,), height), torch.full((n * b,), width)).to(images.device)
     parts = [pixels.crop_resize(images, boxes[crop * b : (crop + 1) * b], side) for crop in range(n)]
     return torch.cat(parts)

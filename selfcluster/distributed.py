@@ -34,7 +34,9 @@ def start(device: str) -> torch.device:
     chosen = _parsed(kind, local_rank)
     if chosen.type == "cuda":
         if (chosen.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"device {str(chosen)!r} is asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use one of them")
+            raise ConfigError(
+                f"device {str(chosen)!r} is asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use one of them"
+            )
         torch.cuda.set_device(chosen)
     if ranks > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

@@ -49,6 +49,8 @@ default_cfgs = generate_default_cfgs(
 class SmallResNet(ResNet):
     """timm's ResNet of basic blocks with a stem for small images: 3 x 3, no max-pooling."""
 
+    conv1: nn.Conv2d
+
     def __init__(self, *, stem_stride: int = 1, **settings: Any) -> None:
         super().__init__(block=BasicBlock, **settings)
         width = self.conv1.out_channels

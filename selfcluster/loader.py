@@ -50,6 +50,9 @@ class _Cut:
     occurrence: Tensor
     crops: list[Tensor]
     broken: dict[int, str]
+    """Images newly found unreadable, and why."""
+    failure: str = ""
+    """Why there are no crops; told and not raised, since the DataLoader would wrap the worker's stack trace around the one line."""
 
     def pin_memory(self) -> _Cut:
         """What the DataLoader calls; a record without it would be left in ordinary memory."""
@@ -62,21 +65,23 @@ class _CutCrops(Dataset):
     def __init__(self, images: Images, crops: MultiCrop, seed: int) -> None:
         self.images, self.crops, self.seed = images, crops, seed
 
-    def __getitem__(self, task: _Task) -> _Cut | DataError:
+    def __getitem__(self, task: _Task) -> _Cut:
         if self.images.in_memory:
             index, occurrence = task.index[: task.n], task.occurrence[: task.n]
             decoded: Tensor | list[Tensor] = self.images.take(index)  # type: ignore[attr-defined]
             broken: dict[int, str] = {}
         else:
-            try:
-                index, occurrence, decoded, broken = self._decode(task)
-            except DataError as error:
-                # Raised by the loader: the DataLoader would wrap the worker's stack trace around the one line.
-                return error
+            index, occurrence, decoded, broken = self._decode(task)
+            if len(decoded) < task.n:
+                first = int(task.index[len(decoded)])
+                n, reason = len(np.unique(task.index[len(decoded) :])), (broken | task.known_broken)[first]
+                failure = f"{n:,} images in a row cannot be read (first: {self.images.path(first)!r} {reason}); check the data"
+                return _Cut(torch.from_numpy(index), torch.from_numpy(occurrence), [], broken, failure)
         drawn = self.crops.draw(index, seed=self.seed, epoch=task.epoch, occurrence=occurrence)
         return _Cut(torch.from_numpy(index), torch.from_numpy(occurrence), self.crops.cut(decoded, drawn), broken)
 
     def _decode(self, task: _Task) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Tensor], dict[int, str]]:
+        """Index, occurrence and pixels at each place, up to the first for which nothing readable follows; and what is newly broken."""
         index, occurrence = task.index[: task.n].copy(), task.occurrence[: task.n].copy()
         broken = dict(task.known_broken)
         decoded = []
@@ -94,10 +99,7 @@ class _CutCrops(Dataset):
                     index[place], occurrence[place] = image, task.replacement_occurrence[place]
                 break
             else:
-                first = int(task.index[place])
-                raise DataError(
-                    f"{len(task.index) - place:,} images in a row cannot be read (first: {self.images.path(first)!r} {broken[first]}); check the data"
-                )
+                break
         return index, occurrence, decoded, {image: reason for image, reason in broken.items() if image not in task.known_broken}
 
 
@@ -154,17 +156,26 @@ class Loader:
         """
         self._tasks.next_up = (self._task(epoch, plan, step) for step in range(start, self.n_steps(plan)))
         cut_batches = iter(self._loader)
-        while True:
-            asked = time.perf_counter()
-            cut = next(cut_batches, None)
-            if cut is None:
-                return
-            if isinstance(cut, DataError):
-                raise cut
-            self._note_broken(cut.broken)
-            batch = self._finish(cut, epoch)
-            self.wait_seconds += time.perf_counter() - asked
-            yield batch
+        try:
+            while True:
+                asked = time.perf_counter()
+                cut = next(cut_batches, None)
+                if cut is None:
+                    return
+                self._note_broken(cut)
+                batch = self._finish(cut, epoch)
+                self.wait_seconds += time.perf_counter() - asked
+                yield batch
+        except BaseException:  # also where the epoch is left in the middle
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """The workers are gone; another epoch would start new ones."""
+        # Where Python's garbage collector finds them first, torch waits 5 s for each worker, in whatever the process then does.
+        if (workers := getattr(self._loader._iterator, "_shutdown_workers", None)) is not None:
+            workers()
+        self._loader._iterator = None
 
     def _task(self, epoch: int, plan: EpochPlan, step: int) -> _Task:
         n_local = self.batch // distributed.n_ranks()
@@ -180,14 +191,16 @@ class Loader:
         moved = [crops.to(self.device, non_blocking=True) for crops in cut.crops]
         return Batch(index=cut.index, crops=self.crops.vary(moved, drawn))
 
-    def _note_broken(self, broken: dict[int, str]) -> None:
-        self.broken.update(broken)
+    def _note_broken(self, cut: _Cut) -> None:
+        self.broken.update(cut.broken)
         if len(self.broken) > self.max_broken_share * len(self.images):
             index, reason = next(iter(self.broken.items()))
             raise DataError(
                 f"{len(self.broken):,} of {len(self.images):,} images cannot be read (first: {self.images.path(index)!r} {reason}), "
                 f"more than max_broken_share {self.max_broken_share:g}; mend or remove them, or raise --max-broken-share"
             )
+        if cut.failure:
+            raise DataError(cut.failure)
 
 
 class _Tasks:

@@ -31,7 +31,9 @@ def swapped_loss(scores: Float[Tensor, "crops b k"], codes: Float[Tensor, "assig
     """
     n_crops, n_assign = len(scores), len(codes)
     if n_crops < 2 or not 1 <= n_assign <= n_crops:
-        raise ValueError(f"swapped prediction needs two crops or more, and codes for at least one and at most all of them, got {n_crops} crops and {n_assign} codes")
+        raise ValueError(
+            f"swapped prediction needs two crops or more, and codes for at least one and at most all of them, got {n_crops} crops and {n_assign} codes"
+        )
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; the paper uses 0.1")
     log_predictions = torch.log_softmax(scores / temperature, dim=-1)

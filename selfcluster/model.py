@@ -77,7 +77,7 @@ class ClusterModel(nn.Module):
         self.head = projection_head(n_features, head_width, embedding_width)
         self.prototypes = Prototypes(n_prototypes, embedding_width)
 
-    def forward(self, crops: list[Float[Tensor, "b 3 h w"]]) -> Outputs:
+    def forward(self, crops: list[Float[Tensor, "b 3 _ _"]]) -> Outputs:
         """All crops of one size go through the encoder together, then all embeddings through the head together."""
         by_size = [list(group) for _, group in groupby(crops, key=lambda crop: crop.shape[-1])]
         features = torch.cat([self._encode(group, keep_statistics=i == 0) for i, group in enumerate(by_size)])
@@ -124,15 +124,25 @@ class BatchNorm(nn.Module):
 
     Takes over the parameters and buffers of the layer that it replaces, under the same names, and what timm fuses into such a
     layer (drop and activation).
+
+    Raises:
+        ValueError: the layer has no momentum, scale or running statistics.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__()
+        if norm.momentum is None or not norm.affine or not norm.track_running_stats:
+            raise ValueError(f"{norm} has no momentum, scale or running statistics and cannot be taken over ranks; choose another encoder")
         self.eps, self.momentum = norm.eps, norm.momentum
         self.weight, self.bias = norm.weight, norm.bias
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(norm, name))
-        self.drop, self.act = getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity())
+        self.drop: nn.Module = getattr(norm, "drop", nn.Identity())
+        self.act: nn.Module = getattr(norm, "act", nn.Identity())
         self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from timm.optim import Lars
@@ -98,7 +98,7 @@ def _trained(optimizers: dict[str, torch.optim.Optimizer]) -> list[Tensor]:
 def state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
     """What every optimiser remembers of each parameter, under the parameter's name: `momentum_buffer/encoder.conv1.weight`."""
     return {
-        f"{key}/{names[parameter]}": torch.as_tensor(value)
+        f"{key}/{names[cast(nn.Parameter, parameter)]}": torch.as_tensor(value)
         for optimizer in optimizers.values()
         for parameter, state in optimizer.state.items()
         for key, value in state.items()

@@ -113,15 +113,15 @@ def gaussian_blur(images: Images, sigma: Factors, *, radius: int) -> Images:
     return rows @ images @ columns.mT
 
 
-def _blur_matrix(sigma: Factors, n: int, radius: int) -> Float[Tensor, "n_images n n"]:
-    radius = min(radius, n - 1)
+def _blur_matrix(sigma: Factors, side: int, radius: int) -> Float[Tensor, "n side side"]:
+    radius = min(radius, side - 1)
     offsets = torch.arange(-radius, radius + 1, device=sigma.device)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    source = torch.arange(n, device=sigma.device)[:, None] + offsets
-    reflected = (n - 1) - ((n - 1) - source.abs()).abs()
-    matrix = torch.zeros(len(sigma), n, n, device=sigma.device)
-    return matrix.scatter_add_(2, reflected.expand(len(sigma), -1, -1), kernel[:, None, :].expand(-1, n, -1).contiguous())
+    source = torch.arange(side, device=sigma.device)[:, None] + offsets
+    reflected = (side - 1) - ((side - 1) - source.abs()).abs()
+    matrix = torch.zeros(len(sigma), side, side, device=sigma.device)
+    return matrix.scatter_add_(2, reflected.expand(len(sigma), -1, -1), kernel[:, None, :].expand(-1, side, -1).contiguous())
 
 
 def affine(images: Images, angle: Factors, shear: Factors, shift: Float[Tensor, "n 2"], scale: Factors) -> Images:

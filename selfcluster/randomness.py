@@ -23,7 +23,8 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _state(key: tuple[ArrayLike, ...]) -> NDArray[np.uint64]:
-    parts = np.broadcast_arrays(*(np.asarray(part, dtype=np.int64) for part in key))
+    """One state for each key, with a last axis of one for the draws."""
+    parts = np.broadcast_arrays(*(np.asarray(part, dtype=np.int64)[..., None] for part in key))
     state = np.zeros(parts[0].shape, dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
@@ -40,15 +41,14 @@ def uniform(*key: ArrayLike, n: int) -> NDArray[np.float64]:
     Returns:
         float64 of the key's broadcast shape with n appended; 53 random bits each.
     """
-    state = _state(key)[..., None]
     with np.errstate(over="ignore"):
-        bits = _mix(state + np.arange(1, n + 1, dtype=np.uint64) * _STEP)
-    return (bits >> np.uint64(11)) * 2.0**-53
+        bits = _mix(_state(key) + np.arange(1, n + 1, dtype=np.uint64) * _STEP)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def seed_from(*key: int) -> int:
     """One 63-bit seed that belongs to this key, for generators that want one."""
-    return int(_state(key) >> np.uint64(1))
+    return int(_state(key)[0] >> np.uint64(1))
 
 
 def permutation(n: int, *key: int) -> NDArray[np.int64]:

@@ -191,8 +191,8 @@ def _round_figure(x: float) -> int:
 
 
 def _batch(facts: Facts) -> int:
-    """About a thirtieth of the images, a power of two between 2 and 256."""
-    return int(min(256, max(2, 2 ** round(np.log2(max(2, facts.n / 28)))), facts.n))
+    """About a thirtieth of the images: a power of two between 16 and 256, but never more than there are."""
+    return int(min(256, max(16, 2 ** round(np.log2(max(1, facts.n / 28)))), facts.n))
 
 
 def _schedule(facts: Facts, batch: int) -> dict[str, Choice]:

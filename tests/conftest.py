@@ -8,15 +8,17 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+import tests.typecheck  # noqa: F401
+
 # Must come before anything imports the package.
-install_import_hook("selfcluster", "beartype.beartype")
+install_import_hook("selfcluster", "tests.typecheck.checked")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
 def _few_threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -355,6 +355,7 @@ def test_an_array_file_is_memory_mapped_and_gives_large_batches(tmp_path: Path) 
 
 
 def test_files_that_are_no_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
+    warnings.simplefilter("ignore", ResourceWarning)  # numpy leaves a damaged archive open
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "empty.npy").write_bytes(b"")

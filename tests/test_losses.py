@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import pytest
-import reference
 import torch
-from ranks import on_ranks
 from torch import Tensor
 
 from selfcluster.losses import pseudo_label_loss, swapped_loss
 from selfcluster.sinkhorn import sinkhorn
+from tests import reference
+from tests.ranks import on_ranks
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:

@@ -71,9 +71,7 @@ def cifar(folder: Path, kind: type[datasets.CIFAR10], key: str, n: int) -> tuple
 @pytest.mark.parametrize(
     ("name", "kind", "key", "n_train"), [("cifar10", datasets.CIFAR10, "labels", 20), ("cifar100", datasets.CIFAR100, "fine_labels", 4)]
 )
-def test_cifar(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[datasets.CIFAR10], key: str, n_train: int
-) -> None:
+def test_cifar(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[datasets.CIFAR10], key: str, n_train: int) -> None:
     without_checksums(monkeypatch, kind, "train_list", "test_list")
     monkeypatch.setattr(kind, "meta", kind.meta | {"md5": None})
     rows, labels = cifar(cache / name, kind, key, n=4)
@@ -133,7 +131,13 @@ def test_the_unlabelled_images_of_stl10_have_no_label(cache: Path, monkeypatch: 
 
 def test_imagenette_is_two_folders_of_classes(cache: Path) -> None:
     root = cache / "imagenette" / "imagenette2"
-    for name in ("train/n01440764/a.JPEG", "train/n02102040/b.JPEG", "train/n02102040/c.JPEG", "val/n01440764/d.JPEG", "val/n02102040/e.JPEG"):
+    for name in (
+        "train/n01440764/a.JPEG",
+        "train/n02102040/b.JPEG",
+        "train/n02102040/c.JPEG",
+        "val/n01440764/d.JPEG",
+        "val/n02102040/e.JPEG",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 10), "red").save(root / name, "jpeg")
     data = open_data("imagenette", DataSettings())

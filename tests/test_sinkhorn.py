@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 import torch
-from ranks import on_ranks
 from torch import Tensor
 
 from selfcluster.sinkhorn import sinkhorn
+from tests import reference
+from tests.ranks import on_ranks
 
 
 def _scores(n: int, k: int) -> Tensor:

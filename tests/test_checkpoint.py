@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfcluster import checkpoint
+from selfcluster.checkpoint import load_checkpoint, save_checkpoint
+from selfcluster.errors import CheckpointError
+
+
+def _save(folder: Path, step: int, value: float = 1.0) -> None:
+    tensors = {"model": {"w": torch.full((3,), value), "n": torch.tensor(step)}, "method": {}}
+    save_checkpoint(folder, step, tensors, {"epoch": 1})
+
+
+def test_what_was_saved_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
+    _save(tmp_path, 5, 1.0)
+    _save(tmp_path, 10, 2.0)
+    tensors, state = load_checkpoint(tmp_path)
+    assert torch.equal(tensors["model"]["w"], torch.full((3,), 2.0))
+    assert tensors["method"] == {}
+    assert (state["step"], state["epoch"]) == (10, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "last.json"]
+
+
+def test_no_checkpoint_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "state", "last", "version"])
+def test_damage_is_found_and_the_file_named(tmp_path: Path, damage: str) -> None:
+    _save(tmp_path, 5)
+    file = tmp_path / "5" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[-1] ^= 1
+        file.write_bytes(content)
+    elif damage == "cut":
+        file.write_bytes(content[:-4])
+    elif damage == "gone":
+        file.unlink()
+    elif damage == "state":
+        (tmp_path / "5" / "state.json").write_text("{")
+    elif damage == "last":
+        (tmp_path / "last.json").write_text("")
+    else:
+        state = json.loads((tmp_path / "5" / "state.json").read_text())
+        (tmp_path / "5" / "state.json").write_text(json.dumps({**state, "version": 99}))
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _save(tmp_path, 5, 1.0)
+    whole, calls = checkpoint._write, []
+
+    def full_disk(file: Path, content: bytes) -> None:
+        calls.append(file)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        whole(file, content)
+
+    monkeypatch.setattr(checkpoint, "_write", full_disk)
+    with pytest.raises(CheckpointError, match="No space left on device; the previous checkpoint is kept"):
+        _save(tmp_path, 10, 2.0)
+    tensors, state = load_checkpoint(tmp_path)
+    assert state["step"] == 5
+    assert tensors["model"]["w"][0] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["5", "last.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="needs /dev/full")
+def test_a_really_full_device_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint._write(Path("/dev/full"), b"x")

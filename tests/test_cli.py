@@ -1,0 +1,103 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfcluster.cli import main
+from tests import tiny
+
+FAST = "--encoder resnet10_small_quarter_s2 --crop-pixels 16 8 --batch 8 --n-prototypes 8 --epochs 1 --head-width 16 --device cpu".split()
+
+
+def _run(*arguments: str) -> int:
+    try:
+        main(arguments)
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run() == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("train", "evaluate", "demo"))
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "demo"])
+def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(command, "--help") == 0
+    assert f"usage: selfcluster {command}" in capsys.readouterr().out
+
+
+def test_the_most_used_settings_are_short_flat_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    _run("train", "--help")
+    flags = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    wanted = "--method --encoder --init --epochs --max-minutes --batch --n-prototypes --lr --seed --device --preset --config --out --resume --overwrite --labels --dry-run"
+    assert flags >= set(wanted.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("trian photos", "unknown command 'trian'; did you mean 'train'?"),
+        ("train photos --n-crop 2", "unknown flag --n-crop; did you mean --n-crops?"),
+        ("train photos --lr abc", "Error parsing --lr"),
+        ("train photos --augmentation phot", "--augmentation"),
+        ("train photos --method dino", "unknown method 'dino'"),
+        ("train", "no data given"),
+        ("train /no/such/folder", "no file or folder '/no/such/folder'"),
+        ("train digit", "did you mean 'digits'?"),
+        ("train digits --config /no/file.toml", "No such file"),
+        ("evaluate /no/such/run", "is not a run folder"),
+        ("evaluate", "run"),
+    ],
+)
+def test_mistakes_are_one_line_with_status_2(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(*arguments.split()) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("selfcluster: error: ")
+    assert message in said[0]
+
+
+def test_train_resume_and_evaluate(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "toys.npz", images=tiny.images(48), labels=np.arange(48) % 3)
+    out = str(tmp_path / "run")
+    assert _run("train", str(tmp_path / "toys.npz"), "--out", out, *FAST) == 0
+    said = capfd.readouterr()
+    assert said.out == f"next: selfcluster evaluate {out}\n"
+    assert "n_crops " in said.err
+    assert re.search(r"encoder +resnet10_small_quarter_s2 +flag", said.err)
+    assert _run("train", str(tmp_path / "toys.npz"), "--out", out, *FAST) == 2
+    assert "--resume" in capfd.readouterr().err
+    assert _run("train", "--out", out, "--resume", "--lr", "0.123") == 2
+    assert "cannot resume with lr 0.123" in capfd.readouterr().err
+    assert _run("train", "--out", out, "--resume") == 0
+    capfd.readouterr()
+    assert _run("evaluate", out, "--device", "cpu") == 0
+    table = capfd.readouterr().out
+    assert "raw pixels" in table
+    assert "trained encoder" in table
+
+
+def test_a_config_file_of_another_run_can_be_used(tmp_path: Path) -> None:
+    np.save(tmp_path / "toys.npy", tiny.images(48))
+    assert _run("train", str(tmp_path / "toys.npy"), "--out", str(tmp_path / "a"), *FAST) == 0
+    assert _run("train", "--config", str(tmp_path / "a" / "config.toml"), "--out", str(tmp_path / "b"), "--seed", "1") == 0
+    first, second = ((tmp_path / name / "config.toml").read_text() for name in "ab")
+    assert "batch = 8  # flag" in first
+    assert "batch = 8  # config file" in second
+    assert "seed = 1  # flag" in second
+
+
+def test_collapse_is_status_3(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "same.npy", np.full((40, 20, 20, 3), 99, dtype=np.uint8))
+    flags = "--jitter 0 --grey 0 --flip 0 --collapse-steps 20 --freeze-steps 1".split()
+    status = _run("train", str(tmp_path / "same.npy"), "--out", str(tmp_path / "run"), *FAST, *flags, "--epochs", "20")
+    assert status == 3
+    assert capfd.readouterr().err.strip().splitlines()[-1].startswith("selfcluster: error: collapsed")

@@ -1,0 +1,44 @@
+"""The public names, and that using them costs no torch before it has to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import selfcluster
+
+ROOT = Path(selfcluster.__file__).parent
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    assert selfcluster.__all__ == [
+        "CheckpointError",
+        "CollapseError",
+        "Config",
+        "ConfigError",
+        "DataError",
+        "DivergenceError",
+        "Run",
+        "SelfclusterError",
+        "load",
+        "train",
+    ]
+    for name in selfcluster.__all__:
+        assert getattr(selfcluster, name).__doc__
+
+
+def test_no_public_name_is_also_a_module() -> None:
+    modules = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert not modules & set(selfcluster.__all__)
+
+
+def test_import_and_help_load_no_torch() -> None:
+    code = (
+        "import sys, selfcluster, selfcluster.cli\n"
+        "try: selfcluster.cli.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False False"

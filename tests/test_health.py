@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from selfcluster.batch import Outputs, Targets
+from selfcluster.config import HealthSettings
+from selfcluster.errors import CollapseError, DivergenceError
+from selfcluster.health import Watch, require_finite
+from tests import tiny
+
+K, B, D = 30, 16, 8
+
+
+def _watch(**settings: object) -> Watch:
+    return Watch(HealthSettings(collapse_steps=20, **settings), n_prototypes=K, begins=5)
+
+
+def _step(watch: Watch, step: int, *, same: bool, sharp: bool, loss: float) -> None:
+    generator = torch.Generator().manual_seed(step)
+    z = normalize(torch.ones(2, B, D) if same else torch.randn(2, B, D, generator=generator), dim=-1)
+    scores = torch.randn(2, B, K, generator=generator)
+    codes = torch.softmax(scores * (20 if sharp else 0), dim=-1)
+    watch.see(Outputs(features=z, embeddings=z, scores=scores), Targets(codes), torch.tensor(loss), step)
+
+
+def test_collapse_stops_the_run_with_cause_and_lever() -> None:
+    watch = _watch()
+    for step in range(30):
+        _step(watch, step, same=True, sharp=False, loss=math.log(K))
+    with pytest.raises(CollapseError, match=r"collapsed.*lower epsilon.*freeze_steps.*--on-collapse warn"):
+        watch.read()
+
+
+def test_not_learning_is_another_disease() -> None:
+    watch = _watch()
+    for step in range(30):
+        _step(watch, step, same=False, sharp=True, loss=math.log(K) + 1)
+    with pytest.raises(CollapseError, match="not learning.*raise epsilon"):
+        watch.read()
+
+
+def test_a_setting_turns_the_stop_into_a_warning() -> None:
+    watch = _watch(on_collapse="warn")
+    for step in range(30):
+        _step(watch, step, same=True, sharp=False, loss=math.log(K))
+    watch.read()
+    assert watch.warned is not None
+    assert watch.warned.startswith("collapsed")
+
+
+@pytest.mark.parametrize(("same", "sharp", "loss"), [(False, False, 3.5), (True, True, 1.0), (False, True, 1.0)])
+def test_one_sign_alone_is_no_alarm(same: bool, sharp: bool, loss: float) -> None:
+    watch = _watch()
+    for step in range(60):
+        _step(watch, step, same=same, sharp=sharp, loss=loss)
+    signs = watch.read()
+    assert set(signs) == {"train/loss", "collapse/code_entropy", "collapse/mean_embedding", "collapse/prototypes_used"}
+
+
+def test_warm_up_and_freeze_do_not_count() -> None:
+    watch = Watch(HealthSettings(collapse_steps=20), n_prototypes=K, begins=1000)
+    for step in range(100):
+        _step(watch, step, same=True, sharp=False, loss=math.log(K))
+    assert watch.read()["collapse/mean_embedding"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_loss_that_is_not_finite_names_the_step() -> None:
+    watch = _watch()
+    _step(watch, 0, same=False, sharp=True, loss=1.0)
+    _step(watch, 1, same=False, sharp=True, loss=float("nan"))
+    with pytest.raises(DivergenceError, match="nan at step 1"):
+        watch.read()
+    with pytest.raises(DivergenceError, match="step 7"):
+        require_finite(torch.tensor([1.0, float("inf")]), 7)
+
+
+def test_prototypes_used_counts_the_newest_samples() -> None:
+    watch = _watch()
+    for step in range(50):
+        _step(watch, step, same=False, sharp=True, loss=1.0)
+    assert 25 < watch.read()["collapse/prototypes_used"] <= K
+    assert sum(map(len, watch._assigned)) < 10 * K + 2 * B
+
+
+def test_training_that_really_collapses_is_stopped() -> None:
+    """Uniform codes on identical crops of identical images: nothing can be told apart."""
+    import numpy as np
+
+    from selfcluster import loop
+    from selfcluster.config import DataSettings
+    from selfcluster.data import open_data
+
+    same = open_data(np.full((32, 20, 20, 3), 128, dtype=np.uint8), DataSettings())
+    t = tiny.training(same, epochs=20, freeze_steps=1, collapse_steps=20, jitter=0.0, grey=0.0, blur=0.0, flip=0.0)
+    with pytest.raises(CollapseError, match="collapsed"):
+        loop.fit(t, tiny.Silent(), None)
+
+
+def test_training_on_noise_is_reported_as_not_learning() -> None:
+    """Codes hardened by a tiny epsilon, and a network that never changes: the loss cannot fall below ln K."""
+    from selfcluster import loop
+
+    t = tiny.training(epochs=20, freeze_steps=1, collapse_steps=20, epsilon=0.001, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
+    with pytest.raises(CollapseError, match="not learning"):
+        loop.fit(t, tiny.Silent(), None)

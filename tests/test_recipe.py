@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from selfcluster.config import DataSettings, check, default_config, flatten, replace
+from selfcluster.data import open_data
+from selfcluster.errors import DataError
+from selfcluster.images import ArrayImages
+from selfcluster.recipe import Facts, is_glyph, look_at, recipe
+from tests import tiny
+
+CPU = torch.device("cpu")
+
+
+def _facts(**changes: object) -> Facts:
+    return Facts(**{**dict(n=5000, short_side=128, is_grey=False, mirror_distance=1.0, accelerated=False), **changes})
+
+
+def _chosen(facts: Facts, **given: object) -> dict[str, object]:
+    config = replace(default_config("swav"), given)
+    return {name: choice.value for name, choice in recipe(facts, config, given).items()}
+
+
+def test_facts_of_the_digits() -> None:
+    images = open_data("digits", DataSettings()).images
+    facts = look_at(images, len(images), CPU)
+    assert (facts.n, facts.short_side, facts.is_grey) == (1797, 32, True)
+    assert is_glyph(facts)
+
+
+def test_colour_is_seen_and_grey_photos_are_no_glyphs() -> None:
+    colour = tiny.images(40)
+    assert not look_at(ArrayImages(colour), 40, CPU).is_grey
+    grey = look_at(ArrayImages(colour.mean(axis=3).astype(np.uint8)), 40, CPU)
+    assert grey.is_grey
+    assert not is_glyph(grey)
+
+
+def test_fashion_is_grey_but_no_glyph(shared_data: Path) -> None:
+    import lzma
+
+    with lzma.open(shared_data / "fashion-mnist" / "x_train.npy.xz") as file:
+        images = np.load(file)[:2000]
+    facts = look_at(ArrayImages(images), 60_000, CPU)
+    assert facts.is_grey
+    assert not is_glyph(facts)
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    images = open_data(str(tmp_path), DataSettings()).images
+    with pytest.raises(DataError, match=r"none of 1 sampled images can be read \(first: 'a.jpg'\)"):
+        look_at(images, 1, CPU)
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.parametrize("short_side", [8, 28, 32, 64, 96, 128, 500])
+@pytest.mark.parametrize("n", [2, 20, 300, 1797, 50_000, 1_280_000, 100_000_000])
+def test_every_recipe_is_a_config_that_can_be(n: int, short_side: int, accelerated: bool) -> None:
+    for grey, mirror in ((False, 1.0), (True, 1.0), (True, 2.0)):
+        facts = _facts(n=n, short_side=short_side, is_grey=grey, mirror_distance=mirror, accelerated=accelerated)
+        values = _chosen(facts)
+        check(replace(default_config("swav"), values))
+        assert values["batch"] <= n
+        assert max(values["crop_pixels"]) <= max(short_side, 8)
+
+
+def test_what_the_recipe_decides_follows_the_images() -> None:
+    assert _chosen(_facts())["augmentation"] == "photo"
+    assert _chosen(_facts(is_grey=True))["augmentation"] == "grey"
+    glyphs = _chosen(_facts(is_grey=True, short_side=28, mirror_distance=1.6))
+    assert glyphs["augmentation"] == "glyph"
+    assert glyphs["flip"] == glyphs["hue"] == glyphs["grey"] == 0
+    assert _chosen(_facts(n=1797))["n_prototypes"] == 30
+    assert _chosen(_facts(n=1_281_167))["n_prototypes"] == 3000
+    assert _chosen(_facts(n=1_281_167, short_side=400, accelerated=True))["encoder"] == "resnet50"
+    assert _chosen(_facts(n=1_281_167, short_side=400, accelerated=True))["crop_pixels"] == (224, 96)
+    assert _chosen(_facts(short_side=32, accelerated=True))["encoder"] == "resnet18_small"
+
+
+def test_what_the_user_chose_is_taken_into_account() -> None:
+    assert _chosen(_facts(), batch=50)["freeze_steps"] == 100
+    assert _chosen(_facts(), augmentation="glyph")["flip"] == 0
+
+
+def test_every_choice_has_a_reason_and_is_a_setting() -> None:
+    advice = recipe(_facts(), default_config("swav"), {})
+    assert set(advice) <= set(flatten(default_config("swav")))
+    assert all(choice.reason for choice in advice.values())

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfcluster.config import default_config, flatten, replace
+from selfcluster.errors import ConfigError
+from selfcluster.presets import PRESETS
+from selfcluster.recipe import Facts
+from selfcluster.resolve import read_toml, resolve, resumed, to_toml
+
+FACTS = Facts(n=5000, short_side=128, is_grey=False, mirror_distance=1.0, accelerated=False)
+
+
+def test_order_of_settings() -> None:
+    plain = resolve("swav", FACTS, preset=None, file={}, flags={})
+    assert plain.origins["momentum"] == "default"
+    assert plain.origins["encoder"].startswith("recipe: ")
+    file = {"encoder": "resnet34", "lr": 0.5}
+    both = resolve("swav", FACTS, preset=None, file=file, flags={"lr": 0.25})
+    assert (both.config.model.encoder, both.origins["encoder"]) == ("resnet34", "config file")
+    assert (both.config.optim.lr, both.origins["lr"]) == (0.25, "flag")
+    preset = resolve("swav", FACTS, preset="swav-imagenet", file=file, flags={})
+    assert preset.origins["n_prototypes"] == "preset swav-imagenet"
+    assert (preset.config.objective.n_prototypes, preset.config.optim.batch) == (3000, 4096)
+    assert (preset.config.optim.lr, preset.origins["lr"]) == (0.5, "config file")
+
+
+def test_config_toml_gives_the_same_config_and_says_where_each_value_came_from(tmp_path: Path) -> None:
+    resolved = resolve("swav", FACTS, preset=None, file={}, flags={"wandb": 'a "quoted" name', "n_crops": (2, 3)})
+    text = to_toml(resolved, "/photos/été")
+    (tmp_path / "c.toml").write_text(text)
+    top, settings = read_toml(tmp_path / "c.toml")
+    assert top == {"method": "swav", "images": "/photos/été"}
+    assert replace(default_config("swav"), settings) == resolved.config
+    assert "n_crops = [2, 3]  # flag" in text
+    assert "momentum = 0.9  # default" in text
+    assert "# recipe: " in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[crops]\nn_cropz = 2", "did you mean 'n_crops'?"),
+        ("[cropz]\nn_crops = 2", "did you mean 'crops'?"),
+        ("metod = 'swav'", "did you mean 'method'?"),
+        ("a = [", "is not TOML"),
+        ("method = 'dino'", "unknown method 'dino'"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_toml(tmp_path / "c.toml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_toml(tmp_path / "none.toml")
+
+
+def test_unknown_preset_and_a_preset_of_another_method() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'swav-imagenet'"):
+        resolve("swav", FACTS, preset="swav-imagent", file={}, flags={})
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_can_be_used_and_is_documented(name: str) -> None:
+    assert resolve("swav", FACTS, preset=name, file={}, flags={}).config == PRESETS[name]()
+    assert f"--preset {name}" in (PRESETS[name].__doc__ or "")
+
+
+def test_presets_hold_the_papers_table() -> None:
+    large, small = flatten(PRESETS["swav-imagenet"]()), flatten(PRESETS["swav-imagenet-small-batch"]())
+    assert (large["batch"], large["lr"], large["final_lr"], large["warmup_epochs"], large["freeze_steps"]) == (4096, 4.8, 0.0048, 10, 313)
+    assert (small["batch"], small["lr"], small["final_lr"], small["freeze_steps"]) == (256, 0.6, 0.0006, 5005)
+    assert (small["queue_length"], small["queue_from_epoch"]) == (3840, 15)
+
+
+def test_resume_may_change_the_machine_and_nothing_else() -> None:
+    stored = default_config("swav")
+    assert resumed(stored, {"workers": 3, "device": "cpu"}).run.workers == 3
+    assert resumed(stored, {"lr": stored.optim.lr}) == stored
+    with pytest.raises(ConfigError, match=r"cannot resume with lr 0.1: this run has 0.6; leave --lr out"):
+        resumed(stored, {"lr": 0.1})

@@ -1,0 +1,232 @@
+"""The public doors, and what a run leaves in its folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import selfcluster as sc
+from selfcluster import loop
+from tests import tiny
+
+FAST: dict[str, Any] = {**tiny.SETTINGS, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    trained = sc.train(tiny.images(), out=out, **FAST)
+    assert trained is not None
+    return trained
+
+
+def _photos(folder: Path, shared_data: Path) -> Path:
+    """The awkward files, their tar unpacked, and a few good ones in a folder inside."""
+    import tarfile
+
+    from PIL import Image
+
+    photos = folder / "photos"
+    shutil.copytree(shared_data / "awkward", photos)
+    tarfile.open(photos / "unicode_names.tar").extractall(photos, filter="data")
+    (photos / "more").mkdir()
+    for i, image in enumerate(tiny.images(12)):
+        Image.fromarray(image).save(photos / "more" / f"{i}.png")
+    return photos
+
+
+def test_the_folder_holds_what_the_docs_say(run: sc.Run) -> None:
+    assert {p.name for p in run.path.iterdir()} == {"config.toml", "environment.json", "metrics.jsonl", "log.txt", "data.parquet", "checkpoints", "model"}
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0] or environment["versions"]["torch"] == torch.__version__
+    assert run.metrics[0]["train/loss"] > 0
+
+
+def test_a_run_loads_with_the_same_weights_and_embeds_the_same(run: sc.Run) -> None:
+    again = sc.load(run.path)
+    assert again.config == run.config
+    images = tiny.images(10, seed=5)
+    features = run.embed(images)
+    assert features.shape == (10, 128)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, again.embed(images))
+    heads = run.embed(images, layer="head")
+    np.testing.assert_allclose(np.linalg.norm(heads, axis=1), 1, rtol=1e-5)
+    assert heads.shape == (10, 16)
+
+
+def test_a_run_on_an_array_asks_for_it_again(run: sc.Run) -> None:
+    with pytest.raises(sc.DataError, match="give the images again"):
+        run.embed()
+
+
+def test_timm_loads_the_model_and_gives_the_same_features(run: sc.Run) -> None:
+    model = timm.create_model(f"local-dir:{run.path / 'model'}", pretrained=True, num_classes=0).eval()
+    x = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(model(x), run.model.encoder(x))
+    assert model.pretrained_cfg["mean"] == pytest.approx((0.485, 0.456, 0.406))
+
+
+def test_init_from_a_run_from_a_file_and_refusals(run: sc.Run, tmp_path: Path) -> None:
+    settings = {**FAST, "max_steps": 1, "lr": 0.0, "final_lr": 0.0}
+    for source in (run.path, run.path / "model" / "model.safetensors"):
+        started = sc.train(tiny.images(), out=tmp_path / source.name, **{**settings, "init": str(source)})
+        wanted = run.model.encoder.conv1.weight
+        assert torch.equal(started.model.encoder.conv1.weight, wanted)
+    saved = {f"module.encoder.{name}": value for name, value in run.model.encoder.state_dict().items()}
+    torch.save({"state_dict": saved, "epoch": 3}, tmp_path / "w.pth")
+    started = sc.train(tiny.images(), out=tmp_path / "from-pth", **{**settings, "init": str(tmp_path / "w.pth")})
+    assert torch.equal(started.model.encoder.conv1.weight, wanted)
+    del saved["module.encoder.layer1.0.conv1.weight"]
+    torch.save(saved, tmp_path / "part.pth")
+    for init, error, message in (
+        (tmp_path / "part.pth", sc.CheckpointError, "does not hold the encoder's tensor 'layer1.0.conv1.weight'"),
+        (run.path / "config.toml", sc.CheckpointError, "cannot read weights"),
+        ("nonsense", sc.ConfigError, "no run folder, weights file or timm name"),
+    ):
+        with pytest.raises(error, match=message):
+            sc.train(tiny.images(), out=tmp_path / "refused", **{**settings, "init": str(init)})
+    with pytest.raises(sc.CheckpointError, match="shape"):
+        sc.train(tiny.images(), out=tmp_path / "refused", **{**settings, "init": str(run.path), "encoder": "resnet18_small_half"})
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_used_folder_is_refused_but_for_resume_and_overwrite(run: sc.Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run.path, out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(sc.CheckpointError, match=r"holds a run already; go on with it by --resume, or replace it by --overwrite"):
+        sc.train(tiny.images(), out=out, **FAST)
+    sc.train(tiny.images(), out=out, overwrite=True, **{**FAST, "max_steps": 2})
+    assert json.loads((out / "checkpoints" / "last.json").read_text())["step"] == 2
+    assert (out / "notes.txt").read_text() == "mine"
+    other = tmp_path / "documents"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years")
+    with pytest.raises(sc.CheckpointError, match="not a run's"):
+        sc.train(tiny.images(), out=other, overwrite=True, **FAST)
+    assert (other / "thesis.txt").exists()
+
+
+def test_resume_through_the_front_door_is_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "images.npy", tiny.images())
+    settings = {**FAST, "epochs": 3, "queue_length": 16, "queue_from_epoch": 1}
+    whole = sc.train(tmp_path / "images.npy", out=tmp_path / "whole", **settings)
+    fit = loop.fit
+    monkeypatch.setattr(loop, "fit", lambda t, log, folder: fit(t, log, folder, stop_at=6))
+    with pytest.raises(loop.Interrupted):
+        sc.train(tmp_path / "images.npy", out=tmp_path / "cut", **settings)
+    monkeypatch.undo()
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as rows:
+        rows.write('{"step": 8, "epoch": 2, "train/loss": 0}\n{"ste')
+    resumed = sc.train(out=tmp_path / "cut", resume=True, workers=0)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert [row.get("train/loss") for row in whole.metrics] == [row.get("train/loss") for row in resumed.metrics]
+
+
+def test_resume_refuses_other_data_and_names_three(tmp_path: Path) -> None:
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i, image in enumerate(tiny.images(16)):
+        Image.fromarray(image).save(photos / f"{i:02}.png")
+    sc.train(photos, out=tmp_path / "run", **FAST)
+    for i in range(4):
+        (photos / f"{i:02}.png").rename(photos / f"renamed{i}.png")
+    with pytest.raises(sc.DataError, match=r"4 images lost and 4 added \(-00.png, -01.png, -02.png\)"):
+        sc.train(out=tmp_path / "run", resume=True)
+
+
+def test_resume_and_load_of_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(sc.ConfigError, match="--resume needs --out"):
+        sc.train(resume=True)
+    for door in (lambda: sc.train(out=tmp_path, resume=True), lambda: sc.load(tmp_path)):
+        with pytest.raises(sc.CheckpointError, match="not a run folder"):
+            door()
+
+
+def test_a_damaged_checkpoint_is_named(run: sc.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    weights = next((tmp_path / "run" / "checkpoints").glob("*/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(sc.CheckpointError, match=r"model.safetensors' is damaged"):
+        sc.load(tmp_path / "run")
+
+
+def test_awkward_images_are_skipped_counted_and_listed(shared_data: Path, tmp_path: Path) -> None:
+    photos = _photos(tmp_path, shared_data)
+    run = sc.train(photos, out=tmp_path / "run", max_broken_share=0.5, workers=0, **{**FAST, "epochs": 2})
+    with (run.path / "skipped.csv").open() as file:
+        skipped = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(skipped) == {"bomb_120mp.png", "empty.jpg", "notes.jpg", "truncated.jpg"}
+    assert "12000 x 10000" in skipped["bomb_120mp.png"]
+    data = run.data()
+    features = run.embed()
+    unreadable = {data.images.path(int(i)) for i in np.flatnonzero(np.isnan(features).any(axis=1))}
+    assert unreadable == set(skipped)
+    assert len(features) == len(data.images)
+
+
+def test_too_many_broken_images_stop_the_run(shared_data: Path, tmp_path: Path) -> None:
+    photos = _photos(tmp_path, shared_data)
+    with pytest.raises(sc.DataError, match=r"of 34 images cannot be read .*max_broken_share 0.05"):
+        sc.train(photos, out=tmp_path / "run", max_broken_share=0.05, workers=0, **{**FAST, "epochs": 2})
+
+
+def test_max_minutes_fits_the_schedule(tmp_path: Path) -> None:
+    run = sc.train(tiny.images(), out=tmp_path / "run", **{**FAST, "epochs": 100_000, "max_minutes": 0.05})
+    assert 0 < run.config.optim.max_steps < 400_000
+    assert "max_minutes 0.05 at" in (run.path / "config.toml").read_text()
+    assert run.metrics[-2]["step"] == run.config.optim.max_steps
+
+
+def test_dry_run_trains_nothing_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sc.train(tiny.images(), dry_run=True, **FAST) is None
+    said = capfd.readouterr().err
+    assert "recipe: " in said
+    assert "estimate: " in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_test_share_keeps_images_out_and_the_split_in_the_run(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run = sc.train(tiny.images(), out=tmp_path / "run", test_share=0.25, **FAST)
+    trained_on = pq.read_table(run.path / "data.parquet")["trained_on"].to_pylist()
+    assert trained_on.count(False) == 9
+
+
+def test_default_folders_count_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("toys.npy", tiny.images())
+    runs = [sc.train("toys.npy", **{**FAST, "max_steps": 1}).path for _ in range(2)]
+    assert runs == [Path("runs/toys-swav-1"), Path("runs/toys-swav-2")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "dino"}, "unknown method 'dino'"),
+        ({"preset": "imagnet"}, "unknown preset"),
+        ({"encoder": "resnet19"}, "did you mean 'resnet18'"),
+        ({"n_cropz": 3}, "did you mean 'n_crops'"),
+        ({"encoder": "vit_tiny_patch16_224", "crop_pixels": (32, 20)}, "cannot take crops of 20 px"),
+        ({"device": "cuda" if not torch.cuda.is_available() else "tpu"}, "device"),
+        ({"wandb": "x"}, r"selfcluster\[wandb\]"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(sc.ConfigError, match=message):
+        sc.train(tiny.images(), out=tmp_path / "run", **{**FAST, **arguments})
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,77 @@
+"""A run small enough to train in a second, for every test that needs one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfcluster import loop
+from selfcluster.config import Config, DataSettings, default_config, replace
+from selfcluster.data import Data, open_data
+from selfcluster.log import Log
+
+SETTINGS: dict[str, Any] = dict(
+    n_crops=(2, 2),
+    crop_pixels=(16, 8),
+    area=((0.5, 1.0), (0.2, 0.5)),
+    encoder="resnet10_small_quarter_s2",
+    head_width=32,
+    embedding_width=16,
+    n_prototypes=8,
+    freeze_steps=3,
+    epochs=4,
+    batch=8,
+    lr=1.0,
+    final_lr=0.01,
+    log_steps=2,
+    device="cpu",
+    precision="float32",
+)
+
+
+def config(**settings: Any) -> Config[Any]:
+    return replace(default_config("swav"), {**SETTINGS, **settings})
+
+
+def images(n: int = 36, pixels: int = 20, seed: int = 0) -> np.ndarray:
+    """Smooth random colour images, so that crops of one image resemble each other."""
+    coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, (pixels, pixels), mode="bicubic", align_corners=False)
+    return (smooth.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def data(n: int = 36) -> Data:
+    return open_data(images(n), DataSettings())
+
+
+def training(given: Data | None = None, **settings: Any) -> loop.Training:
+    return loop.build(config(**settings), given if given is not None else data(), torch.device("cpu"))
+
+
+def no_extract(*_: Any, **__: Any) -> Any:
+    raise AssertionError("an online method extracts nothing")
+
+
+class Silent(Log):
+    """A log that keeps its rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def row(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        self.rows.append({"step": step, "epoch": epoch, **values})
+
+    def start(self, step: int, total_steps: int) -> None:
+        pass
+
+    def progress(self, *_: Any) -> None:
+        pass
+
+    def losses(self) -> list[float]:
+        return [row["train/loss"] for row in self.rows if "train/loss" in row]
