@@ -17,7 +17,6 @@ from selfcluster.config import METHOD_SETTINGS, Config, default_config, flatten,
 from selfcluster.errors import ConfigError, SelfclusterError
 
 MethodSettings = TypeVar("MethodSettings")
-_Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Train(Generic[MethodSettings]):
     """Train an encoder on unlabelled images. Settings that are left out follow from the images; --dry-run prints them."""
 
     settings: Annotated[Config[MethodSettings], tyro.conf.arg(name="")]
-    data: _Positional[str] = ""
+    data: tyro.conf.Positional[str] = ""
     """A folder of images (nested or flat), a .npy or .npz file, or a set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
     method: str = "swav"
     """The algorithm: swav."""
@@ -47,9 +46,9 @@ class Train(Generic[MethodSettings]):
 class Evaluate:
     """Measure a run against labels: nearest neighbours and clusters, beside raw pixels and the untrained encoder."""
 
-    run: _Positional[str]
+    run: tyro.conf.Positional[str]
     """Folder of the run."""
-    data: _Positional[str] = ""
+    data: tyro.conf.Positional[str] = ""
     """Labelled images; by default the run's own."""
     test: str = ""
     """Other labelled images to test on; by default the data's own test split."""
@@ -130,7 +129,7 @@ def _one_line(box: str) -> str:
 
 def _train(arguments: list[str]) -> None:
     method = _value_of("--method", arguments) or _method_of_file(_value_of("--config", arguments)) or "swav"
-    kind = Train[METHOD_SETTINGS[known(method, METHOD_SETTINGS, "method")]]  # type: ignore[misc]
+    kind = Train[METHOD_SETTINGS[known(method, METHOD_SETTINGS, "method")]]  # type: ignore[misc, valid-type]
     names = flatten(default_config(method))
     _check_flags(arguments, [*names, *(f.name for f in dataclasses.fields(Train) if f.name != "settings"), "help"])
     parsed = _parse(kind, "train", arguments)

@@ -254,14 +254,13 @@ def _cut_each(images: list[Tensor], p: CropParameters, n: int, side: int) -> Ten
 
 
 def resize_centre(image: UInt8[Tensor, "c height width"], side: int) -> UInt8[Tensor, "3 side side"]:
-    """The whole image for evaluation: short side resized to `side`, bilinear and antialiased, then the centre cut out."""
-    height, width = image.shape[1:]
-    short = min(height, width)
-    size = (max(side, round(height * side / short)), max(side, round(width * side / short)))
-    if size != (height, width):
-        image = interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
-    return image[:, top : top + side, left : left + side].expand(3, -1, -1)
+    """The largest central square for evaluation, resized to `side`; bilinear, antialiased."""
+    short = min(image.shape[1:])
+    top, left = (image.shape[1] - short) // 2, (image.shape[2] - short) // 2
+    square = image[:, top : top + short, left : left + short]
+    if short != side:
+        square = interpolate(square[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+    return square.expand(3, -1, -1)
 
 
 def normalise(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:

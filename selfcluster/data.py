@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfcluster import named_sets, randomness
+from selfcluster import distributed, named_sets, randomness
 from selfcluster.config import DataSettings, known
 from selfcluster.errors import DataError
 from selfcluster.images import ArrayImages, FolderImages, Images, read_array, with_labels
@@ -49,6 +49,10 @@ def open_data(given: Any, settings: DataSettings) -> Data:
         DataError: nothing there, no images, an array of the wrong shape or type, or labels that do not fit.
     """
     data = _open(given, settings)
+    if data.test is not None and settings.labels not in ("auto", "none"):
+        raise DataError(
+            f"labels {settings.labels!r} belong to one set of images, but {data.name} has splits; name the split itself, and the other with --test"
+        )
     with_labels(data.images, settings.labels)
     if data.test is not None and settings.labels == "none":
         data.test.labels = None
@@ -67,7 +71,8 @@ def _open(given: Any, settings: DataSettings) -> Data:
     if path.is_file():
         return _open_file(path)
     if str(given) in named_sets.NAMES:
-        train, test = named_sets.open_named(str(given))
+        with distributed.rank_0_first():
+            train, test = named_sets.open_named(str(given))
         return Data(str(given), str(given), train, test, (f"{given}: {len(train):,} images",))
     try:
         known(str(given), named_sets.NAMES, "name of a data set")

@@ -154,3 +154,22 @@ def barrier() -> None:
     """No rank goes on before all are here."""
     if is_on():
         dist.barrier()
+
+
+@contextlib.contextmanager
+def rank_0_first() -> Iterator[None]:
+    """Inside, rank 0 has been and gone before the others come: what it downloads, they find."""
+    if rank() != 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+
+
+def joined(here: dict[int, str]) -> dict[int, str]:
+    """Every rank's entries, on every rank."""
+    if not is_on():
+        return here
+    parts: list[dict[int, str]] = [{} for _ in range(n_ranks())]
+    dist.all_gather_object(parts, here)
+    return {key: value for part in parts for key, value in part.items()}

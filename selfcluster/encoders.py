@@ -49,12 +49,10 @@ default_cfgs = generate_default_cfgs(
 class SmallResNet(ResNet):
     """timm's ResNet of basic blocks with a stem for small images: 3 x 3, no max-pooling."""
 
-    conv1: nn.Conv2d
-
     def __init__(self, *, stem_stride: int = 1, **settings: Any) -> None:
         super().__init__(block=BasicBlock, **settings)
-        width = self.conv1.out_channels
-        self.conv1 = nn.Conv2d(self.conv1.in_channels, width, kernel_size=3, stride=stem_stride, padding=1, bias=False)
+        in_channels, width = settings.get("in_chans", 3), self.bn1.num_features
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, stride=stem_stride, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
         for stage, info in enumerate(self.feature_info):  # the stem, then four stages; all but the first of these halve the side
@@ -62,8 +60,8 @@ class SmallResNet(ResNet):
 
 
 def _small_resnet(name: str, blocks: int, width: int, pretrained: bool, settings: dict[str, Any]) -> nn.Module:
-    # The stem has 64 channels at every width: timm's ResNet knows no other for a plain stem.
-    shape = dict(layers=(blocks,) * 4, channels=tuple(width * 2**stage for stage in range(4)))
+    # timm's plain stem has 64 channels at any width; of its deep stem, only the channels are kept here.
+    shape = dict(layers=(blocks,) * 4, stem_type="deep", stem_width=width // 2, channels=tuple(width * 2**stage for stage in range(4)))
     return build_model_with_cfg(SmallResNet, name, pretrained, **{**shape, **settings})
 
 

@@ -39,7 +39,7 @@ class Log:
         self._text: TextIO | None = None
         self._rows: TextIO | None = None
         if folder is not None and self.speaks:
-            self._text = (folder / "log.txt").open("a", encoding="utf-8")
+            self._text = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
             self._rows = (folder / "metrics.jsonl").open("a", encoding="utf-8")
             if settings.tensorboard:
                 self._sinks.append(_tensorboard(folder))

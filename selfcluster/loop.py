@@ -207,7 +207,7 @@ def _extract(*_: Any, **__: Any) -> Any:
     raise NotImplementedError("offline methods bring the extraction with them")
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
     """A signal asked the run to leave; its checkpoint is written."""
 
     def __init__(self, number: int, step: int) -> None:
@@ -295,10 +295,10 @@ def save_training(t: Training, folder: Path, pace: _Pace, log: Log) -> None:
         "optimizer": optim.state_by_name(t.optimizers, t.parameter_names),
         "plan": {"order": torch.from_numpy(t.state.plan.order)} if t.state.plan is not None else {},
     }
-    s = t.state
+    s, broken = t.state, distributed.joined(t.loader.broken)
     if distributed.rank() == 0:
         counts = {"epoch": s.epoch, "step_in_epoch": s.step_in_epoch, "seconds": s.seconds}
-        save_checkpoint(folder / "checkpoints", s.step, tensors, {**counts, "broken": sorted(t.loader.broken.items())})
+        save_checkpoint(folder / "checkpoints", s.step, tensors, {**counts, "broken": sorted(broken.items())})
     distributed.barrier()
 
 
@@ -331,5 +331,6 @@ def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) ->
         times.append(time.perf_counter() - started)
         if len(times) > n_steps or times[-1] > at_most:
             break
+    t.loader.close()
     # The first step pays for warming up.
     return float(np.median(np.diff(times))) if len(times) > 1 else times[0]

@@ -87,6 +87,10 @@ class Run:
             self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels),
         )
 
+    def trained_on(self) -> NDArray[np.int64]:
+        """Indices of the images that it was trained on; the others were kept out."""
+        return np.flatnonzero(pq.read_table(self.path / "data.parquet")["trained_on"].to_numpy())
+
     def embed(self, images: Any = None, *, layer: Layer = "features") -> NDArray[np.float32]:
         """Features of each image, in the order of the data.
 
@@ -97,6 +101,7 @@ class Run:
             (n, F) float32; rows of images that cannot be read are NaN.
         """
         data = self.data(images)
+        self.model.eval()
 
         def to_embeddings(x: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.normalize(self.model.head(self.model.encoder(x)).float())
@@ -220,10 +225,12 @@ def _train(t: loop.Training, folder: Path, data: Data) -> Run:
             )
         )
         loop.fit(t, log, folder)
+        t.loader.broken = distributed.joined(t.loader.broken)
         if distributed.rank() == 0:
             _write_model(folder, t)
             log.say(f"trained {t.total_steps:,} steps in {duration(t.state.seconds)}: {folder}")
     finally:
+        t.loader.close()
         if distributed.rank() == 0 and t.loader.broken:
             _write_skipped(folder, t.loader.broken, data)
             log.say(f"{len(t.loader.broken):,} images could not be read; see {folder / 'skipped.csv'}")
@@ -305,9 +312,18 @@ def _write_data(folder: Path, config: Config[Any], data: Data) -> None:
     """data.parquet: every image's path and side of the split, and the digest of them all."""
     trains = np.zeros(len(data.images), dtype=bool)
     trains[data.trained_on(config.data, config.run.seed)] = True
-    columns = {"path": [data.images.path(i) for i in range(len(data.images))], "trained_on": trains}
+    columns = {"path": _paths(data), "trained_on": trains}
     contents = pa.table(columns).replace_schema_metadata({"digest": data.images.digest()})
     pq.write_table(contents, folder / "data.parquet", compression="zstd")
+
+
+def _paths(data: Data) -> list[str]:
+    return [_printable(data.images.path(index)) for index in range(len(data.images))]
+
+
+def _printable(path: str) -> str:
+    """The path with bytes that are no UTF-8 spelt out, for files that hold text."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _same_data(folder: Path, data: Data) -> None:
@@ -315,7 +331,7 @@ def _same_data(folder: Path, data: Data) -> None:
     stored = pq.read_table(folder / "data.parquet")
     if stored.schema.metadata[b"digest"].decode() == data.images.digest():
         return
-    before, now = set(stored["path"].to_pylist()), {data.images.path(i) for i in range(len(data.images))}
+    before, now = set(stored["path"].to_pylist()), set(_paths(data))
     lost, added = sorted(before - now), sorted(now - before)
     named = ", ".join([f"-{path}" for path in lost[:3]] + [f"+{path}" for path in added[:3]][: 3 - len(lost[:3])])
     what = f"{len(lost):,} images lost and {len(added):,} added ({named})" if named else "the images themselves have changed"
@@ -353,7 +369,7 @@ def _write_model(folder: Path, t: loop.Training) -> None:
 
 def _write_skipped(folder: Path, broken: Mapping[int, str], data: Data) -> None:
     rows = sorted(broken.items())
-    paths = pa.table({"path": [data.images.path(index) for index, _ in rows], "reason": [reason for _, reason in rows]})
+    paths = pa.table({"path": [_printable(data.images.path(index)) for index, _ in rows], "reason": [reason for _, reason in rows]})
     pa.csv.write_csv(paths, folder / "skipped.csv")
 
 

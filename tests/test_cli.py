@@ -11,7 +11,23 @@ import pytest
 from selfcluster.cli import main
 from tests import tiny
 
-FAST = "--encoder resnet10_small_quarter_s2 --crop-pixels 16 8 --batch 8 --n-prototypes 8 --epochs 1 --head-width 16 --device cpu".split()
+FAST = [
+    "--encoder",
+    "resnet10_small_quarter_s2",
+    "--crop-pixels",
+    "16",
+    "8",
+    "--batch",
+    "8",
+    "--n-prototypes",
+    "8",
+    "--epochs",
+    "1",
+    "--head-width",
+    "16",
+    "--device",
+    "cpu",
+]
 
 
 def _run(*arguments: str) -> int:
@@ -97,7 +113,7 @@ def test_a_config_file_of_another_run_can_be_used(tmp_path: Path) -> None:
 
 def test_collapse_is_status_3(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "same.npy", np.full((40, 20, 20, 3), 99, dtype=np.uint8))
-    flags = "--jitter 0 --grey 0 --flip 0 --collapse-steps 20 --freeze-steps 1".split()
+    flags = ["--jitter", "0", "--grey", "0", "--flip", "0", "--collapse-steps", "20", "--freeze-steps", "1"]
     status = _run("train", str(tmp_path / "same.npy"), "--out", str(tmp_path / "run"), *FAST, *flags, "--epochs", "20")
     assert status == 3
     assert capfd.readouterr().err.strip().splitlines()[-1].startswith("selfcluster: error: collapsed")

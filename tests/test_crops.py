@@ -157,6 +157,12 @@ def test_where_nothing_fits_the_largest_central_box_is_taken(height: int, width:
     assert _boxes(height, width, 50, (1.0, 1.0)).unique(dim=0).tolist() == [box]
 
 
+def test_ratio_is_width_over_height() -> None:
+    p = MultiCrop((1,), (32,), ((0.48, 0.48),)).draw(np.arange(1), seed=0, epoch=0).of_crops(slice(0, 1))
+    p = CropParameters(**vars(p) | {"ratio": torch.full_like(p.ratio, 4 / 3)})
+    assert resolve_boxes(p, torch.tensor([10]), torch.tensor([10]))[0, 2:].tolist() == [6, 8]
+
+
 def test_the_last_place_in_the_room_is_reachable_and_no_more() -> None:
     p = MultiCrop((1,), (32,), ((0.25, 0.25),)).draw(np.arange(1), seed=0, epoch=0).of_crops(slice(0, 1))
     p = CropParameters(**vars(p) | {"position": torch.ones(1, 2), "ratio": torch.ones_like(p.ratio)})  # float32 may round to 1

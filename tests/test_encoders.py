@@ -56,7 +56,7 @@ def test_making_an_encoder_leaves_its_statistics_fresh() -> None:
     encoder = create_encoder("resnet10_small_quarter", (32, 16))
     feature_width(encoder, 32)
     assert int(encoder.bn1.num_batches_tracked) == 0
-    assert torch.equal(encoder.bn1.running_mean, torch.zeros(64))
+    assert torch.equal(encoder.bn1.running_mean, torch.zeros(16))
 
 
 def test_vision_transformer_takes_crops_of_several_sizes() -> None:

@@ -39,7 +39,7 @@ def test_not_learning_is_another_disease() -> None:
     watch = _watch()
     for step in range(30):
         _step(watch, step, same=False, sharp=True, loss=math.log(K) + 1)
-    with pytest.raises(CollapseError, match="not learning.*raise epsilon"):
+    with pytest.raises(CollapseError, match=r"not learning.*raise epsilon"):
         watch.read()
 
 

@@ -78,5 +78,7 @@ def test_config_and_errors_need_no_torch() -> None:
     for module in ("config", "errors", "cli"):
         tree = ast.parse(MODULES[module].read_text())
         top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-        names = {alias.name for n in top if isinstance(n, ast.Import) for alias in n.names} | {n.module for n in top if isinstance(n, ast.ImportFrom)}
+        names = {alias.name for n in top if isinstance(n, ast.Import) for alias in n.names} | {
+            n.module for n in top if isinstance(n, ast.ImportFrom)
+        }
         assert not any((name or "").split(".")[0] in ("torch", "numpy", "timm") for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -145,10 +146,8 @@ def _train_part(settings: dict, folder: str, stop_at: int | None) -> list[float]
     log = tiny.Silent()
     if (Path(folder) / "checkpoints").exists():
         loop.restore(t, Path(folder))
-    try:
+    with contextlib.suppress(loop.Interrupted):
         loop.fit(t, log, Path(folder) if stop_at else None, stop_at=stop_at)
-    except loop.Interrupted:
-        pass
     return log.losses()
 
 
@@ -182,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_checkpoint_is_overwritten(tmp_
     good = tiny.training()
     with pytest.raises(loop.Interrupted):
         loop.fit(good, tiny.Silent(), tmp_path, stop_at=3)
-    bad = tiny.training(lr=float(1e30), optimizer="sgd", log_steps=1000, checkpoint_minutes=0.0)
+    bad = tiny.training(lr=1e30, optimizer="sgd", log_steps=1000, checkpoint_minutes=0.0)
     with pytest.raises(DivergenceError, match="not finite"):
         loop.fit(bad, tiny.Silent(), tmp_path / "bad")
     kept = tmp_path / "bad" / "checkpoints"
@@ -223,7 +222,17 @@ def test_a_vit_trains_on_two_sizes_of_crop() -> None:
     assert t.state.step == 2
 
 
-@pytest.mark.parametrize("settings", [dict(precision="bf16"), dict(channels_last=False), dict(clip_norm=0.1), dict(n_crops=(2, 1, 1), crop_pixels=(16, 12, 8), area=((0.5, 1.0), (0.3, 0.5), (0.1, 0.3))), dict(head_width=0), dict(warmup_epochs=1.0)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(precision="bf16"),
+        dict(channels_last=False),
+        dict(clip_norm=0.1),
+        dict(n_crops=(2, 1, 1), crop_pixels=(16, 12, 8), area=((0.5, 1.0), (0.3, 0.5), (0.1, 0.3))),
+        dict(head_width=0),
+        dict(warmup_epochs=1.0),
+    ],
+)
 def test_variants_train(settings: dict) -> None:
     t, log = tiny.training(epochs=1, **settings), tiny.Silent()
     loop.fit(t, log, None)
@@ -234,7 +243,21 @@ def test_sigterm_leaves_a_checkpoint_and_status_143(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", tiny.images(64))
     out = tmp_path / "run"
     arguments = [sys.executable, "-m", "selfcluster", "train", str(tmp_path / "images.npy"), "--out", str(out), "--device", "cpu"]
-    flags = "--encoder resnet10_small_quarter_s2 --crop-pixels 16 8 --batch 8 --n-prototypes 8 --epochs 5000 --log-steps 2".split()
+    flags = [
+        "--encoder",
+        "resnet10_small_quarter_s2",
+        "--crop-pixels",
+        "16",
+        "8",
+        "--batch",
+        "8",
+        "--n-prototypes",
+        "8",
+        "--epochs",
+        "5000",
+        "--log-steps",
+        "2",
+    ]
     process = subprocess.Popen([*arguments, *flags], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     metrics, deadline = out / "metrics.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):

@@ -36,7 +36,8 @@ def _photos(folder: Path, shared_data: Path) -> Path:
 
     photos = folder / "photos"
     shutil.copytree(shared_data / "awkward", photos)
-    tarfile.open(photos / "unicode_names.tar").extractall(photos, filter="data")
+    with tarfile.open(photos / "unicode_names.tar") as tar:
+        tar.extractall(photos, filter="data")
     (photos / "more").mkdir()
     for i, image in enumerate(tiny.images(12)):
         Image.fromarray(image).save(photos / "more" / f"{i}.png")
@@ -44,7 +45,15 @@ def _photos(folder: Path, shared_data: Path) -> Path:
 
 
 def test_the_folder_holds_what_the_docs_say(run: sc.Run) -> None:
-    assert {p.name for p in run.path.iterdir()} == {"config.toml", "environment.json", "metrics.jsonl", "log.txt", "data.parquet", "checkpoints", "model"}
+    assert {p.name for p in run.path.iterdir()} == {
+        "config.toml",
+        "environment.json",
+        "metrics.jsonl",
+        "log.txt",
+        "data.parquet",
+        "checkpoints",
+        "model",
+    }
     environment = json.loads((run.path / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0] or environment["versions"]["torch"] == torch.__version__
     assert run.metrics[0]["train/loss"] > 0
@@ -190,7 +199,9 @@ def test_max_minutes_fits_the_schedule(tmp_path: Path) -> None:
     assert run.metrics[-2]["step"] == run.config.optim.max_steps
 
 
-def test_dry_run_trains_nothing_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_trains_nothing_and_writes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert sc.train(tiny.images(), dry_run=True, **FAST) is None
     said = capfd.readouterr().err

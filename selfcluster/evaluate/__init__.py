@@ -18,7 +18,7 @@ from torch import Tensor
 
 from selfcluster import distributed, loop
 from selfcluster.checkpoint import write_atomically
-from selfcluster.config import DataSettings, replace
+from selfcluster.config import DataSettings
 from selfcluster.data import Data, open_data, split
 from selfcluster.errors import DataError
 from selfcluster.evaluate import clusters, knn
@@ -119,7 +119,11 @@ def _parts(run: Run, data: Any, test: Any, test_share: float, labels: str) -> tu
         ]
         return train_part, test_part, test_part, notes
     held_out = run.config.data.test_share if own else 0.0
-    train_index, test_index = split(opened.images, held_out or test_share, run.config.run.seed)
+    if held_out:
+        train_index = run.trained_on()
+        test_index = np.setdiff1d(np.arange(len(opened.images)), train_index)
+    else:
+        train_index, test_index = split(opened.images, test_share, run.config.run.seed)
     train_part, test_part = (_labelled(opened.images, index, opened.images.labels) for index in (train_index, test_index))
     everything = _labelled(opened.images, np.arange(len(opened.images)), opened.images.labels)
     seen = "were kept out of training" if held_out else "were seen in training (without labels)" if own else "are other data than the run's"

@@ -6,3 +6,5 @@ from selfcluster.methods.base import Method
 from selfcluster.methods.swav import SwAV
 
 METHODS: dict[str, type[Method]] = {"swav": SwAV}
+
+__all__ = ["METHODS", "Method"]

@@ -1,0 +1,43 @@
+"""The demo over several seeds: clusters of the digits beside raw pixels.
+
+    python -m benchmarks.demo [--seeds 3]
+
+Results: results/demo.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.record import record, spread
+from selfcluster.evaluate import evaluate
+from selfcluster.run import train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(parser.parse_args().seeds):
+            started = time.perf_counter()
+            run = train("digits", out=Path(folder) / str(seed), seed=seed)
+            assert run is not None
+            seconds = time.perf_counter() - started
+            runs.append({"seed": seed, "seconds": seconds, "figures": evaluate(run).figures})
+            print(seed, f"{seconds:.0f} s", runs[-1]["figures"]["trained encoder"])
+    accuracy = [run["figures"]["trained encoder"]["cluster/accuracy"] for run in runs]
+    summary = {
+        "cluster_accuracy_mean": statistics.mean(accuracy),
+        "cluster_accuracy": spread(accuracy),
+        "seconds": spread([run["seconds"] for run in runs]),
+    }
+    print(summary, record("demo", {**summary, "runs": runs}).name)
+
+
+if __name__ == "__main__":
+    main()
