@@ -26,7 +26,6 @@ def main() -> None:
         for seed in range(parser.parse_args().seeds):
             started = time.perf_counter()
             run = train("digits", out=Path(folder) / str(seed), seed=seed)
-            assert run is not None
             seconds = time.perf_counter() - started
             runs.append({"seed": seed, "seconds": seconds, "figures": evaluate(run).figures})
             print(seed, f"{seconds:.0f} s", runs[-1]["figures"]["trained encoder"])

@@ -32,7 +32,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         run = train(a.data, out=Path(folder) / "run", max_minutes=a.max_minutes, **settings)
-        assert run is not None
         seconds = time.perf_counter() - started
         evaluation = evaluate(run, a.data if a.test else None, test=a.test)
         rows = [row for row in run.metrics if "train/loss" in row]

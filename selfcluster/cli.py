@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 import tyro
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _leave("stopped", 130)
 
 
-def _leave(message: str, status: int) -> None:
+def _leave(message: str, status: int) -> NoReturn:
     print(f"selfcluster: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 
@@ -136,26 +136,21 @@ def _train(arguments: list[str]) -> None:
     values = flatten(parsed.settings)
     given = {name: values[name] for name in names if _is_given(name, arguments)}
 
-    from selfcluster.loop import Interrupted
-    from selfcluster.run import train
+    asked: dict[str, Any] = {"method": method, "preset": parsed.preset or None, "config": parsed.config or None, **given}
 
+    from selfcluster import distributed
+    from selfcluster.loop import Interrupted
+    from selfcluster.run import dry_run, train
+
+    data = parsed.data or None
+    if parsed.dry_run:
+        dry_run(data, **asked)
+        return
     try:
-        run = train(
-            parsed.data or None,
-            method=parsed.method if _is_given("method", arguments) else None,
-            out=parsed.out or None,
-            preset=parsed.preset or None,
-            config=parsed.config or None,
-            resume=parsed.resume,
-            overwrite=parsed.overwrite,
-            dry_run=parsed.dry_run,
-            **given,
-        )
+        run = train(data, out=parsed.out or None, resume=parsed.resume, overwrite=parsed.overwrite, **asked)
     except Interrupted as interrupted:
         _leave(f"{interrupted}; go on with --resume", interrupted.exit_status)
-    from selfcluster import distributed
-
-    if run is not None and distributed.rank() == 0:
+    if distributed.rank() == 0:
         print(f"next: selfcluster evaluate {run.path}")
     distributed.stop()
 

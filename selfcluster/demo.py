@@ -15,7 +15,6 @@ def demo(*, out: str | None = None, seed: int = 0) -> Run:
     """
     print("selfcluster demo: 1,797 handwritten digits, no labels used in training\n")
     run = train("digits", out=out, seed=seed)
-    assert run is not None
     print()
     print(evaluate(run))
     print("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from selfcluster.errors import ConfigError
+
+T = TypeVar("T")
 
 _alone = False
 
@@ -173,3 +176,12 @@ def joined(here: dict[int, str]) -> dict[int, str]:
     parts: list[dict[int, str]] = [{} for _ in range(n_ranks())]
     dist.all_gather_object(parts, here)
     return {key: value for part in parts for key, value in part.items()}
+
+
+def of_rank_0(value: T) -> T:
+    """What rank 0 holds, on every rank."""
+    if not is_on():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

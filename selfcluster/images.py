@@ -94,6 +94,10 @@ class Images(abc.ABC):
     def path(self, index: int) -> str:
         """Relative path with forward slashes, or the row's number."""
 
+    def paths(self) -> pa.Array:
+        """Every image's path as text, in order; bytes that are no UTF-8 are spelt out."""
+        return pa.array((str(index) for index in range(len(self))), type=pa.large_string())
+
     @abc.abstractmethod
     def digest(self) -> str:
         """Changes when an image is added, lost or renamed."""
@@ -176,6 +180,12 @@ class FolderImages(Images):
 
     def path(self, index: int) -> str:
         return os.fsdecode(self.files[index].as_py())
+
+    def paths(self) -> pa.Array:
+        try:
+            return self.files.cast(pa.large_string())
+        except pa.ArrowInvalid:
+            return pa.array((path.decode("utf-8", "backslashreplace") for path in self.files.to_pylist()), type=pa.large_string())
 
     def digest(self) -> str:
         digest = hashlib.sha256()

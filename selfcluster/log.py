@@ -21,15 +21,21 @@ Sink = Callable[[int, dict[str, float]], object]
 """Takes the values of a step to another tool."""
 
 
+def say(message: str) -> None:
+    """One line to the user, from rank 0, where there is no run folder yet."""
+    if distributed.rank() == 0:
+        Console(file=sys.stderr, highlight=False, soft_wrap=True).print(message, markup=False)
+
+
 class Log:
     """Speaks for rank 0; on every other rank all of this does nothing.
 
     Args:
-        folder: the run's; `log.txt` and `metrics.jsonl` stand in it. None only prints.
+        folder: the run's; `log.txt` and `metrics.jsonl` stand in it.
         settings: how often, and to which other tools.
     """
 
-    def __init__(self, folder: Path | None, settings: RunSettings) -> None:
+    def __init__(self, folder: Path, settings: RunSettings) -> None:
         self.speaks = distributed.rank() == 0
         self._settings = settings
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
@@ -38,7 +44,7 @@ class Log:
         self._sinks: list[Sink] = []
         self._text: TextIO | None = None
         self._rows: TextIO | None = None
-        if folder is not None and self.speaks:
+        if self.speaks:
             self._text = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
             self._rows = (folder / "metrics.jsonl").open("a", encoding="utf-8")
             if settings.tensorboard:

@@ -35,6 +35,7 @@ ROWS = [
     ["checkpoint", "log"],
     ["health"],
     ["loop"],
+    ["folder"],
     ["run"],
     ["evaluate.knn", "evaluate.clusters"],
     ["evaluate"],

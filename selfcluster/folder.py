@@ -1,0 +1,158 @@
+"""What a run leaves in its folder, and who may use it.
+
+config.toml        every setting and where it came from        data.parquet    every path, and whether it was trained on
+environment.json   command, versions, machine                  skipped.csv     what could not be read, and why
+metrics.jsonl      rows of figures                             checkpoints/    see `checkpoint`
+log.txt            what was said                               model/          the encoder, as timm loads it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from selfcluster import distributed
+from selfcluster.checkpoint import write_atomically
+from selfcluster.config import Config, default_config, replace
+from selfcluster.crops import DEVIATION, MEAN
+from selfcluster.data import Data
+from selfcluster.errors import CheckpointError, DataError
+from selfcluster.model import ClusterModel
+from selfcluster.resolve import Resolved, read_toml, to_toml
+
+_OWN_FILES = ["config.toml", "environment.json", "metrics.jsonl", "log.txt", "skipped.csv", "data.parquet", "evaluation.json", "clusters.parquet", "report.html", "model", "checkpoints"]
+
+
+def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:
+    """The folder of a new run, which is free or may be overwritten; nothing is touched yet.
+
+    Raises:
+        CheckpointError: it is in use, or is no run's.
+    """
+    if out is None:
+        n = 1
+        while (folder := Path("runs") / f"{name}-{method}-{n}").exists():
+            n += 1
+        return folder
+    folder = Path(out)
+    if folder.is_file():
+        raise CheckpointError(f"{str(folder)!r} is a file; choose another --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return folder
+    if not (folder / "config.toml").is_file():
+        raise CheckpointError(f"{str(folder)!r} holds files that are not a run's; choose another --out")
+    if not overwrite:
+        raise CheckpointError(f"{str(folder)!r} holds a run already; go on with it by --resume, or replace it by --overwrite")
+    return folder
+
+
+def prepare(folder: Path, resolved: Resolved, data: Data) -> None:
+    """The folder holds what is known before training, and nothing of an earlier run; files that are not a run's stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _OWN_FILES:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    environment = {
+        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "ranks": distributed.n_ranks(),
+        "versions": {name: version(name) for name in ("selfcluster", "torch", "torchvision", "timm", "numpy")},
+    }
+    write_atomically(folder / "environment.json", json.dumps(environment, indent=1).encode())
+    _write_data(folder, resolved.config, data)
+    write_atomically(folder / "config.toml", to_toml(resolved, data.where).encode())
+
+
+def _write_data(folder: Path, config: Config[Any], data: Data) -> None:
+    """data.parquet: every image's path and side of the split, and the digest of them all."""
+    trains = np.zeros(len(data.images), dtype=bool)
+    trains[data.trained_on(config.data, config.run.seed)] = True
+    columns = {"path": data.images.paths(), "trained_on": trains}
+    contents = pa.table(columns).replace_schema_metadata({"digest": data.images.digest()})
+    pq.write_table(contents, folder / "data.parquet", compression="zstd")
+
+
+def read_config(folder: Path) -> tuple[Config[Any], str]:
+    """The run's settings, and where its images were ("" for an array).
+
+    Raises:
+        CheckpointError: the folder is no run's.
+    """
+    if not (folder / "config.toml").is_file():
+        raise CheckpointError(f"{str(folder)!r} is not a run folder: it holds no config.toml")
+    top, settings = read_toml(folder / "config.toml")
+    return replace(default_config(top["method"]), settings), top["images"]
+
+
+def read_trained_on(folder: Path) -> NDArray[np.int64]:
+    """Indices of the images that the run was trained on; the others were kept out."""
+    return np.flatnonzero(pq.read_table(folder / "data.parquet")["trained_on"].to_numpy())
+
+
+def check_same_data(folder: Path, data: Data) -> None:
+    """The data is what it was when the run began.
+
+    Raises:
+        DataError: images were added, lost or renamed (three are named), or have changed.
+    """
+    stored = pq.read_table(folder / "data.parquet")
+    if stored.schema.metadata[b"digest"].decode() == data.images.digest():
+        return
+    before, now = stored["path"].combine_chunks(), data.images.paths()
+    lost, added = (one.filter(pc.invert(pc.is_in(one, other))) for one, other in ((before, now), (now, before)))
+    named = [f"-{path}" for path in lost[:3].to_pylist()] + [f"+{path}" for path in added[:3].to_pylist()]
+    what = f"{len(lost):,} images lost and {len(added):,} added ({', '.join(named[:3])})" if named else "the images themselves have changed"
+    raise DataError(f"the data of {str(folder)!r} is not what it was: {what}; restore it, or start a new run")
+
+
+def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
+    """model/ holds the encoder as `timm.create_model('local-dir:...')` loads it."""
+    target = folder / "model"
+    target.mkdir(exist_ok=True)
+    own = getattr(model.encoder, "pretrained_cfg", {})
+    side = config.crops.crop_pixels[0]
+    description = {
+        "architecture": config.model.encoder.split(".")[0],
+        "num_classes": 0,
+        "num_features": model.n_features,
+        "pretrained_cfg": {
+            **{key: own[key] for key in ("pool_size", "first_conv", "classifier") if key in own},
+            "input_size": [3, side, side],
+            "mean": list(MEAN),
+            "std": list(DEVIATION),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "num_classes": 0,
+            "tag": "selfcluster",
+        },
+    }
+    encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
+    write_atomically(target / "model.safetensors", save(encoder, metadata={"format": "pt"}))
+    write_atomically(target / "config.json", json.dumps(description, indent=1).encode())
+
+
+def write_skipped(folder: Path, broken: Mapping[int, str], data: Data) -> None:
+    """skipped.csv lists the images that could not be read, in the order of the data."""
+    index, reasons = zip(*sorted(broken.items()), strict=True)
+    pa.csv.write_csv(pa.table({"path": data.images.paths().take(pa.array(index)), "reason": pa.array(reasons)}), folder / "skipped.csv")
