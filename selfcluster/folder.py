@@ -37,7 +37,19 @@ from selfcluster.errors import CheckpointError, DataError
 from selfcluster.model import ClusterModel
 from selfcluster.resolve import Resolved, read_toml, to_toml
 
-_OWN_FILES = ["config.toml", "environment.json", "metrics.jsonl", "log.txt", "skipped.csv", "data.parquet", "evaluation.json", "clusters.parquet", "report.html", "model", "checkpoints"]
+_OWN_FILES = [
+    "config.toml",
+    "environment.json",
+    "metrics.jsonl",
+    "log.txt",
+    "skipped.csv",
+    "data.parquet",
+    "evaluation.json",
+    "clusters.parquet",
+    "report.html",
+    "model",
+    "checkpoints",
+]
 
 
 def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:

@@ -102,7 +102,7 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str
     advice |= _crops(facts, kind) | _augment(facts, kind) | _network(facts, kind) | _prototypes(facts)
     batch = config.optim.batch if "batch" in given else _batch(facts)
     advice["batch"] = Choice(batch, f"for {facts.n:,} images")
-    return advice | _schedule(facts, batch)
+    return advice | _schedule(facts, kind, batch)
 
 
 def _images(facts: Facts) -> dict[str, Choice]:
@@ -129,9 +129,8 @@ def _crops(facts: Facts, kind: str) -> dict[str, Choice]:
         area, why = ((0.2, 1.0), (0.05, 0.2)), "small images lose their subject in smaller crops"
         n_crops = (2, 4)
     else:
-        full = 224 if facts.accelerated else 96
-        large = min(full, _in_fours(0.75 * side))
-        small = _in_fours(96 / 224 * large)
+        large = min(224 if facts.accelerated else 64, _in_fours(0.75 * side))
+        small = 96 if large == 224 else _in_fours(0.5 * large)
         area, why = ((0.14, 1.0), (0.05, 0.14)), "as in the paper"
         n_crops = (2, 6) if facts.accelerated else (2, 4)
         native += "" if facts.accelerated else ", and there is no GPU"
@@ -172,7 +171,7 @@ def _network(facts: Facts, kind: str) -> dict[str, Choice]:
         encoder = "resnet50" if facts.n >= 100_000 else "resnet18"
         head_width, why = 2048, f"photos, {facts.n:,} of them"
     else:
-        encoder, head_width, why = "resnet18", 512, "photos, and there is no GPU"
+        encoder, head_width, why = "resnet10_small_half_s2", 512, "photos, and there is no GPU"
     return {"encoder": Choice(encoder, why), "head_width": Choice(head_width, f"with {encoder}")}
 
 
@@ -195,18 +194,22 @@ def _batch(facts: Facts) -> int:
     return int(min(256, max(16, 2 ** round(np.log2(max(1, facts.n / 28)))), facts.n))
 
 
-def _schedule(facts: Facts, batch: int) -> dict[str, Choice]:
+def _schedule(facts: Facts, kind: str, batch: int) -> dict[str, Choice]:
     steps_per_epoch = max(1, facts.n // batch)
-    images_wanted = 10_000_000 if facts.accelerated else 1_000_000
-    epochs = int(min(800 if facts.accelerated else 200, max(20, images_wanted / facts.n)))
-    if facts.n <= 2000:
-        epochs = 30
     lr = 4.0
     return {
-        "epochs": Choice(epochs, f"{facts.n:,} images{'' if facts.accelerated else ', and there is no GPU'}"),
+        "epochs": _epochs(facts, kind),
         "optimizer": Choice("lars", "as in the paper"),
-        "lr": Choice(lr, "short schedules want a high one"),
+        "lr": Choice(lr, "short schedules and small batches want a higher one than the paper's"),
         "final_lr": Choice(lr / 1000, "a thousandth of lr, as in the paper"),
         "warmup_epochs": Choice(0.0, "as in the paper for small batches"),
         "freeze_steps": Choice(min(5005, steps_per_epoch), "one epoch, as in the paper"),
     }
+
+
+def _epochs(facts: Facts, kind: str) -> Choice:
+    if kind == "glyph":
+        return Choice(int(min(30, max(5, 30 * (1797 / facts.n) ** 0.5))), "simple shapes are learnt soon")
+    images_wanted, most = (10_000_000, 800) if facts.accelerated else (1_000_000, 200)
+    reason = f"{facts.n:,} images" + ("" if facts.accelerated else ", and there is no GPU")
+    return Choice(int(min(most, max(20, images_wanted / facts.n))), reason)

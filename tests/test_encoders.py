@@ -15,6 +15,7 @@ SMALL = {
     "resnet18_small_quarter": (128, 1, 0.7),
     "resnet10_small_quarter": (128, 1, 0.3),
     "resnet10_small_quarter_s2": (128, 2, 0.3),
+    "resnet10_small_half_s2": (256, 2, 1.2),
 }
 
 
