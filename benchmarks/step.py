@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.record import record, spread
-from selfcluster import distributed, loop
+from selfcluster import distributed, loop, training
 from selfcluster.batch import Batch
 from selfcluster.config import DataSettings, flatten
 from selfcluster.data import open_data
@@ -51,7 +51,7 @@ def measure(given: str, *, n_pairs: int, n_steps: int) -> dict[str, Any]:
     data = open_data(given, DataSettings())
     flags = {"log_steps": n_steps, "on_collapse": "warn", "epochs": 100_000}
     config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config
-    t = loop.build(config, data, device)
+    t = training.build(config, data, device)
     bare = _bare(t)
     log = _Rows()
 
@@ -70,7 +70,7 @@ def measure(given: str, *, n_pairs: int, n_steps: int) -> dict[str, Any]:
     return {
         "data": data.name,
         "settings": {name: flatten(config)[name] for name in kept},
-        "precision": str(loop.precision_of(config, device)),
+        "precision": str(training.precision_of(config, device)),
         "step_images_per_second": spread([images / a for a, _ in times]),
         "bare_images_per_second": spread([images / b for _, b in times]),
         "step_over_bare": spread([b / a for a, b in times]),
@@ -78,7 +78,7 @@ def measure(given: str, *, n_pairs: int, n_steps: int) -> dict[str, Any]:
     }
 
 
-def _bare(t: loop.Training) -> Callable[[], None]:
+def _bare(t: training.Training) -> Callable[[], None]:
     """Forward and backward on one batch of crops that lies in memory."""
     plan = t.method.begin_epoch(0, lambda *_, **__: None)
     batch: Batch = next(iter(t.loader.epoch(0, plan)))

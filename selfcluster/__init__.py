@@ -5,7 +5,8 @@
     features = run.embed("photos/")
     run = sc.load("runs/photos-swav-1")
 
-Names are loaded when they are first used, so that importing the package, and the command line's `--help`, need no torch.
+Names and modules are loaded when they are first used, so that importing the package, and the command line's `--help`, need no
+torch.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'selfcluster' has no attribute {name!r}")
     from importlib import import_module
+    from importlib.util import find_spec
 
-    return getattr(import_module(f"selfcluster.{_HOME[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"selfcluster.{_HOME[name]}"), name)
+    if not name.startswith("_") and find_spec(f"selfcluster.{name}") is not None:
+        return import_module(f"selfcluster.{name}")
+    raise AttributeError(f"module 'selfcluster' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

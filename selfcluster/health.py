@@ -20,6 +20,8 @@ from selfcluster.errors import CollapseError, DivergenceError
 _SHARP = 0.5
 """Codes count as sharp below this share of ln K."""
 
+_CURES = "the last checkpoint is kept. Lower lr, add warmup_epochs, set clip_norm, or try precision float32"
+
 
 class Watch:
     """Sees every step and judges at every log line; reads the device only then.
@@ -67,19 +69,9 @@ class Watch:
         """
         if not self._unread:
             return {}
-        rows = torch.stack(self._unread)
-        if distributed.is_on():
-            rows = distributed.all_reduce_sum(rows) / distributed.n_ranks()
-        steps = range(self._first_unread, self._first_unread + len(rows))
-        signs = rows.cpu().tolist()
+        signs = self._signs()
         self._unread = []
-        for step, (loss, entropy, length) in zip(steps, signs, strict=True):
-            if not math.isfinite(loss):
-                raise DivergenceError(
-                    f"the loss is {loss} at step {step}; the last checkpoint is kept. Lower lr, add warmup_epochs, set clip_norm, or try precision float32"
-                )
-            if step >= self.begins:
-                self._window.append((loss, entropy, length))
+        self._window.extend(signs[max(0, self.begins - self._first_unread) :])
         loss, entropy, length = (sum(column) / len(signs) for column in zip(*signs, strict=True))
         self._judge()
         return {
@@ -88,6 +80,21 @@ class Watch:
             "collapse/mean_embedding": length,
             "collapse/prototypes_used": metrics.prototypes_used(torch.cat(list(self._assigned)), self.k),
         }
+
+    def require_finite_losses(self) -> None:
+        """Raises DivergenceError where a loss since the last reading was not finite."""
+        self._signs()
+
+    def _signs(self) -> list[tuple[float, float, float]]:
+        """Loss, code entropy and squared length of the mean embedding of each unread step, as means over the ranks."""
+        if not self._unread:
+            return []
+        rows = distributed.all_reduce_sum(torch.stack(self._unread)) / distributed.n_ranks()
+        signs = [(loss, entropy, length) for loss, entropy, length in rows.tolist()]
+        for step, (loss, _, _) in enumerate(signs, self._first_unread):
+            if not math.isfinite(loss):
+                raise DivergenceError(f"the loss is {loss} at step {step}; {_CURES}")
+        return signs
 
     def rankme(self) -> float:
         """Effective rank of the newest features of this rank."""
@@ -124,6 +131,4 @@ def require_finite(embeddings: Tensor, step: int) -> None:
         DivergenceError: they are not.
     """
     if embeddings.device.type == "cpu" and not torch.isfinite(embeddings).all():
-        raise DivergenceError(
-            f"embeddings are not finite at step {step}; the last checkpoint is kept. Lower lr, add warmup_epochs, set clip_norm, or try precision float32"
-        )
+        raise DivergenceError(f"embeddings are not finite at step {step}; {_CURES}")

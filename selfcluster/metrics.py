@@ -51,9 +51,9 @@ def matched_accuracy(labels: ArrayLike, assignments: ArrayLike) -> float:
 
 
 @torch.no_grad()
-def code_entropy(codes: Float[Tensor, "*batch k"]) -> float:
+def code_entropy(codes: Float[Tensor, "*batch k"] | Float[np.ndarray, "*batch k"]) -> float:
     """Mean entropy of the codes in nats: ln k when every code is uniform, 0 when every code is hard."""
-    return float(torch.special.entr(codes.float()).sum(dim=-1).mean())
+    return float(torch.special.entr(torch.as_tensor(codes).float()).sum(dim=-1).mean())
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def prototypes_used(assignments: Tensor, n_prototypes: int) -> float:
 
 
 @torch.no_grad()
-def rankme(features: Float[Tensor, "n f"]) -> float:
+def rankme(features: Float[Tensor, "n f"] | Float[np.ndarray, "n f"]) -> float:
     """Effective rank of the features: exp of the entropy of their singular values, between 1 and min(n, f).
 
     Source: RankMe, arXiv 2210.02885, equation 1.

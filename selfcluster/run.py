@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selfcluster import distributed, folder, loop
+from selfcluster import distributed, folder, loop, training
 from selfcluster.checkpoint import load_checkpoint
 from selfcluster.config import Config, DataSettings, default_config, flatten, replace
 from selfcluster.data import Data, open_data
@@ -89,8 +89,8 @@ class Run:
             data.images,
             pixels=self.pixels,
             device=self.device,
-            precision=loop.precision_of(self.config, self.device),
-            workers=loop.n_workers(self.config, data),
+            precision=training.precision_of(self.config, self.device),
+            workers=training.n_workers(self.config, data),
         ).numpy()
 
 
@@ -103,7 +103,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Run:
     path = Path(path)
     config, images = folder.read_config(path)
     tensors, _ = load_checkpoint(path / "checkpoints")
-    model = loop.build_model(replace(config, {"init": "random"}))
+    model = training.build_model(replace(config, {"init": "random"}))
     model.load_state_dict(tensors["model"])
     return Run(path, config, images, model.to(distributed.start(device)))
 
@@ -139,13 +139,13 @@ def train(
     if resume:
         return _resume(data, out, settings, device)
     resolved, opened = _settle(data, method, preset, config, settings, device)
-    t = loop.build(resolved.config, opened, device)
+    t = training.build(resolved.config, opened, device)
     # Every rank has seen whether the folder is free before any rank begins to fill it.
     path = distributed.of_rank_0(folder.claim(out, opened.name, resolved.config.method, overwrite=overwrite))
     _announce(resolved, opened)
     if resolved.config.optim.max_minutes:
         resolved = _fitted_to_time(resolved, t)
-        t = loop.build(resolved.config, opened, device)
+        t = training.build(resolved.config, opened, device)
     if distributed.rank() == 0:
         folder.prepare(path, resolved, opened)
     distributed.barrier()
@@ -156,7 +156,7 @@ def dry_run(data: Any, *, method: str = "swav", preset: str | None = None, confi
     """Print the settings that `train` would use and why, with an estimate of time and memory; train and write nothing."""
     device = distributed.start(settings.get("device", "auto"))
     resolved, opened = _settle(data, method, preset, config, settings, device)
-    t = loop.build(resolved.config, opened, device)
+    t = training.build(resolved.config, opened, device)
     _announce(resolved, opened)
     say(_estimate(t))
 
@@ -194,18 +194,18 @@ def _resume(data: Any, out: str | Path | None, settings: Mapping[str, Any], devi
     check_extras(config.run)
     opened = open_data(images if data is None else data, config.data)
     folder.check_same_data(path, opened)
-    t = loop.build(replace(config, {"init": "random"}), opened, device)
+    t = training.build(replace(config, {"init": "random"}), opened, device)
     t.config = config
-    loop.restore(t, path)
+    training.restore(t, path)
     if distributed.rank() == 0:
         cut_back(path / "metrics.jsonl", t.state.step)
     distributed.barrier()
     return _train(t, path, opened)
 
 
-def _train(t: loop.Training, path: Path, data: Data) -> Run:
+def _train(t: training.Training, path: Path, data: Data) -> Run:
     log = Log(path, t.config.run)
-    precision = str(loop.precision_of(t.config, t.device)).removeprefix("torch.")
+    precision = str(training.precision_of(t.config, t.device)).removeprefix("torch.")
     try:
         log.say(f"{'resuming' if t.state.step else 'training'} {path} on {t.device} in {precision}")
         loop.fit(t, log, path)
@@ -242,10 +242,10 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _fitted_to_time(resolved: Resolved, t: loop.Training) -> Resolved:
+def _fitted_to_time(resolved: Resolved, t: training.Training) -> Resolved:
     """With max_minutes, max_steps is what this machine does in that time; `t` is used up to find out."""
     minutes = resolved.config.optim.max_minutes
-    seconds = loop.seconds_per_step(t, at_most=6 * minutes)
+    seconds = training.seconds_per_step(t, at_most=6 * minutes)
     # All ranks take the slowest one's word.
     seconds = float(distributed.all_reduce_max(torch.tensor(seconds, device=t.device)))
     steps = max(1, int(0.95 * 60 * minutes / seconds))
@@ -259,9 +259,9 @@ def _fitted_to_time(resolved: Resolved, t: loop.Training) -> Resolved:
     return Resolved(replace(resolved.config, {"max_steps": steps}), {**resolved.origins, "max_steps": origin})
 
 
-def _estimate(t: loop.Training) -> str:
+def _estimate(t: training.Training) -> str:
     """Time and memory of the run, from a few steps on this machine; `t` is used up."""
-    seconds, batch, minutes = loop.seconds_per_step(t), t.config.optim.batch, t.config.optim.max_minutes
+    seconds, batch, minutes = training.seconds_per_step(t), t.config.optim.batch, t.config.optim.max_minutes
     total = min(seconds * t.total_steps, 60 * minutes or float("inf"))
     parameters = sum(p.numel() for p in t.model.parameters())
     return (

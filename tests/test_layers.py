@@ -34,6 +34,7 @@ ROWS = [
     ["resolve"],
     ["checkpoint", "log"],
     ["health"],
+    ["training"],
     ["loop"],
     ["folder"],
     ["run"],

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster import distributed, loop
+from selfcluster import distributed, loop, training
 from selfcluster.config import DataSettings, replace
 from selfcluster.data import Data, open_data
 from selfcluster.errors import ConfigError, DataError, DivergenceError
@@ -35,7 +35,7 @@ def _folder_of_images(folder: Path, n: int = 30) -> Data:
     return open_data(str(folder), DataSettings())
 
 
-def _weights(t: loop.Training) -> dict[str, torch.Tensor]:
+def _weights(t: training.Training) -> dict[str, torch.Tensor]:
     state = {**t.model.state_dict(), **{f"method/{k}": v for k, v in t.method.state_dict().items()}}
     return {name: tensor.clone() for name, tensor in state.items()}
 
@@ -78,7 +78,7 @@ def test_resume_is_bit_identical_in_mid_epoch_with_queue(tmp_path: Path, optimiz
     with pytest.raises(loop.Interrupted):
         loop.fit(first, tiny.Silent(), tmp_path, stop_at=6)
     second, log_after = tiny.training(**settings), tiny.Silent()
-    loop.restore(second, tmp_path)
+    training.restore(second, tmp_path)
     assert (second.state.epoch, second.state.step, second.state.step_in_epoch) == (1, 6, 2)
     loop.fit(second, log_after, None)
 
@@ -97,7 +97,7 @@ def test_resume_at_the_end_of_an_epoch(tmp_path: Path, stop_at: int) -> None:
     with pytest.raises(loop.Interrupted):
         loop.fit(first, tiny.Silent(), tmp_path, stop_at=stop_at)
     second = tiny.training()
-    loop.restore(second, tmp_path)
+    training.restore(second, tmp_path)
     loop.fit(second, tiny.Silent(), None)
     assert all(torch.equal(a, b) for a, b in zip(_weights(whole).values(), _weights(second).values(), strict=True))
 
@@ -117,7 +117,7 @@ def test_workers_and_resume_change_nothing_on_a_folder_with_a_broken_image(tmp_p
         with pytest.raises(loop.Interrupted):
             loop.fit(first, tiny.Silent(), run, stop_at=4)
         second = tiny.training(data, workers=workers, epochs=2)
-        loop.restore(second, run)
+        training.restore(second, run)
         assert list(second.loader.broken) == list(first.loader.broken)
         loop.fit(second, tiny.Silent(), None)
         ends.append(_weights(second))
@@ -126,7 +126,7 @@ def test_workers_and_resume_change_nothing_on_a_folder_with_a_broken_image(tmp_p
 
 
 def _losses_on_a_rank(settings: dict) -> list[float]:
-    t = loop.build(tiny.config(**settings), tiny.data(), torch.device("cpu"))
+    t = training.build(tiny.config(**settings), tiny.data(), torch.device("cpu"))
     log = tiny.Silent()
     loop.fit(t, log, None)
     return log.losses()
@@ -142,10 +142,10 @@ def test_two_ranks_give_the_losses_of_one_process() -> None:
 
 
 def _train_part(settings: dict, folder: str, stop_at: int | None) -> list[float]:
-    t = loop.build(tiny.config(**settings), tiny.data(), torch.device("cpu"))
+    t = training.build(tiny.config(**settings), tiny.data(), torch.device("cpu"))
     log = tiny.Silent()
     if (Path(folder) / "checkpoints").exists():
-        loop.restore(t, Path(folder))
+        training.restore(t, Path(folder))
     with contextlib.suppress(loop.Interrupted):
         loop.fit(t, log, Path(folder) if stop_at else None, stop_at=stop_at)
     return log.losses()
@@ -161,7 +161,7 @@ def test_a_run_of_two_ranks_is_resumed_by_one(tmp_path: Path) -> None:
 
 def _build_with_batch(batch: int) -> str:
     try:
-        loop.build(tiny.config(batch=batch), tiny.data(), torch.device("cpu"))
+        training.build(tiny.config(batch=batch), tiny.data(), torch.device("cpu"))
     except ConfigError as error:
         return str(error)
     return "built"
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_checkpoint_is_overwritten(tmp_
     kept = tmp_path / "bad" / "checkpoints"
     if kept.exists():
         again = tiny.training()
-        loop.restore(again, tmp_path / "bad")
+        training.restore(again, tmp_path / "bad")
         assert all(torch.isfinite(p).all() for p in again.model.parameters())
 
 

@@ -87,3 +87,9 @@ def test_rankme() -> None:
         math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)), rel=1e-4
     )
     assert math.isfinite(metrics.rankme(torch.zeros(4, 3)))
+
+
+def test_arrays_are_taken_as_well_as_tensors() -> None:
+    x = np.eye(6, dtype=np.float32)
+    assert metrics.rankme(x) == metrics.rankme(torch.from_numpy(x))
+    assert metrics.code_entropy(x) == 0

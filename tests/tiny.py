@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfcluster import loop
+from selfcluster import training as parts
 from selfcluster.config import Config, DataSettings, default_config, replace
 from selfcluster.data import Data, open_data
 from selfcluster.log import Log
@@ -46,8 +46,8 @@ def data(n: int = 36) -> Data:
     return open_data(images(n), DataSettings())
 
 
-def training(given: Data | None = None, **settings: Any) -> loop.Training:
-    return loop.build(config(**settings), given if given is not None else data(), torch.device("cpu"))
+def training(given: Data | None = None, **settings: Any) -> parts.Training:
+    return parts.build(config(**settings), given if given is not None else data(), torch.device("cpu"))
 
 
 def no_extract(*_: Any, **__: Any) -> Any:

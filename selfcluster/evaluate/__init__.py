@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfcluster import distributed, loop
+from selfcluster import distributed, training
 from selfcluster.checkpoint import write_atomically
 from selfcluster.config import DataSettings
 from selfcluster.data import Data, open_data, split
@@ -144,8 +144,8 @@ Represent = Callable[[Images, NDArray[np.int64]], Tensor]
 
 
 def _representations(run: Run, images: Images) -> dict[str, Represent]:
-    precision = loop.precision_of(run.config, run.device)
-    untrained = loop.build_model(run.config)
+    precision = training.precision_of(run.config, run.device)
+    untrained = training.build_model(run.config)
     load_initial_weights(untrained, run.config.model.init)
     before = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
 

@@ -1,0 +1,207 @@
+"""Everything that a run holds while it trains: built from a config, saved, restored, and timed."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from selfcluster import distributed, optim, randomness
+from selfcluster.batch import EpochPlan
+from selfcluster.checkpoint import load_checkpoint, save_checkpoint
+from selfcluster.config import Config
+from selfcluster.crops import MultiCrop
+from selfcluster.data import Data
+from selfcluster.encoders import create_encoder, feature_width
+from selfcluster.errors import ConfigError, DataError
+from selfcluster.health import Watch
+from selfcluster.initial import load_initial_weights
+from selfcluster.loader import Loader
+from selfcluster.methods import METHODS, Method
+from selfcluster.model import ClusterModel, synchronize_batch_norm
+
+
+@dataclass
+class State:
+    """Where training stands. Part of every checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    step_in_epoch: int = 0
+    seconds: float = 0.0
+    """Spent training, over all sessions."""
+    plan: EpochPlan | None = None
+
+
+@dataclass
+class Training:
+    """Everything that a run holds while it trains."""
+
+    config: Config[Any]
+    device: torch.device
+    model: ClusterModel
+    parallel: nn.Module
+    method: Method
+    optimizers: dict[str, torch.optim.Optimizer]
+    loader: Loader
+    watch: Watch
+    total_steps: int
+    state: State
+
+    @property
+    def parameter_names(self) -> dict[nn.Parameter, str]:
+        """Bare names, the same with and without data parallelism."""
+        return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision of encoder and head."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision_of(self.config, self.device) == torch.bfloat16)
+
+
+def precision_of(config: Config[Any], device: torch.device) -> torch.dtype:
+    """The network's precision: auto is bf16 where the device multiplies it faster, which is CUDA from Ampere on and a CPU with AMX."""
+    asked = config.run.precision
+    if asked == "auto":
+        has_amx = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+        return (
+            torch.bfloat16
+            if has_amx or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+            else torch.float32
+        )
+    return torch.bfloat16 if asked == "bf16" else torch.float32
+
+
+def build_model(config: Config[Any]) -> ClusterModel:
+    """The network with its starting weights, a function of the seed; on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        randomness.reseed(config.run.seed)
+        encoder = create_encoder(config.model.encoder, config.crops.crop_pixels, pretrained=config.model.init == "pretrained")
+        model = ClusterModel(
+            encoder,
+            feature_width(encoder, config.crops.crop_pixels[0]),
+            head_width=config.model.head_width,
+            embedding_width=config.model.embedding_width,
+            n_prototypes=config.objective.n_prototypes,
+            n_assign=config.crops.n_crops[0],
+        )
+    return model.to(memory_format=torch.channels_last) if config.run.channels_last else model
+
+
+def build(config: Config[Any], data: Data, device: torch.device) -> Training:
+    """Everything, at step 0.
+
+    Raises:
+        ConfigError: the ranks do not divide the batch, or a setting that the network refuses.
+        DataError: fewer images than the batch.
+    """
+    batch, ranks = config.optim.batch, distributed.n_ranks()
+    trained_on = data.trained_on(config.data, config.run.seed)
+    if len(trained_on) < batch:
+        raise DataError(f"{len(trained_on):,} images are fewer than the batch of {batch}; set --batch {len(trained_on)} or less")
+    if batch % ranks:
+        raise ConfigError(f"batch {batch} does not divide among {ranks} ranks; set --batch {math.ceil(batch / ranks) * ranks}")
+    model = build_model(config)
+    load_initial_weights(model, config.model.init)
+    if ranks > 1:
+        synchronize_batch_norm(model)
+    model.to(device)
+    steps_per_epoch = len(trained_on) // batch
+    total_steps = min(config.optim.epochs * steps_per_epoch, config.optim.max_steps or math.inf)
+    method = METHODS[config.method](config, model, trained_on, steps_per_epoch=steps_per_epoch, total_steps=int(total_steps))
+    loader = Loader(
+        data.images,
+        MultiCrop(config.crops.n_crops, config.crops.crop_pixels, config.crops.area, config.augment),
+        batch=batch,
+        seed=config.run.seed,
+        device=device,
+        workers=n_workers(config, data),
+        max_broken_share=config.data.max_broken_share,
+    )
+    begins = max(config.objective.freeze_steps, round(config.optim.warmup_epochs * steps_per_epoch))
+    return Training(
+        config=config,
+        device=device,
+        model=model,
+        parallel=DistributedDataParallel(model, broadcast_buffers=False) if ranks > 1 else model,
+        method=method,
+        optimizers=optim.build_optimizers(method.parameter_groups()),
+        loader=loader,
+        watch=Watch(config.health, n_prototypes=config.objective.n_prototypes, begins=begins),
+        total_steps=int(total_steps),
+        state=State(),
+    )
+
+
+def n_workers(config: Config[Any], data: Data) -> int:
+    """Automatic: none for images in memory; otherwise one a core of this rank's share, up to 8."""
+    if config.run.workers >= 0:
+        return config.run.workers
+    return 0 if data.images.in_memory else max(1, min(8, (os.cpu_count() or 1) // distributed.n_ranks()))
+
+
+def extract(*_: Any, **__: Any) -> Any:
+    """What an offline method calls between epochs; there is none yet that does."""
+    raise NotImplementedError("offline methods bring the extraction with them")
+
+
+def save(t: Training, folder: Path) -> None:
+    """A checkpoint of this step is on the disk; collective, rank 0 writes.
+
+    Raises:
+        DivergenceError: a loss since the last reading was not finite; nothing is overwritten.
+    """
+    t.watch.require_finite_losses()
+    tensors = {
+        "model": t.model.state_dict(),
+        "method": t.method.state_dict(),
+        "optimizer": optim.state_by_name(t.optimizers, t.parameter_names),
+        "plan": {"order": torch.from_numpy(t.state.plan.order)} if t.state.plan is not None else {},
+    }
+    s, broken = t.state, distributed.joined(t.loader.broken)
+    if distributed.rank() == 0:
+        counts = {"epoch": s.epoch, "step_in_epoch": s.step_in_epoch, "seconds": s.seconds}
+        save_checkpoint(folder / "checkpoints", s.step, tensors, {**counts, "broken": sorted(broken.items())})
+    distributed.barrier()
+
+
+def restore(t: Training, folder: Path) -> None:
+    """Training stands where the last checkpoint was written."""
+    tensors, state = load_checkpoint(folder / "checkpoints")
+    t.model.load_state_dict(tensors["model"])
+    t.method.load_state_dict(tensors["method"])
+    optim.load_state_by_name(t.optimizers, t.parameter_names, tensors["optimizer"])
+    t.loader.broken = {int(index): reason for index, reason in state["broken"]}
+    plan = EpochPlan(tensors["plan"]["order"].numpy()) if "plan" in tensors else None
+    t.state = State(state["epoch"], state["step"], state["step_in_epoch"], state["seconds"], plan)
+    if state["step_in_epoch"] >= t.method.steps_per_epoch:
+        t.state.epoch, t.state.step_in_epoch = state["epoch"] + 1, 0
+
+
+def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> float:
+    """Time of a training step on this machine, from a few real ones on a training that is then thrown away."""
+    times: list[float] = []
+    plan = t.method.begin_epoch(0, extract)
+    started = time.perf_counter()
+    for batch in t.loader.epoch(0, plan):
+        optim.set_lr(t.optimizers, 0)
+        with t.autocast():
+            out = t.parallel(batch.crops)
+        loss = t.method.loss(out, t.method.assign(out, batch))
+        loss.backward()
+        optim.update(t.optimizers)
+        loss.item()
+        times.append(time.perf_counter() - started)
+        if len(times) > n_steps or times[-1] > at_most:
+            break
+    t.loader.close()
+    # The first step pays for warming up.
+    return float(np.median(np.diff(times))) if len(times) > 1 else times[0]
