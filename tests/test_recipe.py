@@ -76,7 +76,8 @@ def test_what_the_recipe_decides_follows_the_images() -> None:
     assert glyphs["augmentation"] == "glyph"
     assert glyphs["flip"] == glyphs["hue"] == glyphs["grey"] == 0
     assert _chosen(_facts(n=1797))["n_prototypes"] == 30
-    assert _chosen(_facts(n=1_281_167))["n_prototypes"] == 3000
+    assert _chosen(_facts(n=1_281_167, accelerated=True))["n_prototypes"] == 3000
+    assert _chosen(_facts(n=1_281_167))["n_prototypes"] == 96
     assert _chosen(_facts(n=1_281_167, short_side=400, accelerated=True))["encoder"] == "resnet50"
     assert _chosen(_facts(n=1_281_167, short_side=400, accelerated=True))["crop_pixels"] == (224, 96)
     assert _chosen(_facts(short_side=32, accelerated=True))["encoder"] == "resnet18_small"
@@ -85,6 +86,17 @@ def test_what_the_recipe_decides_follows_the_images() -> None:
 def test_what_the_user_chose_is_taken_into_account() -> None:
     assert _chosen(_facts(), batch=50)["freeze_steps"] == 100
     assert _chosen(_facts(), augmentation="glyph")["flip"] == 0
+    assert _chosen(_facts(), lr=0.5)["final_lr"] == 0.0005
+    assert _chosen(_facts(), optimizer="adamw")["lr"] < 0.01
+    assert _chosen(_facts(accelerated=True))["optimizer"] == "lars"
+    assert _chosen(_facts(accelerated=True), encoder="vit_small_patch16_224")["optimizer"] == "adamw"
+
+
+def test_the_digits_get_the_settings_that_were_measured() -> None:
+    values = _chosen(_facts(n=1797, short_side=32, is_grey=True, mirror_distance=1.6))
+    wanted = dict(encoder="resnet10_small_quarter_s2", n_prototypes=30, batch=64, epochs=30, optimizer="lars", lr=4.0, epsilon=0.02)
+    assert {name: values[name] for name in wanted} == wanted
+    assert (values["crop_pixels"], values["area"]) == ((24, 16), ((0.6, 1.0), (0.35, 0.6)))
 
 
 def test_every_choice_has_a_reason_and_is_a_setting() -> None:
