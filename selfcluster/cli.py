@@ -88,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _leave(
             f"{getattr(error, 'strerror', None) or error or type(error).__name__}: {getattr(error, 'filename', None) or 'no file named'}", 2
         )
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        _leave("out of memory; lower --batch, or take a smaller --encoder or --crop-pixels", 2)
     except KeyboardInterrupt:
         _leave("stopped", 130)
 
@@ -149,7 +153,8 @@ def _train(arguments: list[str]) -> None:
     try:
         run = train(data, out=parsed.out or None, resume=parsed.resume, overwrite=parsed.overwrite, **asked)
     except Interrupted as interrupted:
-        _leave(f"{interrupted}; go on with --resume", interrupted.exit_status)
+        print(f"selfcluster: {interrupted}; go on with: selfcluster train --resume --out {interrupted.folder}", file=sys.stderr)
+        sys.exit(interrupted.exit_status)
     if distributed.rank() == 0:
         print(f"next: selfcluster evaluate {run.path}")
     distributed.stop()
@@ -170,6 +175,7 @@ def _evaluate(arguments: list[str]) -> None:
         labels=parsed.labels,
     )
     print(result)
+    print(f"next, in Python: timm.create_model('local-dir:{parsed.run}/model', pretrained=True)")
 
 
 def _demo(arguments: list[str]) -> None:
@@ -188,8 +194,7 @@ def _flag(argument: str) -> str | None:
     """The setting that an argument names, if it is a flag: `--n-crops=2` gives n_crops, `--no-resume` gives resume."""
     if not argument.startswith("--"):
         return None
-    name = argument[2:].split("=")[0].replace("-", "_")
-    return name
+    return argument[2:].split("=")[0].replace("-", "_")
 
 
 def _is_given(name: str, arguments: Sequence[str]) -> bool:

@@ -41,7 +41,8 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 randomness.reseed(config.run.seed, s.step, distributed.rank())
                 with t.autocast():
                     out = t.parallel(batch.crops)
-                require_finite(out.embeddings, s.step)
+                if t.device.type == "cpu":  # looking costs nothing here; elsewhere it is done at every log line and checkpoint
+                    require_finite(out.embeddings, "embeddings", s.step)
                 targets = t.method.assign(out, batch)
                 loss = t.method.loss(out, targets)
                 loss.backward()
@@ -60,7 +61,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                     pace.note_checkpoint()
                     training.save(t, folder)
                 if must_leave and not is_last:
-                    raise Interrupted(asked[0] if asked else signal.SIGTERM, s.step)
+                    raise Interrupted(asked[0] if asked else signal.SIGTERM, s.step, folder)
                 if is_last:
                     break
             log.row(s.step, epoch, {"collapse/rankme": t.watch.rankme()})
@@ -70,8 +71,9 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
 class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
     """A signal asked the run to leave; its checkpoint is written."""
 
-    def __init__(self, number: int, step: int) -> None:
+    def __init__(self, number: int, step: int, folder: Path | None) -> None:
         super().__init__(f"left at step {step} with a checkpoint")
+        self.folder = folder
         self.exit_status = 128 + number
 
 

@@ -102,7 +102,8 @@ def load(path: str | Path, *, device: str = "cpu") -> Run:
     """
     path = Path(path)
     config, images = folder.read_config(path)
-    tensors, _ = load_checkpoint(path / "checkpoints")
+    tensors, state = load_checkpoint(path / "checkpoints")
+    training.check_settings(state, config)
     model = training.build_model(replace(config, {"init": "random"}))
     model.load_state_dict(tensors["model"])
     return Run(path, config, images, model.to(distributed.start(device)))

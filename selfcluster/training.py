@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -18,12 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from selfcluster import distributed, optim, randomness
 from selfcluster.batch import EpochPlan
 from selfcluster.checkpoint import load_checkpoint, save_checkpoint
-from selfcluster.config import Config
+from selfcluster.config import CHANGEABLE_ON_RESUME, Config, flatten
 from selfcluster.crops import MultiCrop
 from selfcluster.data import Data
 from selfcluster.encoders import create_encoder, feature_width
-from selfcluster.errors import ConfigError, DataError
-from selfcluster.health import Watch
+from selfcluster.errors import CheckpointError, ConfigError, DataError
+from selfcluster.health import Watch, require_finite
 from selfcluster.initial import load_initial_weights
 from selfcluster.loader import Loader
 from selfcluster.methods import METHODS, Method
@@ -157,9 +158,11 @@ def save(t: Training, folder: Path) -> None:
     """A checkpoint of this step is on the disk; collective, rank 0 writes.
 
     Raises:
-        DivergenceError: a loss since the last reading was not finite; nothing is overwritten.
+        DivergenceError: a loss since the last reading, or a weight, is not finite; nothing is overwritten.
     """
     t.watch.require_finite_losses()
+    for name, weight in t.model.named_parameters():
+        require_finite(weight, f"weights {name}", t.state.step)
     tensors = {
         "model": t.model.state_dict(),
         "method": t.method.state_dict(),
@@ -169,13 +172,19 @@ def save(t: Training, folder: Path) -> None:
     s, broken = t.state, distributed.joined(t.loader.broken)
     if distributed.rank() == 0:
         counts = {"epoch": s.epoch, "step_in_epoch": s.step_in_epoch, "seconds": s.seconds}
-        save_checkpoint(folder / "checkpoints", s.step, tensors, {**counts, "broken": sorted(broken.items())})
+        state = {**counts, "broken": sorted(broken.items()), "settings": flatten(t.config)}
+        save_checkpoint(folder / "checkpoints", s.step, tensors, state)
     distributed.barrier()
 
 
 def restore(t: Training, folder: Path) -> None:
-    """Training stands where the last checkpoint was written."""
+    """Training stands where the last checkpoint was written.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another configuration.
+    """
     tensors, state = load_checkpoint(folder / "checkpoints")
+    check_settings(state, t.config)
     t.model.load_state_dict(tensors["model"])
     t.method.load_state_dict(tensors["method"])
     optim.load_state_by_name(t.optimizers, t.parameter_names, tensors["optimizer"])
@@ -184,6 +193,14 @@ def restore(t: Training, folder: Path) -> None:
     t.state = State(state["epoch"], state["step"], state["step_in_epoch"], state["seconds"], plan)
     if state["step_in_epoch"] >= t.method.steps_per_epoch:
         t.state.epoch, t.state.step_in_epoch = state["epoch"] + 1, 0
+
+
+def check_settings(state: dict[str, Any], config: Config[Any]) -> None:
+    """Raises CheckpointError where the checkpoint was written under other settings; the first is named."""
+    for name, value in json.loads(json.dumps(flatten(config))).items():
+        if name not in CHANGEABLE_ON_RESUME and state["settings"].get(name) != value:
+            had = state["settings"].get(name)
+            raise CheckpointError(f"the checkpoint is of another configuration: {name} was {had!r} and is {value!r}; restore config.toml")
 
 
 def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> float:

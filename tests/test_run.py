@@ -172,6 +172,14 @@ def test_a_damaged_checkpoint_is_named(run: sc.Run, tmp_path: Path) -> None:
         sc.load(tmp_path / "run")
 
 
+def test_a_checkpoint_of_another_configuration_is_refused(run: sc.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    file = tmp_path / "run" / "config.toml"
+    file.write_text(file.read_text().replace("head_width = 32", "head_width = 48"))
+    with pytest.raises(sc.CheckpointError, match=r"another configuration: head_width was 32 and is 48"):
+        sc.load(tmp_path / "run")
+
+
 def test_awkward_images_are_skipped_counted_and_listed(shared_data: Path, tmp_path: Path) -> None:
     photos = _photos(tmp_path, shared_data)
     run = sc.train(photos, out=tmp_path / "run", max_broken_share=0.5, workers=0, **{**FAST, "epochs": 2})
