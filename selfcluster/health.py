@@ -100,7 +100,8 @@ class Watch:
         return signs
 
     def rankme(self) -> float:
-        """Effective rank of the newest features of this rank."""
+        """Effective rank of the newest features of this rank; the losses must be finite."""
+        self.require_finite_losses()
         return metrics.rankme(torch.cat(list(self._features)))
 
     def _judge(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfcluster import distributed, optim, randomness, training
+from selfcluster.errors import Interrupted
 from selfcluster.health import require_finite
 from selfcluster.log import Log
 from selfcluster.training import Training
@@ -28,6 +29,8 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
         Interrupted: a signal asked to leave; a checkpoint was written.
     """
     s, config = t.state, t.config
+    if s.step >= t.total_steps:
+        return
     pace = _Pace(t)
     log.start(s.step, t.total_steps)
     with _signals() as asked:
@@ -66,15 +69,6 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                     break
             log.row(s.step, epoch, {"collapse/rankme": t.watch.rankme()})
             s.epoch, s.step_in_epoch = epoch + 1, 0
-
-
-class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
-    """A signal asked the run to leave; its checkpoint is written."""
-
-    def __init__(self, number: int, step: int, folder: Path | None) -> None:
-        super().__init__(f"left at step {step} with a checkpoint")
-        self.folder = folder
-        self.exit_status = 128 + number
 
 
 @contextmanager
@@ -138,5 +132,5 @@ class _Pace:
 
     def checkpoint_is_due(self) -> bool:
         due = time.perf_counter() - self.saved_at > 60 * self.t.config.run.checkpoint_minutes
-        # Only one clock counts, or the ranks would write at different steps.
+        # The ranks write at the same step: when any clock says so.
         return self.t.state.step % 10 == 0 and distributed.any_rank(due) if distributed.is_on() else due

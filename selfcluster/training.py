@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +26,7 @@ from selfcluster.data import Data
 from selfcluster.encoders import create_encoder, feature_width
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.health import Watch, require_finite
+from selfcluster.images import Images
 from selfcluster.initial import load_initial_weights
 from selfcluster.loader import Loader
 from selfcluster.methods import METHODS, Method
@@ -97,15 +99,19 @@ def build_model(config: Config[Any]) -> ClusterModel:
     return model.to(memory_format=torch.channels_last) if config.run.channels_last else model
 
 
-def build(config: Config[Any], data: Data, device: torch.device) -> Training:
+def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: NDArray[np.int64] | None = None) -> Training:
     """Everything, at step 0.
 
+    Args:
+        config, data, device: of the run.
+        trained_on: indices of the images to train on; None for those that the settings name.
     Raises:
         ConfigError: the ranks do not divide the batch, or a setting that the network refuses.
         DataError: fewer images than the batch.
     """
     batch, ranks = config.optim.batch, distributed.n_ranks()
-    trained_on = data.trained_on(config.data, config.run.seed)
+    if trained_on is None:
+        trained_on = data.trained_on(config.data, config.run.seed)
     if len(trained_on) < batch:
         raise DataError(f"{len(trained_on):,} images are fewer than the batch of {batch}; set --batch {len(trained_on)} or less")
     if batch % ranks:
@@ -124,7 +130,7 @@ def build(config: Config[Any], data: Data, device: torch.device) -> Training:
         batch=batch,
         seed=config.run.seed,
         device=device,
-        workers=n_workers(config, data),
+        workers=n_workers(config, data.images),
         max_broken_share=config.data.max_broken_share,
     )
     begins = max(config.objective.freeze_steps, round(config.optim.warmup_epochs * steps_per_epoch))
@@ -142,11 +148,11 @@ def build(config: Config[Any], data: Data, device: torch.device) -> Training:
     )
 
 
-def n_workers(config: Config[Any], data: Data) -> int:
+def n_workers(config: Config[Any], images: Images) -> int:
     """Automatic: none for images in memory; otherwise one a core of this rank's share, up to 8."""
     if config.run.workers >= 0:
         return config.run.workers
-    return 0 if data.images.in_memory else max(1, min(8, (os.cpu_count() or 1) // distributed.n_ranks()))
+    return 0 if images.in_memory else max(1, min(8, (os.cpu_count() or 1) // distributed.n_ranks()))
 
 
 def extract(*_: Any, **__: Any) -> Any:
@@ -204,11 +210,15 @@ def check_settings(state: dict[str, Any], config: Config[Any]) -> None:
 
 
 def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> float:
-    """Time of a training step on this machine, from a few real ones on a training that is then thrown away."""
+    """Time of a training step on this machine, from a few real ones on a training that is then thrown away.
+
+    The first step pays for warming up, and the next ones find batches that the workers made meanwhile; both are left out, unless
+    the time `at_most` is over before.
+    """
     times: list[float] = []
-    plan = t.method.begin_epoch(0, extract)
+    skipped = 1 + 2 * t.loader.workers
     started = time.perf_counter()
-    for batch in t.loader.epoch(0, plan):
+    for batch in t.loader.epoch(0, t.method.begin_epoch(0, extract)):
         optim.set_lr(t.optimizers, 0)
         with t.autocast():
             out = t.parallel(batch.crops)
@@ -217,8 +227,8 @@ def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) ->
         optim.update(t.optimizers)
         loss.item()
         times.append(time.perf_counter() - started)
-        if len(times) > n_steps or times[-1] > at_most:
+        if distributed.any_rank(len(times) > skipped + n_steps or times[-1] > at_most):
             break
     t.loader.close()
-    # The first step pays for warming up.
-    return float(np.median(np.diff(times))) if len(times) > 1 else times[0]
+    each = np.diff(times, prepend=0.0)
+    return float(np.median(each[min(skipped, len(each) - 1) :]))

@@ -288,3 +288,15 @@ def test_one_process_needs_no_process_group() -> None:
     assert distributed.n_ranks() == 1
     assert not distributed.is_on()
     assert replace(tiny.config(), {}) == tiny.config()
+
+
+@pytest.mark.parametrize("settings", [dict(epochs=2), dict(epochs=9, max_steps=6)])
+def test_a_finished_run_does_not_train_on(tmp_path: Path, settings: dict) -> None:
+    done = tiny.training(**settings)
+    loop.fit(done, tiny.Silent(), tmp_path)
+    again, log = tiny.training(**settings), tiny.Silent()
+    training.restore(again, tmp_path)
+    loop.fit(again, log, tmp_path)
+    assert again.state.step == done.total_steps
+    assert log.rows == []
+    assert all(torch.equal(a, b) for a, b in zip(_weights(done).values(), _weights(again).values(), strict=True))
