@@ -68,8 +68,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     last = folder / "last.json"
     if not last.is_file():
         raise CheckpointError(f"no checkpoint in {str(folder)!r}: the run stopped before its first one; start again with --overwrite")
-    here = folder / str(_read_json(last)["step"])
-    state = _read_json(here / "state.json")
+    here = folder / str(_read_json(last, "step")["step"])
+    state = _read_json(here / "state.json", "version", "files")
     if state.get("version") != VERSION:
         raise CheckpointError(
             f"checkpoint {str(here)!r} has version {state.get('version')}, this selfcluster reads {VERSION}; use the one that wrote it"
@@ -91,10 +91,13 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     return tensors, state
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path, *keys: str) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(file.read_text())
+        if not set(keys) <= set(content):
+            raise ValueError(f"it does not hold {' and '.join(keys)}")
+        return content
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint file {str(file)!r} is damaged: {error}; start again with --overwrite") from None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Annotated, Any, Generic, NoReturn, TypeVar
 import tyro
 
 from selfcluster.config import METHOD_SETTINGS, Config, default_config, flatten, known
-from selfcluster.errors import ConfigError, SelfclusterError
+from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
 
 MethodSettings = TypeVar("MethodSettings")
 
@@ -84,10 +86,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             _COMMANDS[known(arguments[0], _COMMANDS, "command")](arguments[1:])
     except SelfclusterError as error:
         _leave(str(error), error.exit_status)
-    except (OSError, MemoryError) as error:
-        _leave(
-            f"{getattr(error, 'strerror', None) or error or type(error).__name__}: {getattr(error, 'filename', None) or 'no file named'}", 2
-        )
+    except Interrupted as interrupted:
+        print(f"selfcluster: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.exit_status)
+    except OSError as error:
+        _leave(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        _leave("out of memory; lower --batch, or take a smaller --encoder or --crop-pixels", 2)
     except KeyboardInterrupt:
         _leave("stopped", 130)
 
@@ -139,23 +146,27 @@ def _train(arguments: list[str]) -> None:
     asked: dict[str, Any] = {"method": method, "preset": parsed.preset or None, "config": parsed.config or None, **given}
 
     from selfcluster import distributed
-    from selfcluster.loop import Interrupted
     from selfcluster.run import dry_run, train
 
     data = parsed.data or None
     if parsed.dry_run:
+        if parsed.resume:
+            raise ConfigError("--dry-run says what a new run would do; leave --resume out")
         dry_run(data, **asked)
         return
-    try:
-        run = train(data, out=parsed.out or None, resume=parsed.resume, overwrite=parsed.overwrite, **asked)
-    except Interrupted as interrupted:
-        _leave(f"{interrupted}; go on with --resume", interrupted.exit_status)
+    run = train(data, out=parsed.out or None, resume=parsed.resume, overwrite=parsed.overwrite, **asked)
     if distributed.rank() == 0:
-        print(f"next: selfcluster evaluate {run.path}")
+        print(f"next: selfcluster evaluate {shlex.quote(str(run.path))}")
     distributed.stop()
 
 
+def _alone(command: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{command} runs in one process; start it without torchrun")
+
+
 def _evaluate(arguments: list[str]) -> None:
+    _alone("evaluate")
     _check_flags(arguments, [*(f.name for f in dataclasses.fields(Evaluate)), "help"])
     parsed = _parse(Evaluate, "evaluate", arguments)
 
@@ -170,9 +181,11 @@ def _evaluate(arguments: list[str]) -> None:
         labels=parsed.labels,
     )
     print(result)
+    print(f"next, in Python: timm.create_model('local-dir:{parsed.run}/model', pretrained=True)")
 
 
 def _demo(arguments: list[str]) -> None:
+    _alone("demo")
     _check_flags(arguments, [*(f.name for f in dataclasses.fields(Demo)), "help"])
     parsed = _parse(Demo, "demo", arguments)
 
@@ -188,8 +201,7 @@ def _flag(argument: str) -> str | None:
     """The setting that an argument names, if it is a flag: `--n-crops=2` gives n_crops, `--no-resume` gives resume."""
     if not argument.startswith("--"):
         return None
-    name = argument[2:].split("=")[0].replace("-", "_")
-    return name
+    return argument[2:].split("=")[0].replace("-", "_")
 
 
 def _is_given(name: str, arguments: Sequence[str]) -> bool:

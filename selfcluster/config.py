@@ -8,6 +8,7 @@ many photos; for the images at hand the recipe replaces them before anything els
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -304,50 +305,66 @@ def known(name: str, names: Any, what: str) -> str:
 
 
 def check(config: Config[Any]) -> None:
-    """The settings fit each other.
+    """The settings can be, and fit each other.
 
     Raises:
         ConfigError: the first one that does not, with its value and what would do.
     """
-    crops, optim = config.crops, config.optim
+    check_values(config)
+    crops = config.crops
     if not len(crops.n_crops) == len(crops.crop_pixels) == len(crops.area) or not crops.n_crops:
         raise ConfigError(
             f"n_crops {crops.n_crops}, crop_pixels {crops.crop_pixels} and area {crops.area} must have one entry for each size of crop"
         )
-    if min(crops.n_crops) < 1 or sum(crops.n_crops) < 2:
+    if isinstance(config.objective, SwavSettings) and config.objective.queue_length % config.optim.batch:
+        length, batch = config.objective.queue_length, config.optim.batch
+        raise ConfigError(f"queue_length {length} must be a multiple of the batch {batch}, such as {max(1, round(length / batch)) * batch}")
+
+
+def check_values(config: Config[Any]) -> None:
+    """Each setting for itself is one that can be.
+
+    Raises:
+        ConfigError: the first one that is not, with its value and what would do.
+    """
+    for name, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name} {value} must be finite")
+    crops, optim, augment = config.crops, config.optim, config.augment
+    if min(crops.n_crops, default=0) < 1 or sum(crops.n_crops) < 2:
         raise ConfigError(f"n_crops {crops.n_crops}: swapped prediction needs two crops or more, and one of each size")
-    if min(crops.crop_pixels) < 4:
+    if min(crops.crop_pixels, default=0) < 4:
         raise ConfigError(f"crop_pixels {crops.crop_pixels}: a crop needs 4 pixels a side or more")
     if any(not 0 < low <= high <= 1 for low, high in crops.area):
         raise ConfigError(f"area {crops.area}: each size needs 0 < smallest <= largest <= 1")
     for name in ("flip", "jitter", "grey", "blur"):
-        _within(config.augment, name, 0, 1)
-    for name in ("brightness", "contrast", "saturation"):
-        _within(config.augment, name, 0, float("inf"))
-    _within(config.augment, "hue", 0, 0.5)
-    _within(config.augment, "scale", 0, 0.9)
-    low, high = config.augment.blur_sigma
+        _within(augment, name, 0, 1)
+    for name in ("brightness", "contrast", "saturation", "rotate_degrees", "shift", "shear"):
+        _at_least(augment, name, 0)
+    _within(augment, "hue", 0, 0.5)
+    _within(augment, "scale", 0, 0.9)
+    low, high = augment.blur_sigma
     if not 0 < low <= high:
-        raise ConfigError(f"blur_sigma {config.augment.blur_sigma} must be two numbers, 0 < smallest <= largest")
+        raise ConfigError(f"blur_sigma {augment.blur_sigma} must be two numbers, 0 < smallest <= largest")
     for name in ("epochs", "batch"):
         _at_least(optim, name, 1)
     for name in ("max_steps", "max_minutes", "warmup_epochs", "weight_decay", "clip_norm", "lr", "final_lr", "warmup_lr"):
         _at_least(optim, name, 0)
     _within(optim, "momentum", 0, 1)
-    for name in ("max_broken_share", "test_share"):
-        _within(config.data, name, 0, 1)
-    if config.data.test_share >= 1:
-        raise ConfigError(f"test_share {config.data.test_share} leaves no image to train on; use a share below 1, such as 0.2")
+    _within(config.data, "max_broken_share", 0, 1)
+    if not 0 <= config.data.test_share < 1:
+        raise ConfigError(f"test_share {config.data.test_share} must be at least 0 and below 1, such as 0.2")
     _at_least(config.model, "embedding_width", 1)
     _at_least(config.model, "head_width", 0)
+    _at_least(config.health, "collapse_steps", 2)
     _at_least(config.run, "workers", -1)
-    _at_least(config.health, "collapse_steps", 1)
     _at_least(config.run, "log_steps", 1)
+    _within(config.run, "seed", 0, 2**63 - 1)
     if isinstance(config.objective, SwavSettings):
-        _check_swav(config.objective, optim.batch)
+        _check_swav(config.objective)
 
 
-def _check_swav(swav: SwavSettings, batch: int) -> None:
+def _check_swav(swav: SwavSettings) -> None:
     for name, least in (
         ("n_prototypes", 2),
         ("iterations", 1),
@@ -360,10 +377,6 @@ def _check_swav(swav: SwavSettings, batch: int) -> None:
     for name in ("epsilon", "temperature"):
         if not getattr(swav, name) > 0:
             raise ConfigError(f"{name} {getattr(swav, name)} must be above 0")
-    if swav.queue_length % batch:
-        raise ConfigError(
-            f"queue_length {swav.queue_length} must be a multiple of the batch {batch}, such as {max(1, round(swav.queue_length / batch)) * batch}"
-        )
 
 
 def _within(group: Any, name: str, low: float, high: float) -> None:

@@ -65,6 +65,8 @@ def open_data(given: Any, settings: DataSettings) -> Data:
 def _open(given: Any, settings: DataSettings) -> Data:
     if not isinstance(given, str | Path):
         return Data("array", "", ArrayImages(_as_array(given)))
+    if not str(given):
+        raise DataError("no data given; name a folder of images, a .npy file, or a set such as digits")
     path = Path(given).expanduser()
     if path.is_dir():
         return _open_folder(path, settings)

@@ -164,9 +164,11 @@ def rank_0_first() -> Iterator[None]:
     """Inside, rank 0 has been and gone before the others come: what it downloads, they find."""
     if rank() != 0:
         barrier()
-    yield
-    if rank() == 0:
-        barrier()
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            barrier()
 
 
 def joined(here: dict[int, str]) -> dict[int, str]:

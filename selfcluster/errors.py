@@ -11,6 +11,11 @@ Every message is one line: what is wrong, the offending value, and what to try n
 stack trace and exits with 2 for a user's mistake and 3 for a collapse.
 """
 
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
 
 class SelfclusterError(Exception):
     """The root of the tree above."""
@@ -38,3 +43,11 @@ class CollapseError(SelfclusterError):
 
 class DivergenceError(CollapseError):
     """Training whose numbers are no longer finite."""
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
+    """A signal asked the run to leave; its checkpoint is written."""
+
+    def __init__(self, number: int, step: int, folder: Path | None) -> None:
+        super().__init__(f"left at step {step} with a checkpoint; go on with: selfcluster train --resume --out {shlex.quote(str(folder))}")
+        self.exit_status = 128 + number

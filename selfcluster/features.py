@@ -42,7 +42,7 @@ class _Centred(Dataset):
         return prepared, readable
 
     def _from_array(self, index: NDArray[np.int64]) -> Tensor:
-        images = self.images.take(index)  # type: ignore[attr-defined]
+        images = self.images.take(index)
         return torch.stack([resize_centre(image, self.pixels) for image in images])
 
 

@@ -8,6 +8,8 @@ log.txt            what was said                               model/          t
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import platform
@@ -53,16 +55,13 @@ _OWN_FILES = [
 
 
 def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:
-    """The folder of a new run, which is free or may be overwritten; nothing is touched yet.
+    """The folder of a new run, which is free or may be overwritten; nothing in it is touched yet.
 
     Raises:
         CheckpointError: it is in use, or is no run's.
     """
     if out is None:
-        n = 1
-        while (folder := Path("runs") / f"{name}-{method}-{n}").exists():
-            n += 1
-        return folder
+        return _next_free(Path("runs"), f"{name}-{method}")
     folder = Path(out)
     if folder.is_file():
         raise CheckpointError(f"{str(folder)!r} is a file; choose another --out")
@@ -73,6 +72,16 @@ def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) ->
     if not overwrite:
         raise CheckpointError(f"{str(folder)!r} holds a run already; go on with it by --resume, or replace it by --overwrite")
     return folder
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    """A folder of the next free number, made here, so that a run that starts at the same time takes another."""
+    parent.mkdir(exist_ok=True)
+    for n in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{name}-{n}").mkdir()
+            break
+    return parent / f"{name}-{n}"
 
 
 def prepare(folder: Path, resolved: Resolved, data: Data) -> None:
@@ -114,12 +123,21 @@ def read_config(folder: Path) -> tuple[Config[Any], str]:
     if not (folder / "config.toml").is_file():
         raise CheckpointError(f"{str(folder)!r} is not a run folder: it holds no config.toml")
     top, settings = read_toml(folder / "config.toml")
+    if not {"method", "images"} <= top.keys():
+        raise CheckpointError(f"{str(folder / 'config.toml')!r} is damaged: it names no method or no images")
     return replace(default_config(top["method"]), settings), top["images"]
 
 
 def read_trained_on(folder: Path) -> NDArray[np.int64]:
     """Indices of the images that the run was trained on; the others were kept out."""
-    return np.flatnonzero(pq.read_table(folder / "data.parquet")["trained_on"].to_numpy())
+    return np.flatnonzero(_read_data(folder)["trained_on"].to_numpy())
+
+
+def _read_data(folder: Path) -> pa.Table:
+    try:
+        return pq.read_table(folder / "data.parquet")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CheckpointError(f"cannot read {str(folder / 'data.parquet')!r}: {' '.join(str(error).split())}") from None
 
 
 def check_same_data(folder: Path, data: Data) -> None:
@@ -128,7 +146,7 @@ def check_same_data(folder: Path, data: Data) -> None:
     Raises:
         DataError: images were added, lost or renamed (three are named), or have changed.
     """
-    stored = pq.read_table(folder / "data.parquet")
+    stored = _read_data(folder)
     if stored.schema.metadata[b"digest"].decode() == data.images.digest():
         return
     before, now = stored["path"].combine_chunks(), data.images.paths()
@@ -159,6 +177,8 @@ def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
             "tag": "selfcluster",
         },
     }
+    if getattr(model.encoder, "dynamic_img_size", False):
+        description["model_args"] = {"dynamic_img_size": True}
     encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
     write_atomically(target / "model.safetensors", save(encoder, metadata={"format": "pt"}))
     write_atomically(target / "config.json", json.dumps(description, indent=1).encode())

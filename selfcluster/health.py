@@ -20,6 +20,9 @@ from selfcluster.errors import CollapseError, DivergenceError
 _SHARP = 0.5
 """Codes count as sharp below this share of ln K."""
 
+_FALLING = 0.01
+"""A loss falls when the later half of the steps is lower by this."""
+
 _CURES = "the last checkpoint is kept. Lower lr, add warmup_epochs, set clip_norm, or try precision float32"
 
 
@@ -72,7 +75,7 @@ class Watch:
         signs = self._signs()
         self._unread = []
         self._window.extend(signs[max(0, self.begins - self._first_unread) :])
-        loss, entropy, length = (sum(column) / len(signs) for column in zip(*signs, strict=True))
+        loss, entropy, length = _means(signs)
         self._judge()
         return {
             "train/loss": loss,
@@ -97,21 +100,24 @@ class Watch:
         return signs
 
     def rankme(self) -> float:
-        """Effective rank of the newest features of this rank."""
+        """Effective rank of the newest features of this rank; the losses must be finite."""
+        self.require_finite_losses()
         return metrics.rankme(torch.cat(list(self._features)))
 
     def _judge(self) -> None:
         if len(self._window) < self.settings.collapse_steps:
             return
-        loss, entropy, length = (sum(column) / len(self._window) for column in zip(*self._window, strict=True))
+        window = list(self._window)
+        loss, entropy, length = _means(window)
         ln_k, limits = math.log(self.k), self.settings
+        falls = _means(window[len(window) // 2 :])[0] < _means(window[: len(window) // 2])[0] - _FALLING
         over = f"over the last {len(self._window)} steps"
         if entropy > limits.collapse_entropy * ln_k and length > limits.collapse_embedding:
             self._tell(
                 f"collapsed: {over} the mean code entropy is {entropy / ln_k:.3f} ln K and |mean embedding|^2 is {length:.3f}, so every image gets "
                 "the same embedding; lower epsilon or lr, raise freeze_steps, soften the crops (area, augmentation), or use fewer prototypes or a larger batch"
             )
-        elif entropy < _SHARP * ln_k and loss > ln_k:
+        elif entropy < _SHARP * ln_k and loss > ln_k and not falls:
             self._tell(
                 f"not learning: {over} the codes are sharp (entropy {entropy / ln_k:.3f} ln K) but the loss {loss:.3f} stays above ln K = {ln_k:.3f}, so "
                 "crops of one image do not agree; raise epsilon or freeze_steps, soften the crops (area, augmentation), lower lr, or enlarge the batch"
@@ -124,11 +130,16 @@ class Watch:
         self._window.clear()
 
 
-def require_finite(embeddings: Tensor, step: int) -> None:
-    """On a CPU, where looking costs nothing, embeddings that are not finite stop the run at once.
+def _means(signs: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+    loss, entropy, length = (sum(column) / len(signs) for column in zip(*signs, strict=True))
+    return loss, entropy, length
+
+
+def require_finite(x: Tensor, what: str, step: int) -> None:
+    """Stops a run whose numbers have blown up; waits for the device.
 
     Raises:
-        DivergenceError: they are not.
+        DivergenceError: some value is not finite.
     """
-    if embeddings.device.type == "cpu" and not torch.isfinite(embeddings).all():
-        raise DivergenceError(f"embeddings are not finite at step {step}; {_CURES}")
+    if not torch.isfinite(x).all():
+        raise DivergenceError(f"{what} are not finite at step {step}; {_CURES}")

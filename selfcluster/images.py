@@ -90,6 +90,10 @@ class Images(abc.ABC):
             DataError: it cannot be read; the message is the reason.
         """
 
+    def take(self, index: NDArray[np.int64]) -> UInt8[Tensor, "b c h w"]:
+        """A batch of images, where they are in memory."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def path(self, index: int) -> str:
         """Relative path with forward slashes, or the row's number."""

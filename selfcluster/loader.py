@@ -68,7 +68,7 @@ class _CutCrops(Dataset):
     def __getitem__(self, task: _Task) -> _Cut:
         if self.images.in_memory:
             index, occurrence = task.index[: task.n], task.occurrence[: task.n]
-            decoded: Tensor | list[Tensor] = self.images.take(index)  # type: ignore[attr-defined]
+            decoded: Tensor | list[Tensor] = self.images.take(index)
             broken: dict[int, str] = {}
         else:
             index, occurrence, decoded, broken = self._decode(task)
@@ -113,7 +113,7 @@ class Loader:
         seed: of the run.
         device: where the crops are varied and the network trains.
         workers: processes that decode and cut; 0 does it here.
-        max_broken_share: of the images in `n_images`, before `DataError` stops the run.
+        max_broken_share: of the images, before `DataError` stops the run.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Loader:
         max_broken_share: float = 0.1,
     ) -> None:
         self.images, self.crops, self.batch, self.seed, self.device = images, crops, batch, seed, device
-        self.max_broken_share = max_broken_share
+        self.max_broken_share, self.workers = max_broken_share, workers
         self.broken: dict[int, str] = {}
         """Index and reason of each image found unreadable; part of every checkpoint."""
         self.wait_seconds = 0.0

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from selfcluster import distributed
+from selfcluster.checkpoint import write_atomically
 from selfcluster.config import RunSettings
 from selfcluster.errors import ConfigError
 
@@ -120,7 +121,7 @@ def cut_back(metrics: Path, step: int) -> None:
     """metrics.jsonl holds no row after this step, as when the checkpoint of this step was written."""
     if metrics.is_file():
         kept = [line for line in metrics.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-        metrics.write_text("".join(kept))
+        write_atomically(metrics, "".join(kept).encode())
 
 
 def _step_of(line: str) -> float:
@@ -132,7 +133,8 @@ def _step_of(line: str) -> float:
 
 def read_rows(metrics: Path) -> list[dict[str, float]]:
     """The rows of a metrics.jsonl, oldest first."""
-    return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
 
 
 def duration(seconds: float) -> str:

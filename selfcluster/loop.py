@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfcluster import distributed, optim, randomness, training
+from selfcluster.errors import Interrupted
 from selfcluster.health import require_finite
 from selfcluster.log import Log
 from selfcluster.training import Training
@@ -28,6 +29,8 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
         Interrupted: a signal asked to leave; a checkpoint was written.
     """
     s, config = t.state, t.config
+    if s.step >= t.total_steps:
+        return
     pace = _Pace(t)
     log.start(s.step, t.total_steps)
     with _signals() as asked:
@@ -41,7 +44,8 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 randomness.reseed(config.run.seed, s.step, distributed.rank())
                 with t.autocast():
                     out = t.parallel(batch.crops)
-                require_finite(out.embeddings, s.step)
+                if t.device.type == "cpu":  # looking costs nothing here; elsewhere it is done at every log line and checkpoint
+                    require_finite(out.embeddings, "embeddings", s.step)
                 targets = t.method.assign(out, batch)
                 loss = t.method.loss(out, targets)
                 loss.backward()
@@ -60,19 +64,11 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                     pace.note_checkpoint()
                     training.save(t, folder)
                 if must_leave and not is_last:
-                    raise Interrupted(asked[0] if asked else signal.SIGTERM, s.step)
+                    raise Interrupted(asked[0] if asked else signal.SIGTERM, s.step, folder)
                 if is_last:
                     break
             log.row(s.step, epoch, {"collapse/rankme": t.watch.rankme()})
             s.epoch, s.step_in_epoch = epoch + 1, 0
-
-
-class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
-    """A signal asked the run to leave; its checkpoint is written."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"left at step {step} with a checkpoint")
-        self.exit_status = 128 + number
 
 
 @contextmanager
@@ -136,5 +132,5 @@ class _Pace:
 
     def checkpoint_is_due(self) -> bool:
         due = time.perf_counter() - self.saved_at > 60 * self.t.config.run.checkpoint_minutes
-        # Only one clock counts, or the ranks would write at different steps.
+        # The ranks write at the same step: when any clock says so.
         return self.t.state.step % 10 == 0 and distributed.any_rank(due) if distributed.is_on() else due

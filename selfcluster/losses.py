@@ -1,6 +1,6 @@
 """The two losses: predict another crop's code, or predict a pseudo-label.
 
-Both are cross-entropies of softmax(scores / temperature), run in float32, and both are local: what has to be summed over ranks
+Both are cross-entropies of softmax(scores / temperature) in the precision of the scores, which the model gives in float32, and both are local: what has to be summed over ranks
 is counted before, in the method's `assign`.
 """
 

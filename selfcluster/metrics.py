@@ -57,12 +57,6 @@ def code_entropy(codes: Float[Tensor, "*batch k"] | Float[np.ndarray, "*batch k"
 
 
 @torch.no_grad()
-def mean_embedding_norm(embeddings: Float[Tensor, "*batch d"]) -> float:
-    """Squared length of the mean of unit embeddings: 1 when all are the same, near 0 when they spread."""
-    return float(embeddings.float().flatten(0, -2).mean(dim=0).square().sum())
-
-
-@torch.no_grad()
 def prototypes_used(assignments: Tensor, n_prototypes: int) -> float:
     """Perplexity of how often each prototype is nearest: n_prototypes when all are alike, 1 when one takes all."""
     share = torch.bincount(assignments.flatten(), minlength=n_prototypes).double()

@@ -56,11 +56,6 @@ def permutation(n: int, *key: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed_from(*key)).permutation(n)
 
 
-def generator(*key: int) -> torch.Generator:
-    """A torch generator on the CPU that belongs to this key."""
-    return torch.Generator().manual_seed(seed_from(*key))
-
-
 def reseed(*key: int) -> None:
     """Dropout and drop-path on this process now follow this key."""
     torch.manual_seed(seed_from(*key))

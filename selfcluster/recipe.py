@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, normalize
 
-from selfcluster.config import AUGMENTATIONS, AugmentSettings, Config
+from selfcluster import distributed
+from selfcluster.config import AUGMENTATIONS, AugmentSettings, Config, flatten
 from selfcluster.crops import resize_centre
 from selfcluster.errors import DataError
 from selfcluster.images import Images, sample_of
@@ -96,21 +97,21 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str
         a choice for every setting that depends on the images, chosen by the user already or not.
     """
     advice = _images(facts)
+
+    def settled(name: str) -> Any:
+        """The user's value, or else the recipe's."""
+        return flatten(config)[name] if name in given else advice[name].value
+
     if "augmentation" in given:
         advice["augmentation"] = Choice(config.crops.augmentation, "chosen")
-    kind = advice["augmentation"].value
+    kind = settled("augmentation")
     advice |= _crops(facts, kind) | _augment(facts, kind) | _network(facts, kind) | {"batch": _batch(facts)} | _epochs(facts, kind)
-    batch = config.optim.batch if "batch" in given else advice["batch"].value
-    epochs = config.optim.epochs if "epochs" in given else advice["epochs"].value
-    advice |= _prototypes(facts, batch)
-    encoder = config.model.encoder if "encoder" in given else advice["encoder"].value
-    advice["optimizer"] = _optimizer(facts, kind, encoder)
-    optimizer = config.optim.optimizer if "optimizer" in given else advice["optimizer"].value
-    steps_per_epoch = max(1, facts.n // batch)
-    advice |= _schedule(optimizer, batch, steps_per_epoch, epochs)
-    if "lr" in given:
-        advice["final_lr"] = Choice(config.optim.lr / 1000, "a thousandth of lr, as in the paper")
-    return advice
+    advice |= _prototypes(facts, settled("batch"))
+    advice |= {"epsilon": _epsilon(settled("n_prototypes")), "optimizer": _optimizer(facts, kind, settled("encoder"))}
+    steps_per_epoch = max(1, facts.n // settled("batch"))
+    total_steps = min(settled("epochs") * steps_per_epoch, config.optim.max_steps or 10**12)
+    advice |= _schedule(settled("optimizer"), settled("batch"), steps_per_epoch, total_steps)
+    return advice | {"final_lr": Choice(settled("lr") / 1000, "a thousandth of lr, as in the paper")}
 
 
 def _images(facts: Facts) -> dict[str, Choice]:
@@ -183,19 +184,22 @@ def _network(facts: Facts, kind: str) -> dict[str, Choice]:
         head_width, why = 2048, f"photos, {facts.n:,} of them"
     else:
         encoder, head_width, why = "resnet10_small_half_s2", 512, "photos, and there is no GPU"
-    return {"encoder": Choice(encoder, why), "head_width": Choice(head_width, f"with {encoder}")}
+    return {"encoder": Choice(encoder, why), "head_width": Choice(head_width, why)}
 
 
 def _prototypes(facts: Facts, batch: int) -> dict[str, Choice]:
     # A power law through 3 prototypes a class on the digits (1,797 images, 10 classes) and on ImageNet (1.28 million, 1,000).
     by_images = min(3000, max(10, 30 * (facts.n / 1797) ** 0.7))
     by_batch = batch * (12 if facts.accelerated else 1.5)
-    k = _round_figure(max(10, min(by_images, by_batch)))
     what = f"{facts.n:,} images" if by_images <= by_batch else f"{facts.n:,} images in batches of {batch}"
-    return {
-        "n_prototypes": Choice(k, f"for {what}; 3 to 10 times the classes you expect is good"),
-        "epsilon": Choice(0.05 if k >= 1000 else 0.02, "hard codes help few prototypes apart" if k < 1000 else "as in the paper"),
-    }
+    k = _round_figure(max(10, min(by_images, by_batch)))
+    return {"n_prototypes": Choice(k, f"for {what}; 3 to 10 times the classes you expect is good")}
+
+
+def _epsilon(n_prototypes: int) -> Choice:
+    if n_prototypes >= 1000:
+        return Choice(0.05, "as in the paper")
+    return Choice(0.02, "few prototypes want harder codes")
 
 
 def _round_figure(x: float) -> int:
@@ -207,7 +211,9 @@ def _batch(facts: Facts) -> Choice:
     """About a thirtieth of the images: a power of two from 16 on, but never more than there are."""
     largest, why = (256, "") if facts.accelerated else (64, "; without a GPU many small steps are worth more than few large ones")
     power = 2 ** round(np.log2(max(1, facts.n / 28)))
-    return Choice(int(min(largest, max(16, power), facts.n)), f"for {facts.n:,} images{why}")
+    batch = int(min(largest, max(16, power), facts.n))
+    ranks = distributed.n_ranks()
+    return Choice(batch - batch % ranks if batch >= ranks else batch, f"for {facts.n:,} images{why}")
 
 
 def _epochs(facts: Facts, kind: str) -> dict[str, Choice]:
@@ -229,14 +235,17 @@ def _optimizer(facts: Facts, kind: str, encoder: str) -> Choice:
 _TRANSFORMERS = ("vit", "deit", "beit", "eva", "swin", "cait", "xcit")
 
 
-def _schedule(optimizer: str, batch: int, steps_per_epoch: int, epochs: int) -> dict[str, Choice]:
-    lr, why = _learning_rate(optimizer, batch, steps_per_epoch * epochs)
+def _schedule(optimizer: str, batch: int, steps_per_epoch: int, total_steps: int) -> dict[str, Choice]:
+    lr, why = _learning_rate(optimizer, batch, total_steps)
+    a_tenth = max(1, total_steps // 10)
+    freeze = (
+        (steps_per_epoch, "one epoch, as in the paper") if steps_per_epoch <= a_tenth else (a_tenth, f"a tenth of {total_steps:,} steps")
+    )
     return {
         "lr": Choice(lr, why),
-        "final_lr": Choice(lr / 1000, "a thousandth of lr, as in the paper"),
         "weight_decay": Choice(0.01, "usual with AdamW") if optimizer == "adamw" else Choice(1e-6, "as in the paper"),
         "warmup_epochs": Choice(0.0, "as in the paper for small batches"),
-        "freeze_steps": Choice(min(5005, steps_per_epoch), "one epoch, as in the paper"),
+        "freeze_steps": Choice(*freeze),
     }
 
 

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfcluster.config import CHANGEABLE_ON_RESUME, Config, check, default_config, flatten, groups, known, replace
+from selfcluster.config import (
+    AUGMENTATIONS,
+    CHANGEABLE_ON_RESUME,
+    Config,
+    check,
+    check_values,
+    default_config,
+    flatten,
+    groups,
+    known,
+    replace,
+)
 from selfcluster.errors import ConfigError
 from selfcluster.presets import PRESETS
 from selfcluster.recipe import Facts, recipe
@@ -37,6 +48,7 @@ def resolve(method: str, facts: Facts, *, preset: str | None, file: Mapping[str,
     """
     config = default_config(method)
     given = {**file, **flags}
+    check_values(replace(config, given))
     origins = dict.fromkeys(flatten(config), "default")
     if preset is not None:
         config = PRESETS[known(preset, PRESETS, "preset")]()
@@ -45,6 +57,10 @@ def resolve(method: str, facts: Facts, *, preset: str | None, file: Mapping[str,
                 f"preset {preset!r} is for the method {config.method!r}, not {method!r}; leave --method out or choose another preset"
             )
         origins = dict.fromkeys(origins, f"preset {preset}")
+        if "augmentation" in given:
+            strengths = vars(AUGMENTATIONS[known(given["augmentation"], AUGMENTATIONS, "augmentation")])
+            config = replace(config, strengths)
+            origins |= dict.fromkeys(strengths, f"augmentation {given['augmentation']}")
     else:
         advice = recipe(facts, replace(config, given), given)
         config = replace(config, {name: choice.value for name, choice in advice.items() if name not in given})
@@ -67,7 +83,9 @@ def resumed(stored: Config[Any], flags: Mapping[str, Any]) -> Config[Any]:
             raise ConfigError(
                 f"cannot resume with {name} {wanted[name]!r}: this run has {have[name]!r}; leave --{name.replace('_', '-')} out, or start a new run"
             )
-    return replace(stored, dict(flags))
+    config = replace(stored, dict(flags))
+    check(config)
+    return config
 
 
 def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -77,7 +95,7 @@ def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ConfigError: it cannot be read, or holds what no method knows.
     """
     try:
-        content = tomllib.loads(file.read_text())
+        content = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read config {str(file)!r}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -98,7 +116,7 @@ def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def to_toml(resolved: Resolved, images: str) -> str:
     """The config as TOML, with the origin of each value behind it."""
-    lines = [f"method = {json.dumps(resolved.config.method)}", f"images = {json.dumps(images)}"]
+    lines = [f"method = {json.dumps(resolved.config.method)}", f"images = {_toml(images)}"]
     for name, group in groups(resolved.config).items():
         lines += ["", f"[{name}]"]
         lines += [f"{key} = {_toml(value)}  # {resolved.origins[key]}" for key, value in vars(group).items()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from numpy.typing import NDArray
 
 from selfcluster import distributed, folder, loop, training
 from selfcluster.checkpoint import load_checkpoint
-from selfcluster.config import Config, DataSettings, default_config, flatten, replace
+from selfcluster.config import Config, DataSettings, check_values, default_config, flatten, replace
 from selfcluster.data import Data, open_data
-from selfcluster.errors import ConfigError, DataError
+from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.features import Layer, extract_features
 from selfcluster.log import Log, check_extras, cut_back, duration, read_rows, say, table
 from selfcluster.model import ClusterModel
@@ -52,18 +54,16 @@ class Run:
         """Side to which images are resized for this encoder outside training."""
         return self.config.crops.crop_pixels[0]
 
-    def data(self, given: Any = None) -> Data:
-        """The run's own data, or other data under the run's limits.
+    def data(self, given: Any = None, *, labels: str = "auto") -> Data:
+        """The run's own data with its labels, unless others are named; or other data under the run's limits.
 
         Raises:
             DataError: the run was trained on an array, which has to be given again.
         """
         if given is None and not self.images:
             raise DataError(f"run {str(self.path)!r} was trained on an array that is not kept; give the images again")
-        return open_data(
-            self.images if given is None else given,
-            self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels),
-        )
+        own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)
+        return open_data(self.images if given is None else given, own if labels == "auto" else dataclasses.replace(own, labels=labels))
 
     def trained_on(self) -> NDArray[np.int64]:
         """Indices of the images that it was trained on; the others were kept out."""
@@ -78,7 +78,10 @@ class Run:
         Returns:
             (n, F) float32; rows of images that cannot be read are NaN.
         """
-        data = self.data(images)
+        if layer not in ("features", "head"):
+            raise ConfigError(f"layer {layer!r} must be 'features' or 'head'")
+        with distributed.alone():
+            data = self.data(images)
         self.model.eval()
 
         def to_embeddings(x: torch.Tensor) -> torch.Tensor:
@@ -90,7 +93,7 @@ class Run:
             pixels=self.pixels,
             device=self.device,
             precision=training.precision_of(self.config, self.device),
-            workers=training.n_workers(self.config, data),
+            workers=training.n_workers(self.config, data.images),
         ).numpy()
 
 
@@ -102,7 +105,8 @@ def load(path: str | Path, *, device: str = "cpu") -> Run:
     """
     path = Path(path)
     config, images = folder.read_config(path)
-    tensors, _ = load_checkpoint(path / "checkpoints")
+    tensors, state = load_checkpoint(path / "checkpoints")
+    training.check_settings(state, config)
     model = training.build_model(replace(config, {"init": "random"}))
     model.load_state_dict(tensors["model"])
     return Run(path, config, images, model.to(distributed.start(device)))
@@ -135,16 +139,17 @@ def train(
         ConfigError, DataError, CheckpointError: see the messages.
         CollapseError: training has died.
     """
-    device = distributed.start(settings.get("device", "auto"))
     if resume:
-        return _resume(data, out, settings, device)
-    resolved, opened = _settle(data, method, preset, config, settings, device)
+        if preset is not None or config is not None or overwrite:
+            raise ConfigError("--resume goes on with the settings of the run; leave --preset, --config and --overwrite out")
+        return _resume(data, out, settings)
+    settle, opened, device = _look(data, method, preset, config, settings)
+    resolved = settle({})
     t = training.build(resolved.config, opened, device)
-    # Every rank has seen whether the folder is free before any rank begins to fill it.
-    path = distributed.of_rank_0(folder.claim(out, opened.name, resolved.config.method, overwrite=overwrite))
+    path = _claimed(out, opened.name, resolved.config.method, overwrite=overwrite)
     _announce(resolved, opened)
     if resolved.config.optim.max_minutes:
-        resolved = _fitted_to_time(resolved, t)
+        resolved = _fitted_to_time(resolved, t, settle)
         t = training.build(resolved.config, opened, device)
     if distributed.rank() == 0:
         folder.prepare(path, resolved, opened)
@@ -154,29 +159,60 @@ def train(
 
 def dry_run(data: Any, *, method: str = "swav", preset: str | None = None, config: str | Path | None = None, **settings: Any) -> None:
     """Print the settings that `train` would use and why, with an estimate of time and memory; train and write nothing."""
-    device = distributed.start(settings.get("device", "auto"))
-    resolved, opened = _settle(data, method, preset, config, settings, device)
+    settle, opened, device = _look(data, method, preset, config, settings)
+    resolved = settle({})
     t = training.build(resolved.config, opened, device)
     _announce(resolved, opened)
     say(_estimate(t))
 
 
-def _settle(
-    data: Any, method: str, preset: str | None, file: str | Path | None, flags: Mapping[str, Any], device: torch.device
-) -> tuple[Resolved, Data]:
-    """The settings and the images of a new run."""
+Settle = Callable[[Mapping[str, Any]], Resolved]
+"""From settings that were found out in the meantime to the config of the run."""
+
+
+def _look(
+    data: Any, method: str, preset: str | None, file: str | Path | None, flags: Mapping[str, Any]
+) -> tuple[Settle, Data, torch.device]:
+    """The images and the device of a new run, and what settles its config."""
     top, from_file = read_toml(Path(file)) if file is not None else ({}, {})
     if method == "swav":
         method = top.get("method", method)
+    from_file, flags = _absolute(from_file), _absolute(flags)
+    chosen = replace(default_config(method), {**from_file, **flags})
+    check_values(chosen)
+    check_extras(chosen.run)
+    device = distributed.start(chosen.run.device)
     data = top.get("images") if data is None else data
     if data is None or (isinstance(data, str) and not data):
         raise DataError("no data given; name a folder of images, a .npy file, or a set such as digits")
-    chosen = replace(default_config(method), {**from_file, **flags})
     opened = open_data(data, chosen.data)
     facts = look_at(opened.images, len(opened.trained_on(chosen.data, chosen.run.seed)), device)
-    resolved = resolve(method, facts, preset=preset or top.get("preset"), file=from_file, flags=flags)
-    check_extras(resolved.config.run)
-    return resolved, opened
+
+    def settle(found: Mapping[str, Any]) -> Resolved:
+        return resolve(method, facts, preset=preset or top.get("preset"), file=from_file, flags={**flags, **found})
+
+    return settle, opened, device
+
+
+def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with files by their absolute paths, so that the run can be resumed from elsewhere."""
+    files = {name: str(Path(settings[name]).resolve()) for name in ("init", "labels") if name in settings and Path(settings[name]).exists()}
+    return {**settings, **files}
+
+
+def _claimed(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:
+    """Rank 0's claim on a folder, on every rank; what it raises, all raise."""
+    path, refused = None, None
+    if distributed.rank() == 0:
+        try:
+            path = folder.claim(out, name, method, overwrite=overwrite)
+        except CheckpointError as error:
+            refused = error
+    path, refused = distributed.of_rank_0((path, refused))
+    if refused is not None:
+        raise refused
+    assert path is not None
+    return path
 
 
 def _announce(resolved: Resolved, data: Data) -> None:
@@ -185,16 +221,19 @@ def _announce(resolved: Resolved, data: Data) -> None:
     say(describe(resolved))
 
 
-def _resume(data: Any, out: str | Path | None, settings: Mapping[str, Any], device: torch.device) -> Run:
+def _resume(data: Any, out: str | Path | None, settings: Mapping[str, Any]) -> Run:
     if out is None:
         raise ConfigError("--resume needs --out RUN, the folder of the run to go on with")
     path = Path(out)
     stored, images = folder.read_config(path)
     config = resumed(stored, settings)
     check_extras(config.run)
+    device = distributed.start(config.run.device)
+    if data is None and not images:
+        raise DataError(f"run {out!r} was trained on an array that is not kept; give the images again")
     opened = open_data(images if data is None else data, config.data)
     folder.check_same_data(path, opened)
-    t = training.build(replace(config, {"init": "random"}), opened, device)
+    t = training.build(replace(config, {"init": "random"}), opened, device, trained_on=folder.read_trained_on(path))
     t.config = config
     training.restore(t, path)
     if distributed.rank() == 0:
@@ -216,7 +255,8 @@ def _train(t: training.Training, path: Path, data: Data) -> Run:
     finally:
         t.loader.close()
         if distributed.rank() == 0 and t.loader.broken:
-            folder.write_skipped(path, t.loader.broken, data)
+            with contextlib.suppress(OSError):  # on a full disk another error is on its way already
+                folder.write_skipped(path, t.loader.broken, data)
             log.say(f"{len(t.loader.broken):,} images could not be read; see {path / 'skipped.csv'}")
         log.close()
     return Run(path, t.config, data.where, t.model)
@@ -242,7 +282,7 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _fitted_to_time(resolved: Resolved, t: training.Training) -> Resolved:
+def _fitted_to_time(resolved: Resolved, t: training.Training, settle: Settle) -> Resolved:
     """With max_minutes, max_steps is what this machine does in that time; `t` is used up to find out."""
     minutes = resolved.config.optim.max_minutes
     seconds = training.seconds_per_step(t, at_most=6 * minutes)
@@ -255,18 +295,18 @@ def _fitted_to_time(resolved: Resolved, t: training.Training) -> Resolved:
         )
         return resolved
     say(f"max_minutes {minutes:g}: {seconds:.2f} s a step, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
-    origin = f"max_minutes {minutes:g} at {seconds:.2f} s a step"
-    return Resolved(replace(resolved.config, {"max_steps": steps}), {**resolved.origins, "max_steps": origin})
+    fitted = settle({"max_steps": steps})
+    return Resolved(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {seconds:.2f} s a step"})
 
 
 def _estimate(t: training.Training) -> str:
     """Time and memory of the run, from a few steps on this machine; `t` is used up."""
     seconds, batch, minutes = training.seconds_per_step(t), t.config.optim.batch, t.config.optim.max_minutes
-    total = min(seconds * t.total_steps, 60 * minutes or float("inf"))
+    n_steps = min(t.total_steps, int(60 * minutes / seconds) or 1) if minutes else t.total_steps
     parameters = sum(p.numel() for p in t.model.parameters())
     return (
         f"estimate: {parameters / 1e6:.1f} million parameters; {seconds:.2f} s a step, {batch / seconds:,.0f} images/s; "
-        f"{t.total_steps:,} steps in about {duration(total)}; {_peak_memory(t.device) / 2**30:.1f} GiB of memory"
+        f"{n_steps:,} steps in about {duration(n_steps * seconds)}; {_peak_memory(t.device) / 2**30:.1f} GiB of memory"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -12,18 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfcluster import distributed, optim, randomness
 from selfcluster.batch import EpochPlan
 from selfcluster.checkpoint import load_checkpoint, save_checkpoint
-from selfcluster.config import Config
+from selfcluster.config import CHANGEABLE_ON_RESUME, Config, flatten
 from selfcluster.crops import MultiCrop
 from selfcluster.data import Data
 from selfcluster.encoders import create_encoder, feature_width
-from selfcluster.errors import ConfigError, DataError
-from selfcluster.health import Watch
+from selfcluster.errors import CheckpointError, ConfigError, DataError
+from selfcluster.health import Watch, require_finite
+from selfcluster.images import Images
 from selfcluster.initial import load_initial_weights
 from selfcluster.loader import Loader
 from selfcluster.methods import METHODS, Method
@@ -96,15 +99,19 @@ def build_model(config: Config[Any]) -> ClusterModel:
     return model.to(memory_format=torch.channels_last) if config.run.channels_last else model
 
 
-def build(config: Config[Any], data: Data, device: torch.device) -> Training:
+def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: NDArray[np.int64] | None = None) -> Training:
     """Everything, at step 0.
 
+    Args:
+        config, data, device: of the run.
+        trained_on: indices of the images to train on; None for those that the settings name.
     Raises:
         ConfigError: the ranks do not divide the batch, or a setting that the network refuses.
         DataError: fewer images than the batch.
     """
     batch, ranks = config.optim.batch, distributed.n_ranks()
-    trained_on = data.trained_on(config.data, config.run.seed)
+    if trained_on is None:
+        trained_on = data.trained_on(config.data, config.run.seed)
     if len(trained_on) < batch:
         raise DataError(f"{len(trained_on):,} images are fewer than the batch of {batch}; set --batch {len(trained_on)} or less")
     if batch % ranks:
@@ -123,7 +130,7 @@ def build(config: Config[Any], data: Data, device: torch.device) -> Training:
         batch=batch,
         seed=config.run.seed,
         device=device,
-        workers=n_workers(config, data),
+        workers=n_workers(config, data.images),
         max_broken_share=config.data.max_broken_share,
     )
     begins = max(config.objective.freeze_steps, round(config.optim.warmup_epochs * steps_per_epoch))
@@ -141,11 +148,11 @@ def build(config: Config[Any], data: Data, device: torch.device) -> Training:
     )
 
 
-def n_workers(config: Config[Any], data: Data) -> int:
+def n_workers(config: Config[Any], images: Images) -> int:
     """Automatic: none for images in memory; otherwise one a core of this rank's share, up to 8."""
     if config.run.workers >= 0:
         return config.run.workers
-    return 0 if data.images.in_memory else max(1, min(8, (os.cpu_count() or 1) // distributed.n_ranks()))
+    return 0 if images.in_memory else max(1, min(8, (os.cpu_count() or 1) // distributed.n_ranks()))
 
 
 def extract(*_: Any, **__: Any) -> Any:
@@ -157,9 +164,11 @@ def save(t: Training, folder: Path) -> None:
     """A checkpoint of this step is on the disk; collective, rank 0 writes.
 
     Raises:
-        DivergenceError: a loss since the last reading was not finite; nothing is overwritten.
+        DivergenceError: a loss since the last reading, or a weight, is not finite; nothing is overwritten.
     """
     t.watch.require_finite_losses()
+    for name, weight in t.model.named_parameters():
+        require_finite(weight, f"weights {name}", t.state.step)
     tensors = {
         "model": t.model.state_dict(),
         "method": t.method.state_dict(),
@@ -169,13 +178,19 @@ def save(t: Training, folder: Path) -> None:
     s, broken = t.state, distributed.joined(t.loader.broken)
     if distributed.rank() == 0:
         counts = {"epoch": s.epoch, "step_in_epoch": s.step_in_epoch, "seconds": s.seconds}
-        save_checkpoint(folder / "checkpoints", s.step, tensors, {**counts, "broken": sorted(broken.items())})
+        state = {**counts, "broken": sorted(broken.items()), "settings": flatten(t.config)}
+        save_checkpoint(folder / "checkpoints", s.step, tensors, state)
     distributed.barrier()
 
 
 def restore(t: Training, folder: Path) -> None:
-    """Training stands where the last checkpoint was written."""
+    """Training stands where the last checkpoint was written.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another configuration.
+    """
     tensors, state = load_checkpoint(folder / "checkpoints")
+    check_settings(state, t.config)
     t.model.load_state_dict(tensors["model"])
     t.method.load_state_dict(tensors["method"])
     optim.load_state_by_name(t.optimizers, t.parameter_names, tensors["optimizer"])
@@ -186,12 +201,24 @@ def restore(t: Training, folder: Path) -> None:
         t.state.epoch, t.state.step_in_epoch = state["epoch"] + 1, 0
 
 
+def check_settings(state: dict[str, Any], config: Config[Any]) -> None:
+    """Raises CheckpointError where the checkpoint was written under other settings; the first is named."""
+    for name, value in json.loads(json.dumps(flatten(config))).items():
+        if name not in CHANGEABLE_ON_RESUME and state["settings"].get(name) != value:
+            had = state["settings"].get(name)
+            raise CheckpointError(f"the checkpoint is of another configuration: {name} was {had!r} and is {value!r}; restore config.toml")
+
+
 def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> float:
-    """Time of a training step on this machine, from a few real ones on a training that is then thrown away."""
+    """Time of a training step on this machine, from a few real ones on a training that is then thrown away.
+
+    The first step pays for warming up, and the next ones find batches that the workers made meanwhile; both are left out, unless
+    the time `at_most` is over before.
+    """
     times: list[float] = []
-    plan = t.method.begin_epoch(0, extract)
+    skipped = 1 + 2 * t.loader.workers
     started = time.perf_counter()
-    for batch in t.loader.epoch(0, plan):
+    for batch in t.loader.epoch(0, t.method.begin_epoch(0, extract)):
         optim.set_lr(t.optimizers, 0)
         with t.autocast():
             out = t.parallel(batch.crops)
@@ -200,8 +227,8 @@ def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) ->
         optim.update(t.optimizers)
         loss.item()
         times.append(time.perf_counter() - started)
-        if len(times) > n_steps or times[-1] > at_most:
+        if distributed.any_rank(len(times) > skipped + n_steps or times[-1] > at_most):
             break
     t.loader.close()
-    # The first step pays for warming up.
-    return float(np.median(np.diff(times))) if len(times) > 1 else times[0]
+    each = np.diff(times, prepend=0.0)
+    return float(np.median(each[min(skipped, len(each) - 1) :]))

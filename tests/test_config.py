@@ -79,6 +79,8 @@ def test_replace_refuses(values: dict, message: str) -> None:
         {"epsilon": 0.0},
         {"temperature": -0.1},
         {"queue_length": 100, "batch": 64},
+        {"lr": float("nan")},
+        {"seed": -1},
         {"test_share": 1.0},
         {"workers": -2},
     ],

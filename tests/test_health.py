@@ -43,6 +43,23 @@ def test_not_learning_is_another_disease() -> None:
         watch.read()
 
 
+def test_a_loss_above_ln_k_that_falls_is_no_alarm() -> None:
+    watch = _watch()
+    for step in range(60):
+        _step(watch, step, same=False, sharp=True, loss=math.log(K) + 2 - 0.02 * step)
+    watch.read()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_healthy_run_raises_no_alarm(seed: int) -> None:
+    """Few prototypes and hard codes from the first step on, judged over short windows: the likeliest false alarm."""
+    from selfcluster import loop
+
+    t = tiny.training(epochs=40, epsilon=0.02, freeze_steps=4, collapse_steps=40, seed=seed)
+    loop.fit(t, tiny.Silent(), None)
+    assert t.watch.warned is None
+
+
 def test_a_setting_turns_the_stop_into_a_warning() -> None:
     watch = _watch(on_collapse="warn")
     for step in range(30):
@@ -75,7 +92,7 @@ def test_a_loss_that_is_not_finite_names_the_step() -> None:
     with pytest.raises(DivergenceError, match="nan at step 1"):
         watch.read()
     with pytest.raises(DivergenceError, match="step 7"):
-        require_finite(torch.tensor([1.0, float("inf")]), 7)
+        require_finite(torch.tensor([1.0, float("inf")]), "embeddings", 7)
 
 
 def test_prototypes_used_counts_the_newest_samples() -> None:

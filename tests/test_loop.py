@@ -178,17 +178,25 @@ def test_fewer_images_than_the_batch_is_refused() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_before_a_checkpoint_is_overwritten(tmp_path: Path) -> None:
-    good = tiny.training()
-    with pytest.raises(loop.Interrupted):
-        loop.fit(good, tiny.Silent(), tmp_path, stop_at=3)
-    bad = tiny.training(lr=1e30, optimizer="sgd", log_steps=1000, checkpoint_minutes=0.0)
+    settings = dict(lr=1e30, optimizer="sgd", log_steps=1000, checkpoint_minutes=0.0)
+    bad = tiny.training(**settings)
     with pytest.raises(DivergenceError, match="not finite"):
-        loop.fit(bad, tiny.Silent(), tmp_path / "bad")
-    kept = tmp_path / "bad" / "checkpoints"
-    if kept.exists():
-        again = tiny.training()
-        training.restore(again, tmp_path / "bad")
+        loop.fit(bad, tiny.Silent(), tmp_path)
+    if (tmp_path / "checkpoints").exists():
+        again = tiny.training(**settings)
+        training.restore(again, tmp_path)
         assert all(torch.isfinite(p).all() for p in again.model.parameters())
+
+
+def test_losses_are_looked_at_before_a_checkpoint_is_written(tmp_path: Path) -> None:
+    t = tiny.training(log_steps=1000)
+    with pytest.raises(loop.Interrupted):
+        loop.fit(t, tiny.Silent(), tmp_path, stop_at=3)
+    t.watch._unread.append(torch.tensor([float("nan"), 0.0, 0.0]))
+    t.state.step = 4
+    with pytest.raises(DivergenceError, match="the loss is nan"):
+        training.save(t, tmp_path)
+    assert json.loads((tmp_path / "checkpoints" / "last.json").read_text())["step"] == 3
 
 
 def test_frozen_prototypes_do_not_move_and_then_do() -> None:
@@ -265,7 +273,8 @@ def test_sigterm_leaves_a_checkpoint_and_status_143(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.splitlines()[-1].startswith("selfcluster: error: left at step")
+    assert said.splitlines()[-1].startswith("selfcluster: left at step")
+    assert said.splitlines()[-1].endswith(f"go on with: selfcluster train --resume --out {out}")
     step = json.loads((out / "checkpoints" / "last.json").read_text())["step"]
     resumed = subprocess.run(
         [sys.executable, "-m", "selfcluster", "train", "--out", str(out), "--resume", "--epochs", "3"], capture_output=True, text=True
@@ -279,3 +288,15 @@ def test_one_process_needs_no_process_group() -> None:
     assert distributed.n_ranks() == 1
     assert not distributed.is_on()
     assert replace(tiny.config(), {}) == tiny.config()
+
+
+@pytest.mark.parametrize("settings", [dict(epochs=2), dict(epochs=9, max_steps=6)])
+def test_a_finished_run_does_not_train_on(tmp_path: Path, settings: dict) -> None:
+    done = tiny.training(**settings)
+    loop.fit(done, tiny.Silent(), tmp_path)
+    again, log = tiny.training(**settings), tiny.Silent()
+    training.restore(again, tmp_path)
+    loop.fit(again, log, tmp_path)
+    assert again.state.step == done.total_steps
+    assert log.rows == []
+    assert all(torch.equal(a, b) for a, b in zip(_weights(done).values(), _weights(again).values(), strict=True))

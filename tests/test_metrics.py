@@ -67,12 +67,6 @@ def test_code_entropy() -> None:
     assert metrics.code_entropy(torch.stack([torch.eye(2), torch.full((2, 2), 0.5)])) == pytest.approx(math.log(2) / 2)
 
 
-def test_mean_embedding_norm() -> None:
-    assert metrics.mean_embedding_norm(torch.tensor([0.6, 0.8]).repeat(7, 1)) == pytest.approx(1)
-    assert metrics.mean_embedding_norm(torch.cat([torch.eye(4), -torch.eye(4)])) == pytest.approx(0)
-    assert metrics.mean_embedding_norm(torch.eye(4).reshape(2, 2, 4)) == pytest.approx(1 / 4)
-
-
 def test_prototypes_used() -> None:
     assert metrics.prototypes_used(torch.arange(12).reshape(3, 4) % 6, 6) == pytest.approx(6)
     assert metrics.prototypes_used(torch.zeros(9, dtype=torch.int64), 6) == pytest.approx(1)

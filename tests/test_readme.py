@@ -48,3 +48,11 @@ def test_every_flag_that_is_shown_exists(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_map_of_files_is_right() -> None:
     for name in re.findall(r"`((?:selfcluster/)?[\w/]+\.py)`", (ROOT / "README.md").read_text()):
         assert (ROOT / name).exists() or (ROOT / "selfcluster" / name).exists(), name
+
+
+def test_tables_are_the_recorded_results() -> None:
+    from benchmarks import tables
+
+    text = (ROOT / "README.md").read_text()
+    assert tables.readme(text) == text
+    assert tables.results() == (ROOT / "docs" / "results.md").read_text()

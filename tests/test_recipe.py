@@ -85,6 +85,8 @@ def test_what_the_recipe_decides_follows_the_images() -> None:
 
 def test_what_the_user_chose_is_taken_into_account() -> None:
     assert _chosen(_facts(), batch=50)["freeze_steps"] == 100
+    assert _chosen(_facts(), max_steps=200)["freeze_steps"] == 20
+    assert _chosen(_facts(), n_prototypes=3000)["epsilon"] == 0.05
     assert _chosen(_facts(), augmentation="glyph")["flip"] == 0
     assert _chosen(_facts(), lr=0.5)["final_lr"] == 0.0005
     assert _chosen(_facts(), optimizer="adamw")["lr"] < 0.01

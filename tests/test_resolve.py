@@ -29,10 +29,10 @@ def test_order_of_settings() -> None:
 
 def test_config_toml_gives_the_same_config_and_says_where_each_value_came_from(tmp_path: Path) -> None:
     resolved = resolve("swav", FACTS, preset=None, file={}, flags={"wandb": 'a "quoted" name', "n_crops": (2, 3)})
-    text = to_toml(resolved, "/photos/été")
+    text = to_toml(resolved, "/photos/été 🐈")
     (tmp_path / "c.toml").write_text(text)
     top, settings = read_toml(tmp_path / "c.toml")
-    assert top == {"method": "swav", "images": "/photos/été"}
+    assert top == {"method": "swav", "images": "/photos/été 🐈"}
     assert replace(default_config("swav"), settings) == resolved.config
     assert "n_crops = [2, 3]  # flag" in text
     assert "momentum = 0.9  # default" in text

@@ -84,6 +84,14 @@ def test_timm_loads_the_model_and_gives_the_same_features(run: sc.Run) -> None:
     assert model.pretrained_cfg["mean"] == pytest.approx((0.485, 0.456, 0.406))
 
 
+def test_an_exported_vit_takes_the_crops_it_was_trained_on(tmp_path: Path) -> None:
+    settings = {**FAST, "encoder": "vit_tiny_patch16_224", "crop_pixels": (32, 16), "max_steps": 1}
+    run = sc.train(tiny.images(), out=tmp_path / "run", **settings)
+    model = timm.create_model(f"local-dir:{run.path / 'model'}", pretrained=True, num_classes=0).eval()
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(model(x), run.model.encoder(x))
+
+
 def test_init_from_a_run_from_a_file_and_refusals(run: sc.Run, tmp_path: Path) -> None:
     settings = {**FAST, "max_steps": 1, "lr": 0.0, "final_lr": 0.0}
     for source in (run.path, run.path / "model" / "model.safetensors"):
@@ -156,6 +164,17 @@ def test_resume_refuses_other_data_and_names_three(tmp_path: Path) -> None:
         sc.train(out=tmp_path / "run", resume=True)
 
 
+def test_evaluation_refuses_the_runs_own_data_when_it_has_changed(tmp_path: Path) -> None:
+    from selfcluster.evaluate import evaluate
+
+    images, labels = tiny.images(40), np.arange(40) % 2
+    np.savez(tmp_path / "toys.npz", images=images, labels=labels)
+    run = sc.train(tmp_path / "toys.npz", out=tmp_path / "run", test_share=0.25, **FAST)
+    np.savez(tmp_path / "toys.npz", images=images[::-1], labels=labels)
+    with pytest.raises(sc.DataError, match="the images themselves have changed"):
+        evaluate(run)
+
+
 def test_resume_and_load_of_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(sc.ConfigError, match="--resume needs --out"):
         sc.train(resume=True)
@@ -169,6 +188,14 @@ def test_a_damaged_checkpoint_is_named(run: sc.Run, tmp_path: Path) -> None:
     weights = next((tmp_path / "run" / "checkpoints").glob("*/model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(sc.CheckpointError, match=r"model.safetensors' is damaged"):
+        sc.load(tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(run: sc.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    file = tmp_path / "run" / "config.toml"
+    file.write_text(file.read_text().replace("head_width = 32", "head_width = 48"))
+    with pytest.raises(sc.CheckpointError, match=r"another configuration: head_width was 32 and is 48"):
         sc.load(tmp_path / "run")
 
 

@@ -23,10 +23,12 @@ from selfcluster.data import Data, open_data, split
 from selfcluster.errors import DataError
 from selfcluster.evaluate import clusters, knn
 from selfcluster.features import extract_features, raw_pixels
+from selfcluster.folder import check_same_data
 from selfcluster.images import Images, Labels
 from selfcluster.initial import load_initial_weights
 from selfcluster.log import table
 from selfcluster.run import Run
+from selfcluster.training import n_workers
 
 _PIXELS_OF_FLOOR = 32
 """Raw pixels are compared at this side at most."""
@@ -76,7 +78,7 @@ def evaluate(run: Run, data: Any = None, *, test: Any = None, test_share: float 
     """Nearest neighbours and clusters of a run's encoder, beside raw pixels and the untrained encoder.
 
     Neighbours are looked for among the training images, for each test image. Clusters are k-means with as many clusters as
-    classes, the best of 20 starts by inertia, on all images of `data`, or on the test images alone where there is a test split.
+    classes, the best of 20 starts by inertia, on all images of `data`, or on the test images alone where they were kept out of training.
     The figures are kept in evaluation.json in the run's folder.
 
     Args:
@@ -101,7 +103,9 @@ def evaluate(run: Run, data: Any = None, *, test: Any = None, test_share: float 
 def _parts(run: Run, data: Any, test: Any, test_share: float, labels: str) -> tuple[_Part, _Part, _Part, list[str]]:
     settings = DataSettings(labels=labels, max_megapixels=run.config.data.max_megapixels)
     own = data is None
-    opened: Data = run.data() if own and labels == "auto" else open_data(run.images if own else data, settings)
+    opened: Data = run.data(labels=labels) if own else open_data(data, settings)
+    if own:
+        check_same_data(run.path, opened)
     tested = open_data(test, settings).images if test is not None else opened.test
     if opened.images.labels is None:
         raise DataError(
@@ -152,12 +156,12 @@ def _representations(run: Run, images: Images) -> dict[str, Represent]:
     def by(encoder: torch.nn.Module) -> Represent:
         encoder = encoder.to(run.device)
         return lambda images, index: extract_features(
-            encoder, images, index=index, pixels=run.pixels, device=run.device, precision=precision, workers=0 if images.in_memory else 2
+            encoder, images, index=index, pixels=run.pixels, device=run.device, precision=precision, workers=n_workers(run.config, images)
         )
 
     pixels = min(_PIXELS_OF_FLOOR, images.decode(0).shape[1]) if images.in_memory else _PIXELS_OF_FLOOR
     return {
-        "raw pixels": lambda images, index: raw_pixels(images, index=index, pixels=pixels, workers=0 if images.in_memory else 2),
+        "raw pixels": lambda images, index: raw_pixels(images, index=index, pixels=pixels, workers=n_workers(run.config, images)),
         before: by(untrained.encoder),
         "trained encoder": by(run.model.encoder),
     }
@@ -177,6 +181,8 @@ def _measure(represent: Represent, train: _Part, test: _Part, clustered: _Part, 
 def _readable(represent: Represent, part: _Part, notes: list[str]) -> tuple[Tensor, NDArray[np.int64]]:
     features = represent(part.images, part.index)
     readable = ~features.isnan().any(dim=1)
+    if not readable.any():
+        raise DataError(f"none of {len(readable):,} images can be read (first: {part.images.path(int(part.index[0]))!r})")
     if not readable.all():
         notes.append(f"{int((~readable).sum()):,} images that cannot be read are left out")
     return features[readable], part.codes[readable.numpy()]
