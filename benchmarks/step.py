@@ -26,7 +26,7 @@ from selfcluster.recipe import look_at
 from selfcluster.resolve import resolve
 
 
-class _Rows(Log):
+class Rows(Log):
     """Says nothing; keeps the rows."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ def measure(given: str, *, n_pairs: int, n_steps: int) -> dict[str, Any]:
     config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config
     t = training.build(config, data, device)
     bare = _bare(t)
-    log = _Rows()
+    log = Rows()
 
     def full() -> None:
         with contextlib.suppress(loop.Interrupted):

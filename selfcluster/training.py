@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         config=config,
         device=device,
         model=model,
-        parallel=DistributedDataParallel(model, broadcast_buffers=False) if ranks > 1 else model,
+        parallel=_parallel(model) if ranks > 1 else model,
         method=method,
         optimizers=optim.build_optimizers(method.parameter_groups()),
         loader=loader,
@@ -146,6 +147,13 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         total_steps=int(total_steps),
         state=State(),
     )
+
+
+def _parallel(model: ClusterModel) -> nn.Module:
+    with warnings.catch_warnings():
+        # torch 2.15 prefers forward_sync_buffers, which 2.6 does not know; the buffers are alike on all ranks either way.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def n_workers(config: Config[Any], images: Images) -> int:

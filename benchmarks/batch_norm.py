@@ -1,0 +1,74 @@
+"""Running statistics of batch norm: from the large crops alone, from all crops, or taken anew from whole images.
+
+    python -m benchmarks.batch_norm [--seeds 3]
+
+Trains the digits with the recipe's settings; the weights are the same in all three cases, since training normalises by the batch.
+Results: results/batch_norm.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks.record import record, spread
+from benchmarks.step import Rows
+from selfcluster import loop, model, training
+from selfcluster.config import DataSettings
+from selfcluster.crops import normalise
+from selfcluster.data import Data, open_data
+from selfcluster.evaluate import clusters
+from selfcluster.features import extract_features, prepared_images
+from selfcluster.recipe import look_at
+from selfcluster.resolve import resolve
+
+CPU = torch.device("cpu")
+
+
+def measure(data: Data, seed: int) -> dict[str, float]:
+    """Matched accuracy of the clusters in each case."""
+    config = resolve("swav", look_at(data.images, len(data.images), CPU), preset=None, file={}, flags={"seed": seed}).config
+    accuracy = {}
+    for name, keeps in (("large crops", model._running_statistics_kept), ("all crops", lambda encoder: contextlib.nullcontext())):
+        t = training.build(config, data, CPU)
+        with mock.patch.object(model, "_running_statistics_kept", keeps):
+            loop.fit(t, Rows(), None)
+        accuracy[name] = _accuracy(t.model.encoder, data, config)
+    accuracy["whole images"] = _accuracy(_taken_anew(t.model.encoder, data, config), data, config)
+    return accuracy
+
+
+def _taken_anew(encoder: torch.nn.Module, data: Data, config: Any) -> torch.nn.Module:
+    encoder = copy.deepcopy(encoder).train()
+    for norm in encoder.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over all batches
+    with torch.no_grad():
+        for images, _ in prepared_images(data.images, pixels=config.crops.crop_pixels[0]):
+            encoder(normalise(images))
+    return encoder.eval()
+
+
+def _accuracy(encoder: torch.nn.Module, data: Data, config: Any) -> float:
+    features = extract_features(encoder, data.images, pixels=config.crops.crop_pixels[0], device=CPU)
+    assert data.images.labels is not None
+    return dict(clusters.run(features, data.images.labels.codes))["cluster/accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    data = open_data("digits", DataSettings())
+    runs = [measure(data, seed) for seed in range(parser.parse_args().seeds)]
+    summary = {name: spread([run[name] for run in runs]) for name in runs[0]}
+    print(summary, record("batch_norm", {"cluster_accuracy": summary, "runs": runs}).name)
+
+
+if __name__ == "__main__":
+    main()
