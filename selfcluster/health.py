@@ -20,6 +20,9 @@ from selfcluster.errors import CollapseError, DivergenceError
 _SHARP = 0.5
 """Codes count as sharp below this share of ln K."""
 
+_STUCK = 0.01
+"""A loss stands at ln K within this share of it."""
+
 _FALLING = 0.01
 """A loss falls when the later half of the steps is lower by this."""
 
@@ -116,6 +119,11 @@ class Watch:
             self._tell(
                 f"collapsed: {over} the mean code entropy is {entropy / ln_k:.3f} ln K and |mean embedding|^2 is {length:.3f}, so every image gets "
                 "the same embedding; lower epsilon or lr, raise freeze_steps, soften the crops (area, augmentation), or use fewer prototypes or a larger batch"
+            )
+        elif entropy > limits.collapse_entropy * ln_k and abs(loss - ln_k) < _STUCK * ln_k and not falls:
+            self._tell(
+                f"not learning: {over} the loss {loss:.3f} stands at ln K = {ln_k:.3f} and the codes are uniform (entropy {entropy / ln_k:.3f} ln K); "
+                "lower epsilon, take more and smaller batches, use LARS or AdamW, or fewer prototypes"
             )
         elif entropy < _SHARP * ln_k and loss > ln_k and not falls:
             self._tell(

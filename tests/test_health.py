@@ -43,6 +43,14 @@ def test_not_learning_is_another_disease() -> None:
         watch.read()
 
 
+def test_a_loss_stuck_at_ln_k_is_not_learning_even_where_embeddings_differ() -> None:
+    watch = _watch()
+    for step in range(30):
+        _step(watch, step, same=False, sharp=False, loss=math.log(K) + 0.002)
+    with pytest.raises(CollapseError, match=r"not learning.*stands at ln K.*lower epsilon"):
+        watch.read()
+
+
 def test_a_loss_above_ln_k_that_falls_is_no_alarm() -> None:
     watch = _watch()
     for step in range(60):
