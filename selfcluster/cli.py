@@ -223,7 +223,7 @@ def _method_of_file(file: str | None) -> str | None:
         return None
     from pathlib import Path
 
-    from selfcluster.resolve import read_toml
+    from selfcluster.toml import read_toml
 
     return read_toml(Path(file))[0].get("method")
 

@@ -37,7 +37,8 @@ from selfcluster.crops import DEVIATION, MEAN
 from selfcluster.data import Data
 from selfcluster.errors import CheckpointError, DataError
 from selfcluster.model import ClusterModel
-from selfcluster.resolve import Resolved, read_toml, to_toml
+from selfcluster.resolve import Resolved
+from selfcluster.toml import read_toml, to_toml
 
 _OWN_FILES = [
     "config.toml",
@@ -102,7 +103,7 @@ def prepare(folder: Path, resolved: Resolved, data: Data) -> None:
     }
     write_atomically(folder / "environment.json", json.dumps(environment, indent=1).encode())
     _write_data(folder, resolved.config, data)
-    write_atomically(folder / "config.toml", to_toml(resolved, data.where).encode())
+    write_atomically(folder / "config.toml", to_toml(resolved.config, resolved.origins, data.where).encode())
 
 
 def _write_data(folder: Path, config: Config[Any], data: Data) -> None:

@@ -23,7 +23,8 @@ from selfcluster.features import Layer, extract_features
 from selfcluster.log import Log, check_extras, cut_back, duration, read_rows, say, table
 from selfcluster.model import ClusterModel
 from selfcluster.recipe import look_at
-from selfcluster.resolve import Resolved, read_toml, resolve, resumed
+from selfcluster.resolve import Resolved, resolve, resumed
+from selfcluster.toml import read_toml
 
 
 class Run:
@@ -244,7 +245,7 @@ def _resume(data: Any, out: str | Path | None, settings: Mapping[str, Any]) -> R
 
 def _train(t: training.Training, path: Path, data: Data) -> Run:
     log = Log(path, t.config.run)
-    precision = str(training.precision_of(t.config, t.device)).removeprefix("torch.")
+    precision = str(t.precision).removeprefix("torch.")
     try:
         log.say(f"{'resuming' if t.state.step else 'training'} {path} on {t.device} in {precision}")
         loop.fit(t, log, path)

@@ -52,6 +52,8 @@ class Training:
 
     config: Config[Any]
     device: torch.device
+    precision: torch.dtype
+    """Of encoder and head."""
     model: ClusterModel
     parallel: nn.Module
     method: Method
@@ -67,8 +69,8 @@ class Training:
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
     def autocast(self) -> AbstractContextManager:
-        """The precision of encoder and head."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision_of(self.config, self.device) == torch.bfloat16)
+        """Inside, encoder and head have their precision."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
 
 def precision_of(config: Config[Any], device: torch.device) -> torch.dtype:
@@ -138,6 +140,7 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
     return Training(
         config=config,
         device=device,
+        precision=precision_of(config, device),
         model=model,
         parallel=_parallel(model) if ranks > 1 else model,
         method=method,

@@ -8,7 +8,8 @@ from selfcluster.config import default_config, flatten, replace
 from selfcluster.errors import ConfigError
 from selfcluster.presets import PRESETS
 from selfcluster.recipe import Facts
-from selfcluster.resolve import read_toml, resolve, resumed, to_toml
+from selfcluster.resolve import resolve, resumed
+from selfcluster.toml import read_toml, to_toml
 
 FACTS = Facts(n=5000, short_side=128, is_grey=False, mirror_distance=1.0, accelerated=False)
 
@@ -29,7 +30,7 @@ def test_order_of_settings() -> None:
 
 def test_config_toml_gives_the_same_config_and_says_where_each_value_came_from(tmp_path: Path) -> None:
     resolved = resolve("swav", FACTS, preset=None, file={}, flags={"wandb": 'a "quoted" name', "n_crops": (2, 3)})
-    text = to_toml(resolved, "/photos/été 🐈")
+    text = to_toml(resolved.config, resolved.origins, "/photos/été 🐈")
     (tmp_path / "c.toml").write_text(text)
     top, settings = read_toml(tmp_path / "c.toml")
     assert top == {"method": "swav", "images": "/photos/été 🐈"}

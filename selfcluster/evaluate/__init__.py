@@ -168,9 +168,15 @@ def _representations(run: Run, images: Images) -> dict[str, Represent]:
 
 
 def _measure(represent: Represent, train: _Part, test: _Part, clustered: _Part, notes: list[str]) -> dict[str, float]:
-    bank, bank_labels = _readable(represent, train, notes)
-    queries, query_labels = _readable(represent, test, notes)
-    points, point_labels = (queries, query_labels) if clustered is test else _readable(represent, clustered, notes)
+    """The figures of one representation; every image is read once."""
+    parts = [train, test] if test.images is not train.images else [_Part(train.images, np.union1d(train.index, test.index), train.labels)]
+    features = {part.images: (part.index, represent(part.images, part.index)) for part in parts}
+
+    def rows(part: _Part) -> tuple[Tensor, NDArray[np.int64]]:
+        index, of_images = features[part.images]
+        return _readable(of_images[np.searchsorted(index, part.index)], part, notes)
+
+    (bank, bank_labels), (queries, query_labels), (points, point_labels) = rows(train), rows(test), rows(clustered)
     for k in (20, 200):
         if (used := knn.usable_k(k, bank_labels)) < k:
             notes.append(f"k = {k} is lowered to {used}, below the smallest class")
@@ -178,8 +184,7 @@ def _measure(represent: Represent, train: _Part, test: _Part, clustered: _Part, 
     return figures | dict(clusters.run(points, point_labels, seed=0))
 
 
-def _readable(represent: Represent, part: _Part, notes: list[str]) -> tuple[Tensor, NDArray[np.int64]]:
-    features = represent(part.images, part.index)
+def _readable(features: Tensor, part: _Part, notes: list[str]) -> tuple[Tensor, NDArray[np.int64]]:
     readable = ~features.isnan().any(dim=1)
     if not readable.any():
         raise DataError(f"none of {len(readable):,} images can be read (first: {part.images.path(int(part.index[0]))!r})")
