@@ -18,7 +18,7 @@ ROWS = [
     ["distributed"],
     ["randomness"],
     ["batch"],
-    ["sinkhorn", "losses", "metrics", "pixels"],
+    ["sinkhorn", "losses", "metrics", "pixels", "kmeans"],
     ["images"],
     ["named_sets"],
     ["data"],
