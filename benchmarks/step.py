@@ -44,6 +44,12 @@ class Rows(Log):
     def progress(self, *_: Any) -> None:
         pass
 
+    def working(self, *_: Any) -> None:
+        pass
+
+    def assigned(self, *_: Any) -> None:
+        pass
+
 
 def measure(given: str, *, n_pairs: int, n_steps: int) -> dict[str, Any]:
     """Images per second of both sides, their ratio, and the share of time that the step waits for data."""

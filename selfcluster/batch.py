@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,24 +29,54 @@ class Outputs:
     """The encoder's output for the large crops."""
     embeddings: Float[Tensor, "crops b d"]
     """After the head, of unit norm."""
-    scores: Float[Tensor, "crops b k"]
-    """Cosine of each embedding with each prototype."""
+    scores: list[Float[Tensor, "crops b _"]]
+    """For each head: cosine of each embedding with each prototype (DeepCluster: what the top layer says of each cluster)."""
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What the network is trained to predict; made without gradient."""
+class Codes:
+    """Soft targets, made online and without gradient."""
 
     codes: Float[Tensor, "assign b k"]
     """Soft assignments of the large crops; rows sum to 1."""
 
 
 @dataclass(frozen=True)
+class PseudoLabels:
+    """Hard targets, one an image for all its crops; from the last clustering of the data set."""
+
+    labels: list[Int64[Tensor, " b"]]
+    """For each head: the cluster of each image; -1 means none yet."""
+    n_valid: Float[Tensor, ""]
+    """Images of the global batch that have a label, divided by the ranks."""
+
+
+Targets = Codes | PseudoLabels
+"""What the network is trained to predict."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was extracted from the images of this rank, by their position in the data set."""
+
+    index: NDArray[np.int64]
+    """(n,), rising; each image stands on one rank only. Images that cannot be read are left out."""
+    values: NDArray[np.float32]
+    """(n, ...), in memory or in a file that is mapped into it."""
+
+
+@dataclass(frozen=True)
 class EpochPlan:
-    """What one epoch trains on, in which order. Part of every checkpoint."""
+    """What one epoch trains on, in which order. Part of every checkpoint; what it tells is not."""
 
     order: NDArray[np.int64]
     """Image indices in the order of training; an index may occur several times."""
+    reset: tuple[str, ...] = ()
+    """Names of parameters that begin anew, so that the optimisers forget what they know of them."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Of the clustering, by metric name."""
+    notes: tuple[str, ...] = ()
+    """What the user should be told of it."""
     occurrence: NDArray[np.int64] = field(init=False)
     """How often the same index stood earlier in the order, so that each occurrence gets crops of its own."""
 

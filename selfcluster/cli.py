@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 import tyro
 
-from selfcluster.config import METHOD_SETTINGS, Config, default_config, flatten, known
+from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, Config, default_config, flatten, known
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
 
 MethodSettings = TypeVar("MethodSettings")
@@ -28,8 +28,8 @@ class Train(Generic[MethodSettings]):
     settings: Annotated[Config[MethodSettings], tyro.conf.arg(name="")]
     data: tyro.conf.Positional[str] = ""
     """A folder of images (nested or flat), a .npy or .npz file, or a set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
-    method: str = "swav"
-    """The algorithm: swav."""
+    method: str = ""
+    """The algorithm: swav, deepcluster, deepcluster-v2 or sela-v2; by default that of the preset or the config file, or else swav."""
     preset: str = ""
     """A named experiment instead of the recipe."""
     config: str = ""
@@ -110,7 +110,7 @@ def _overview() -> str:
     return "\n".join([*lines, "", "selfcluster COMMAND --help tells the settings of each. Start with: selfcluster demo"])
 
 
-def _parse(kind: Any, command: str, arguments: list[str]) -> Any:
+def _parse(kind: Any, command: str, arguments: list[str], default: Any = None) -> Any:
     """tyro's reading of the arguments; what it complains of, in one line.
 
     Raises:
@@ -119,7 +119,8 @@ def _parse(kind: Any, command: str, arguments: list[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=arguments, prog=f"selfcluster {command}", config=(tyro.conf.OmitArgPrefixes,))
+            given = {} if default is None else {"default": default}
+            return tyro.cli(kind, args=arguments, prog=f"selfcluster {command}", config=(tyro.conf.OmitArgPrefixes,), **given)
     except SystemExit as error:
         if not error.code:
             raise
@@ -135,11 +136,12 @@ def _one_line(box: str) -> str:
 
 
 def _train(arguments: list[str]) -> None:
-    method = _value_of("--method", arguments) or _method_of_file(_value_of("--config", arguments)) or "swav"
-    kind = Train[METHOD_SETTINGS[known(method, METHOD_SETTINGS, "method")]]  # type: ignore[misc, valid-type]
-    names = flatten(default_config(method))
+    method = _method_of(arguments)
+    defaults = default_config(method)
+    kind = Train[METHOD_SETTINGS[method]]  # type: ignore[valid-type]
+    names = flatten(defaults)
     _check_flags(arguments, [*names, *(f.name for f in dataclasses.fields(Train) if f.name != "settings"), "help"])
-    parsed = _parse(kind, "train", arguments)
+    parsed = _parse(kind, "train", arguments, default=kind(settings=defaults))
     values = flatten(parsed.settings)
     given = {name: values[name] for name in names if _is_given(name, arguments)}
 
@@ -218,14 +220,22 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _method_of_file(file: str | None) -> str | None:
-    if file is None:
-        return None
-    from pathlib import Path
+def _method_of(arguments: Sequence[str]) -> str:
+    """The method that the arguments are for, before the whole line is read."""
+    if (method := _value_of("--method", arguments)) is not None:
+        return known(method, METHOD_SETTINGS, "method")
+    top: dict[str, Any] = {}
+    if (file := _value_of("--config", arguments)) is not None:
+        from pathlib import Path
 
-    from selfcluster.toml import read_toml
+        from selfcluster.toml import read_toml
 
-    return read_toml(Path(file))[0].get("method")
+        top = read_toml(Path(file))[0]
+    if (preset := _value_of("--preset", arguments) or top.get("preset")) is not None:
+        from selfcluster.presets import method_of
+
+        return method_of(preset)
+    return known(top.get("method", DEFAULT_METHOD), METHOD_SETTINGS, "method")
 
 
 def _check_flags(arguments: Sequence[str], names: Sequence[str]) -> None:

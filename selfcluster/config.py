@@ -105,7 +105,9 @@ class ModelSettings:
     head_width: int = 2048
     """Width of the head's hidden layer; 0 for a single linear layer. Paper: 2048."""
     embedding_width: int = 128
-    """Width of the embeddings that are compared with the prototypes. Paper: 128."""
+    """Width of the embeddings that are compared with the prototypes. Paper: 128. DeepCluster has no head and compares features."""
+    sobel: bool = False
+    """The encoder sees edges (Sobel filters in x and y) in place of colours. DeepCluster's paper: on, for AlexNet and VGG."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,52 @@ class SwavSettings:
 
 
 @dataclass(frozen=True)
+class DeepClusterSettings:
+    """DeepCluster's own settings."""
+
+    n_prototypes: int = 10000
+    """Clusters, and rows of the top layer; 3 to 10 times the classes expected. Paper: 10000."""
+    kmeans_iterations: int = 20
+    """Rounds of k-means. Paper: 20."""
+    pca_width: int = 256
+    """Features are whitened to this width at most. Paper: 256."""
+    reassign_epochs: int = 1
+    """Epochs from one clustering to the next. Paper: 1."""
+    top_lr: float = 0.05
+    """Learning rate of the top layer, which begins anew with every clustering; constant, by SGD without momentum. Paper: 0.05."""
+    dropout: float = 0.0
+    """Before the top layer. Paper: 0.5 twice, in the classifiers of AlexNet and VGG, which timm's ResNets do not have."""
+
+
+@dataclass(frozen=True)
+class DeepClusterV2Settings:
+    """DeepCluster-v2's own settings."""
+
+    n_prototypes: tuple[int, ...] = (3000, 3000, 3000)
+    """Centroids of each head; 3 to 10 times the classes expected. Paper: 3000 3000 3000."""
+    kmeans_iterations: int = 10
+    """Rounds of spherical k-means. Paper: 10."""
+    temperature: float = 0.1
+    """Of the softmax in the loss. Paper: 0.1."""
+
+
+@dataclass(frozen=True)
+class SelaV2Settings:
+    """SeLa-v2's own settings."""
+
+    n_prototypes: tuple[int, ...] = (3000, 3000, 3000)
+    """Prototypes of each head; 3 to 10 times the classes expected. Paper: 3000 3000 3000."""
+    epsilon: float = 0.05
+    """Entropy weight of Sinkhorn-Knopp over the data set; smaller gives harder codes. SwAV's: 0.05."""
+    mass_tolerance: float = 0.01
+    """Sinkhorn-Knopp goes on until every prototype's mass is within this share of what is its due."""
+    max_iterations: int = 1000
+    """Rounds of Sinkhorn-Knopp at most; the run says so where they do not suffice."""
+    temperature: float = 0.1
+    """Of the softmax in the loss. SwAV's: 0.1."""
+
+
+@dataclass(frozen=True)
 class OptimSettings:
     """How the network is trained."""
 
@@ -147,7 +195,7 @@ class OptimSettings:
     lr: float = 0.6
     """Learning rate after the warm-up. Paper: 4.8 at batch 4096, 0.6 at batch 256, with LARS."""
     final_lr: float = 0.0006
-    """Learning rate at the end of the cosine. Paper: a thousandth of lr."""
+    """Learning rate at the end of the cosine; the same as lr for a constant one. Paper: a thousandth of lr; DeepCluster: lr."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up. Paper: 10 at batch 4096, none at 256."""
     warmup_lr: float = 0.3
@@ -188,6 +236,8 @@ class RunSettings:
     """Memory layout of the network and its input."""
     workers: int = -1
     """Processes that decode and cut crops; -1 for automatic, 0 for none."""
+    features_gib: float = 4.0
+    """Features of the data set that a process keeps in memory, in GiB; more of them go to a file in the run folder meanwhile."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints; one is written at the end as well."""
     log_seconds: float = 5.0
@@ -221,11 +271,24 @@ class Config(Generic[MethodSettings]):
         """Name of the method that these settings are for."""
         return next(name for name, settings in METHOD_SETTINGS.items() if isinstance(self.objective, settings))
 
+    @property
+    def n_prototypes(self) -> tuple[int, ...]:
+        """Prototypes of each head, for methods of one head and of several."""
+        n = getattr(self.objective, "n_prototypes")  # noqa: B009 - every method's settings have it, their type does not say so
+        return n if isinstance(n, tuple) else (n,)
 
-METHOD_SETTINGS: dict[str, type] = {"swav": SwavSettings}
+
+METHOD_SETTINGS: dict[str, type] = {
+    "swav": SwavSettings,
+    "deepcluster": DeepClusterSettings,
+    "deepcluster-v2": DeepClusterV2Settings,
+    "sela-v2": SelaV2Settings,
+}
+
+DEFAULT_METHOD = "swav"
 
 CHANGEABLE_ON_RESUME = frozenset(
-    ["device", "workers", "checkpoint_minutes", "log_seconds", "log_steps", "tensorboard", "wandb", "on_collapse"]
+    ["device", "workers", "features_gib", "checkpoint_minutes", "log_seconds", "log_steps", "tensorboard", "wandb", "on_collapse"]
 )
 """Settings that a resumed run may change; any other would make it another run."""
 
@@ -236,7 +299,15 @@ def default_config(method: str) -> Config[Any]:
     Raises:
         ConfigError: an unknown method.
     """
-    return Config(objective=METHOD_SETTINGS[known(method, METHOD_SETTINGS, "method")]())
+    objective = METHOD_SETTINGS[known(method, METHOD_SETTINGS, "method")]()
+    if not isinstance(objective, DeepClusterSettings):
+        return Config(objective)
+    return Config(
+        objective,
+        crops=CropSettings(n_crops=(1,), crop_pixels=(224,), area=((0.08, 1.0),)),
+        augment=AugmentSettings(jitter=0.0, grey=0.0, blur=0.0),
+        optim=OptimSettings(epochs=500, optimizer="sgd", lr=0.05, final_lr=0.05, weight_decay=1e-5),
+    )
 
 
 def groups(config: Config[Any]) -> dict[str, Any]:
@@ -272,6 +343,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         return known(value, parts, name)
+    if origin is tuple and parts == (int, ...) and type(value) is int:
+        return (value,)
     if origin is tuple and isinstance(value, list | tuple):
         any_length = parts[-1] is Ellipsis
         if any_length or len(value) == len(parts):
@@ -331,8 +404,8 @@ def check_values(config: Config[Any]) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name} {value} must be finite")
     crops, optim, augment = config.crops, config.optim, config.augment
-    if min(crops.n_crops, default=0) < 1 or sum(crops.n_crops) < 2:
-        raise ConfigError(f"n_crops {crops.n_crops}: swapped prediction needs two crops or more, and one of each size")
+    if min(crops.n_crops, default=0) < 1:
+        raise ConfigError(f"n_crops {crops.n_crops}: one crop of each size is the least")
     if min(crops.crop_pixels, default=0) < 4:
         raise ConfigError(f"crop_pixels {crops.crop_pixels}: a crop needs 4 pixels a side or more")
     if any(not 0 < low <= high <= 1 for low, high in crops.area):
@@ -359,24 +432,39 @@ def check_values(config: Config[Any]) -> None:
     _at_least(config.health, "collapse_steps", 2)
     _at_least(config.run, "workers", -1)
     _at_least(config.run, "log_steps", 1)
+    _at_least(config.run, "features_gib", 0)
     _within(config.run, "seed", 0, 2**63 - 1)
-    if isinstance(config.objective, SwavSettings):
-        _check_swav(config.objective)
+    _check_objective(config)
 
 
-def _check_swav(swav: SwavSettings) -> None:
-    for name, least in (
-        ("n_prototypes", 2),
-        ("iterations", 1),
-        ("freeze_steps", 0),
-        ("queue_length", 0),
-        ("queue_from_epoch", 0),
-        ("queue_growth_epochs", 0),
-    ):
-        _at_least(swav, name, least)
-    for name in ("epsilon", "temperature"):
-        if not getattr(swav, name) > 0:
-            raise ConfigError(f"{name} {getattr(swav, name)} must be above 0")
+_LEAST = {
+    "iterations": 1,
+    "freeze_steps": 0,
+    "queue_length": 0,
+    "queue_from_epoch": 0,
+    "queue_growth_epochs": 0,
+    "kmeans_iterations": 1,
+    "pca_width": 1,
+    "reassign_epochs": 1,
+    "top_lr": 0,
+    "max_iterations": 1,
+}
+_ABOVE_0 = ("epsilon", "temperature", "mass_tolerance")
+
+
+def _check_objective(config: Config[Any]) -> None:
+    objective = config.objective
+    if isinstance(objective, SwavSettings) and sum(config.crops.n_crops) < 2:
+        raise ConfigError(f"n_crops {config.crops.n_crops}: swapped prediction needs two crops or more")
+    if min(config.n_prototypes, default=0) < 2:
+        raise ConfigError(f"n_prototypes {objective.n_prototypes} must be at least 2")
+    for name, value in vars(objective).items():
+        if name in _LEAST:
+            _at_least(objective, name, _LEAST[name])
+        elif name in _ABOVE_0 and not value > 0:
+            raise ConfigError(f"{name} {value} must be above 0")
+        elif name == "dropout" and not 0 <= value < 1:
+            raise ConfigError(f"dropout {value} must be at least 0 and below 1")
 
 
 def _within(group: Any, name: str, low: float, high: float) -> None:

@@ -147,10 +147,21 @@ def gather_rows(x: Tensor) -> Tensor:
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is up on some rank."""
-    if not is_on():
-        return flag
-    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
-    return bool(all_reduce_max(torch.tensor(float(flag), device=device)) > 0)
+    return bool(largest(float(flag)))
+
+
+def total(x: float) -> float:
+    """The sum of a number over ranks; exact for whole numbers up to 2^53."""
+    return float(all_reduce_sum(_number(x))) if is_on() else x
+
+
+def largest(x: float) -> float:
+    """The largest of the ranks' numbers."""
+    return float(all_reduce_max(_number(x))) if is_on() else x
+
+
+def _number(x: float) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def barrier() -> None:

@@ -92,7 +92,7 @@ def resnet10_small_half_s2(pretrained: bool = False, **settings: Any) -> nn.Modu
     return _small_resnet("resnet10_small_half_s2", 1, 32, pretrained, {"stem_stride": 2, **settings})
 
 
-def create_encoder(name: str, crop_pixels: tuple[int, ...], *, pretrained: bool = False) -> nn.Module:
+def create_encoder(name: str, crop_pixels: tuple[int, ...], *, channels: int = 3, pretrained: bool = False) -> nn.Module:
     """A timm network without its classifier, which takes crops of these sizes.
 
     Networks with position embeddings take other sizes than their own by timm's `dynamic_img_size`.
@@ -100,13 +100,14 @@ def create_encoder(name: str, crop_pixels: tuple[int, ...], *, pretrained: bool 
     Args:
         name: as timm knows it, perhaps with a tag.
         crop_pixels: sides of the crops that it must take.
+        channels: of its input.
         pretrained: with timm's weights, downloaded where the user has a network.
     Raises:
         ConfigError: timm does not know the name, the weights are not to be had, or some size is one that it cannot take.
     """
     known(name.split(".")[0], timm.list_models(), "encoder")
-    encoder = _create(name, pretrained)
-    refused = {size: reason for size in crop_pixels if (reason := _why_not(encoder, size))}
+    encoder = _create(name, channels, pretrained)
+    refused = {size: reason for size in crop_pixels if (reason := _why_not(encoder, size, channels))}
     if refused:
         sizes = ", ".join(f"{size} px" for size in refused)
         raise ConfigError(
@@ -115,10 +116,10 @@ def create_encoder(name: str, crop_pixels: tuple[int, ...], *, pretrained: bool 
     return encoder
 
 
-def _create(name: str, pretrained: bool) -> nn.Module:
+def _create(name: str, channels: int, pretrained: bool) -> nn.Module:
     for extra in ({"dynamic_img_size": True}, {}):
         try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, **extra)
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **extra)
         except TypeError:
             continue
         except Exception as error:  # huggingface_hub raises many kinds when weights are not to be had
@@ -130,13 +131,13 @@ def _create(name: str, pretrained: bool) -> nn.Module:
     raise ConfigError(f"encoder {name!r} cannot be made without a classifier; choose another")
 
 
-def _why_not(encoder: nn.Module, size: int) -> str | None:
+def _why_not(encoder: nn.Module, size: int, channels: int) -> str | None:
     """Why the encoder cannot make one feature vector from a crop of this size; None where it can."""
     was_training = encoder.training
     encoder.eval()
     try:
         with torch.no_grad():
-            features = encoder(torch.zeros(1, 3, size, size))
+            features = encoder(torch.zeros(1, channels, size, size))
     except Exception as error:  # networks refuse a size by assertion, by shape mismatch and in other ways
         return " ".join(str(error).split())[:160] or type(error).__name__
     finally:
@@ -144,10 +145,10 @@ def _why_not(encoder: nn.Module, size: int) -> str | None:
     return None if features.ndim == 2 else f"its output has shape {tuple(features.shape)} instead of one vector"
 
 
-def feature_width(encoder: nn.Module, size: int) -> int:
+def feature_width(encoder: nn.Module, size: int, *, channels: int = 3) -> int:
     """How many features the encoder gives for a crop of this size."""
     was_training = encoder.training
     with torch.no_grad():
-        width = encoder.eval()(torch.zeros(1, 3, size, size)).shape[1]
+        width = encoder.eval()(torch.zeros(1, channels, size, size)).shape[1]
     encoder.train(was_training)
     return width

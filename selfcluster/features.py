@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from selfcluster.batch import Rows
 from selfcluster.crops import normalise, resize_centre
 from selfcluster.errors import DataError
 from selfcluster.images import Images
@@ -82,7 +88,7 @@ def extract_features(
         float32 on the CPU; rows of images that could not be read are NaN.
     """
     rows = []
-    with _in_eval_mode(encoder):
+    with in_mode(encoder, training=False):
         for prepared, readable in prepared_images(images, index=index, pixels=pixels, batch=batch, workers=workers):
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
                 features = encoder(normalise(prepared.to(device, non_blocking=True))).float().cpu()
@@ -92,17 +98,20 @@ def extract_features(
 
 
 @contextlib.contextmanager
-def _in_eval_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Afterwards, even after an error, each part is in the mode it was in: a frozen part of a network in training stays in eval mode."""
-    parts = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
-    in_training = [part for part in parts if part.training]
-    if isinstance(encoder, nn.Module):
-        encoder.eval()
+def in_mode(network: Callable[[Tensor], Tensor], *, training: bool) -> Iterator[None]:
+    """Inside, a module trains or does not; afterwards, even after an error, each of its parts is in the mode it was in.
+
+    So a frozen part of a network in training stays in eval mode.
+    """
+    parts = list(network.modules()) if isinstance(network, nn.Module) else []
+    before = [part.training for part in parts]
+    if isinstance(network, nn.Module):
+        network.train(training)
     try:
         yield
     finally:
-        for part in in_training:
-            part.training = True
+        for part, was_training in zip(parts, before, strict=True):
+            part.training = was_training
 
 
 def raw_pixels(images: Images, *, index: NDArray[np.int64] | None = None, pixels: int, workers: int = 0) -> Float[Tensor, "n f"]:
@@ -113,3 +122,64 @@ def raw_pixels(images: Images, *, index: NDArray[np.int64] | None = None, pixels
         flat[~readable] = torch.nan
         rows.append(flat)
     return torch.cat(rows)
+
+
+class RowsByIndex:
+    """Collects rows by the index of their image, in whatever order they come, in memory or in a file.
+
+    Args:
+        index: images of this rank, rising.
+        memory_bytes: above this the rows go to a file.
+        folder: for that file, which is gone when nobody uses it any more; None for the system's.
+    """
+
+    def __init__(self, index: NDArray[np.int64], *, memory_bytes: float, folder: Path | None) -> None:
+        self.index, self.memory_bytes, self.folder = index, memory_bytes, folder
+        self.values: NDArray[np.float32] | None = None
+        self.is_there = np.zeros(len(index), dtype=bool)
+
+    def put(self, index: NDArray[np.int64], values: Float[Tensor, "b ..."]) -> None:
+        """These rows are those of these images."""
+        if self.values is None:
+            self.values = _array((len(self.index), *values.shape[1:]), self.memory_bytes, self.folder)
+        at = np.searchsorted(self.index, index)
+        self.values[at] = values.cpu().numpy()
+        self.is_there[at] = True
+
+    def rows(self) -> Rows:
+        """What has come, in the order of the index."""
+        values = np.empty((0, 1), dtype=np.float32) if self.values is None else self.values
+        if self.is_there.all():
+            return Rows(self.index, values)
+        n = 0
+        for at in np.split(np.flatnonzero(self.is_there), range(_BLOCK, int(self.is_there.sum()), _BLOCK)):
+            values[n : n + len(at)] = values[at]
+            n += len(at)
+        return Rows(self.index[self.is_there], values[:n])
+
+
+_BLOCK = 4096
+"""Rows that are worked on at a time."""
+
+
+def map_rows(rows: Rows, function: Callable[[Tensor], Tensor], device: torch.device) -> Rows:
+    """function of the rows, block by block; in memory or in a file, as they are."""
+    folder = Path(rows.values.filename).parent if isinstance(rows.values, np.memmap) and rows.values.filename else None
+    mapped = RowsByIndex(rows.index, memory_bytes=0 if isinstance(rows.values, np.memmap) else np.inf, folder=folder)
+    for start in range(0, len(rows.index), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        mapped.put(rows.index[part], function(torch.from_numpy(np.array(rows.values[part])).to(device)))
+    return mapped.rows()
+
+
+def _array(shape: tuple[int, ...], memory_bytes: float, folder: Path | None) -> NDArray[np.float32]:
+    if 4 * math.prod(shape) <= memory_bytes:
+        return np.empty(shape, dtype=np.float32)
+    handle, name = tempfile.mkstemp(prefix="features-", suffix=".tmp", dir=folder)
+    os.close(handle)
+    mapped = np.memmap(name, dtype=np.float32, mode="w+", shape=shape)
+    if os.name == "posix":
+        os.unlink(name)  # the map keeps what it maps; nothing is left behind, however the run ends
+    else:
+        weakref.finalize(mapped, Path(name).unlink, missing_ok=True)
+    return mapped

@@ -169,7 +169,7 @@ def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
         "num_features": model.n_features,
         "pretrained_cfg": {
             **{key: own[key] for key in ("pool_size", "first_conv", "classifier") if key in own},
-            "input_size": [3, side, side],
+            "input_size": [2 if config.model.sobel else 3, side, side],
             "mean": list(MEAN),
             "std": list(DEVIATION),
             "interpolation": "bilinear",
@@ -178,8 +178,11 @@ def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
             "tag": "selfcluster",
         },
     }
-    if getattr(model.encoder, "dynamic_img_size", False):
-        description["model_args"] = {"dynamic_img_size": True}
+    arguments: dict[str, Any] = {"dynamic_img_size": True} if getattr(model.encoder, "dynamic_img_size", False) else {}
+    if config.model.sobel:
+        arguments["in_chans"] = 2  # edges: what `model.Sobel` makes of an image
+    if arguments:
+        description["model_args"] = arguments
     encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
     write_atomically(target / "model.safetensors", save(encoder, metadata={"format": "pt"}))
     write_atomically(target / "config.json", json.dumps(description, indent=1).encode())

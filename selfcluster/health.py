@@ -11,9 +11,10 @@ from collections import deque
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from selfcluster import distributed, metrics
-from selfcluster.batch import Outputs, Targets
+from selfcluster.batch import Codes, Outputs, Targets
 from selfcluster.config import HealthSettings
 from selfcluster.errors import CollapseError, DivergenceError
 
@@ -34,12 +35,13 @@ class Watch:
 
     Args:
         settings: the limits.
-        n_prototypes: K.
+        n_prototypes: K of each head.
         begins: step from which a collapse counts: after warm-up and freeze.
     """
 
-    def __init__(self, settings: HealthSettings, *, n_prototypes: int, begins: int) -> None:
-        self.settings, self.k, self.begins = settings, n_prototypes, begins
+    def __init__(self, settings: HealthSettings, *, n_prototypes: tuple[int, ...], begins: int) -> None:
+        self.settings, self.k, self.begins = settings, n_prototypes[0], begins
+        self.ln_k = sum(map(math.log, n_prototypes)) / len(n_prototypes)
         self._unread: list[Tensor] = []
         self._first_unread = 0
         self._window: deque[tuple[float, float, float]] = deque(maxlen=settings.collapse_steps)
@@ -50,13 +52,14 @@ class Watch:
     @torch.no_grad()
     def see(self, out: Outputs, targets: Targets, loss: Tensor, step: int) -> None:
         """Note the signs of one step."""
-        n_assign = len(targets.codes)
-        mean_embedding = out.embeddings[:n_assign].flatten(0, 1).mean(dim=0)
-        entropy = torch.special.entr(targets.codes).sum(dim=-1).mean()
+        n_assign = len(out.features)
+        mean_embedding = normalize(out.embeddings[:n_assign].flatten(0, 1)).mean(dim=0)
+        # Pseudo-labels are hard: their entropy says nothing.
+        entropy = torch.special.entr(targets.codes).sum(dim=-1).mean() if isinstance(targets, Codes) else loss.new_tensor(torch.nan)
         if not self._unread:
             self._first_unread = step
         self._unread.append(torch.stack([loss.detach().float(), entropy, mean_embedding.square().sum()]))
-        self._keep(self._assigned, out.scores[:n_assign].argmax(dim=-1).flatten(), 10 * self.k)
+        self._keep(self._assigned, out.scores[0][:n_assign].argmax(dim=-1).flatten(), 10 * self.k)
         self._keep(self._features, out.features[0], 2048)
 
     @staticmethod
@@ -80,9 +83,10 @@ class Watch:
         self._window.extend(signs[max(0, self.begins - self._first_unread) :])
         loss, entropy, length = _means(signs)
         self._judge()
+        of_codes = {} if math.isnan(entropy) else {"collapse/code_entropy": entropy / self.ln_k}
         return {
             "train/loss": loss,
-            "collapse/code_entropy": entropy / math.log(self.k),
+            **of_codes,
             "collapse/mean_embedding": length,
             "collapse/prototypes_used": metrics.prototypes_used(torch.cat(list(self._assigned)), self.k),
         }
@@ -112,10 +116,17 @@ class Watch:
             return
         window = list(self._window)
         loss, entropy, length = _means(window)
-        ln_k, limits = math.log(self.k), self.settings
+        ln_k, limits = self.ln_k, self.settings
         falls = _means(window[len(window) // 2 :])[0] < _means(window[: len(window) // 2])[0] - _FALLING
         over = f"over the last {len(self._window)} steps"
-        if entropy > limits.collapse_entropy * ln_k and length > limits.collapse_embedding:
+        if math.isnan(entropy):
+            if loss > (1 - _STUCK) * ln_k and not falls:
+                self._tell(
+                    f"not learning: {over} the loss {loss:.3f} stands at ln K = {ln_k:.3f} and does not fall (|mean embedding|^2 is {length:.3f}); "
+                    "raise lr where it is small and lower it where it is large, take more and smaller batches, soften the crops (area, "
+                    "augmentation), or use fewer prototypes"
+                )
+        elif entropy > limits.collapse_entropy * ln_k and length > limits.collapse_embedding:
             self._tell(
                 f"collapsed: {over} the mean code entropy is {entropy / ln_k:.3f} ln K and |mean embedding|^2 is {length:.3f}, so every image gets "
                 "the same embedding; lower epsilon or lr, raise freeze_steps, soften the crops (area, augmentation), or use fewer prototypes or a larger batch"

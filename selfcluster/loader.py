@@ -162,7 +162,9 @@ class Loader:
                 cut = next(cut_batches, None)
                 if cut is None:
                     return
-                self._note_broken(cut)
+                self.note_broken(cut.broken)
+                if cut.failure:
+                    raise DataError(cut.failure)
                 batch = self._finish(cut, epoch)
                 self.wait_seconds += time.perf_counter() - asked
                 yield batch
@@ -191,16 +193,19 @@ class Loader:
         moved = [crops.to(self.device, non_blocking=True) for crops in cut.crops]
         return Batch(index=cut.index, crops=self.crops.vary(moved, drawn))
 
-    def _note_broken(self, cut: _Cut) -> None:
-        self.broken.update(cut.broken)
+    def note_broken(self, broken: dict[int, str]) -> None:
+        """These images cannot be read, for these reasons.
+
+        Raises:
+            DataError: now they are too many.
+        """
+        self.broken.update(broken)
         if len(self.broken) > self.max_broken_share * len(self.images):
             index, reason = next(iter(self.broken.items()))
             raise DataError(
                 f"{len(self.broken):,} of {len(self.images):,} images cannot be read (first: {self.images.path(index)!r} {reason}), "
                 f"more than max_broken_share {self.max_broken_share:g}; mend or remove them, or raise --max-broken-share"
             )
-        if cut.failure:
-            raise DataError(cut.failure)
 
 
 class _Tasks:

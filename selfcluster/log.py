@@ -6,12 +6,12 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from selfcluster import distributed
 from selfcluster.checkpoint import write_atomically
@@ -32,20 +32,21 @@ class Log:
     """Speaks for rank 0; on every other rank all of this does nothing.
 
     Args:
-        folder: the run's; `log.txt` and `metrics.jsonl` stand in it.
+        folder: the run's; `log.txt` and `metrics.jsonl` stand in it. None where nothing is to be kept.
         settings: how often, and to which other tools.
     """
 
-    def __init__(self, folder: Path, settings: RunSettings) -> None:
+    def __init__(self, folder: Path | None, settings: RunSettings) -> None:
         self.speaks = distributed.rank() == 0
         self._settings = settings
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
+        self._work: TaskID | None = None
         self._last_line = 0.0
         self._sinks: list[Sink] = []
         self._text: TextIO | None = None
         self._rows: TextIO | None = None
-        if self.speaks:
+        if self.speaks and folder is not None:
             self._text = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
             self._rows = (folder / "metrics.jsonl").open("a", encoding="utf-8")
             if settings.tensorboard:
@@ -94,17 +95,49 @@ class Log:
         speed, loss = values["train/images_per_second"], values["train/loss"]
         if self._progress is not None:
             self._progress.update(self._task, completed=step, epoch=epoch, speed=speed, loss=loss)
-        line = (
+        entropy = f"entropy {values['collapse/code_entropy']:.2f} ln K  " if "collapse/code_entropy" in values else ""
+        self._line(
             f"step {step}/{total_steps}  epoch {epoch}  loss {loss:.3f}  {speed:,.0f} images/s  "
-            f"entropy {values['collapse/code_entropy']:.2f} ln K  used {values['collapse/prototypes_used']:.0f}  {duration(seconds_left)} left"
+            f"{entropy}used {values['collapse/prototypes_used']:.0f}  {duration(seconds_left)} left",
+            at_once=step == total_steps,
         )
+
+    def working(self, what: str, done: int, total: int, speed: float) -> None:
+        """Work between epochs goes on: moves a bar of its own, or prints a plain line every few seconds.
+
+        Args:
+            what: such as "extracting features".
+            done, total: images.
+            speed: images a second, on this rank.
+        """
+        if self._progress is not None:
+            if self._work is None:
+                self._work = self._progress.add_task("", total=total, epoch=what, speed=speed, loss=float("nan"))
+            self._progress.update(self._work, completed=done, total=total, epoch=what, speed=speed)
+            if done >= total:
+                self._progress.remove_task(self._work)
+                self._work = None
+        self._line(f"{what}: {done:,} of {total:,} images, {speed:,.0f} images/s")
+
+    def assigned(self, epoch: int, figures: Mapping[str, float], seconds: float) -> None:
+        """One line about the clusters of an epoch."""
+        nmi = f"NMI with the last {figures['cluster/nmi_previous']:.2f}, " if "cluster/nmi_previous" in figures else ""
+        line = (
+            f"epoch {epoch}  clusters: {nmi}largest {figures['cluster/largest_share']:.1%}, sizes {figures['cluster/size_smallest']:.0f} to "
+            f"{figures['cluster/size_largest']:.0f}, {figures['cluster/n_empty']:.0f} empty; {seconds:.1f} s"
+        )
+        self._line(line)
+
+    def _line(self, line: str, *, at_once: bool = False) -> None:
+        """Printed, if the last one is long enough ago; where there is a bar, only kept in log.txt."""
         now = time.monotonic()
-        if now - self._last_line >= self._settings.log_seconds or step == total_steps:
-            self._last_line = now
-            if self._progress is None:
-                self.say(line)
-            else:
-                self._keep(line)
+        if now - self._last_line < self._settings.log_seconds and not at_once:
+            return
+        self._last_line = now
+        if self._progress is None:
+            self.say(line)
+        else:
+            self._keep(line)
 
     def close(self) -> None:
         """The bar is gone and the files are closed."""

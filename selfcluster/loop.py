@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfcluster import distributed, optim, randomness, training
+from selfcluster.batch import EpochPlan
 from selfcluster.errors import Interrupted
+from selfcluster.extraction import extractor
 from selfcluster.health import require_finite
 from selfcluster.log import Log
 from selfcluster.training import Training
@@ -36,7 +38,9 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
     with _signals() as asked:
         for epoch in range(s.epoch, math.ceil(t.total_steps / t.method.steps_per_epoch)):
             if s.step_in_epoch == 0:
-                s.plan = t.method.begin_epoch(epoch, training.extract)
+                s.plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, folder))
+                optim.forget(t.optimizers, t.parameters_named(s.plan.reset))
+                pace.report_plan(log, s.plan, epoch)
             assert s.plan is not None
             for batch in t.loader.epoch(epoch, s.plan, start=s.step_in_epoch):
                 # --------------------------------------------------------------- one step
@@ -111,6 +115,16 @@ class _Pace:
     def note_checkpoint(self) -> None:
         self.saved_at = time.perf_counter()
         self.t.state.seconds = self.seconds_before + self.saved_at - self.started
+
+    def report_plan(self, log: Log, plan: EpochPlan, epoch: int) -> None:
+        """What the assignment before an epoch found, and how long it took; that time is no training step's."""
+        seconds = time.perf_counter() - self.row_at
+        for note in plan.notes:
+            log.say(note)
+        if plan.figures:
+            log.row(self.t.state.step, epoch, {**plan.figures, "train/assign_seconds": seconds})
+            log.assigned(epoch, plan.figures, seconds)
+        self.row_at += seconds
 
     def report(self, log: Log, lr: float, epoch: int) -> None:
         t, now = self.t, time.perf_counter()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfcluster import distributed
+from selfcluster.batch import Rows
 
 
 class Queue(nn.Module):
@@ -57,3 +62,84 @@ class Queue(nn.Module):
         mine = distributed.shard_of(state["embeddings"].shape[2])
         self.embeddings.copy_(state["embeddings"].flip(1)[:, :, mine])
         self.n_filled = int(state["n_filled"])
+
+
+_EXCHANGED = 4096
+"""Rows that each rank sends at a time."""
+
+
+class MemoryBank:
+    """The last embeddings of each image's assign crops, keyed by the image's index in the data set.
+
+    Each rank owns a slice of the images, whichever rank it is that sees them; the saved state speaks of all.
+
+    Args:
+        trained_on: indices of the images, rising.
+        n_assign: assign crops.
+        width: of the embeddings.
+        device: where the rank's slice lies.
+    Source: DeepCluster-v2, arXiv 2006.09882, appendix C.
+    """
+
+    def __init__(self, trained_on: NDArray[np.int64], *, n_assign: int, width: int, device: torch.device) -> None:
+        self.trained_on = torch.from_numpy(trained_on)
+        n, ranks, rank = len(trained_on), distributed.n_ranks(), distributed.rank()
+        self.first, end = n * rank // ranks, n * (rank + 1) // ranks
+        self.embeddings = torch.zeros(n_assign, end - self.first, width, device=device)
+        self.is_filled = torch.zeros(end - self.first, dtype=torch.bool, device=device)
+        self._is_begun = False
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether some image has been visited; the same on every rank."""
+        return self._is_begun
+
+    def write(self, index: Int64[Tensor, " b"], embeddings: Float[Tensor, "assign b d"]) -> None:
+        """These embeddings are the last ones of these images; collective, every rank gives as many."""
+        device = self.embeddings.device
+        every_index = distributed.gather_rows(index.to(device)).cpu()
+        self._keep(every_index, distributed.gather_rows(embeddings.transpose(0, 1).to(device, torch.float32)))
+
+    def fill(self, rows: Rows) -> None:
+        """The extracted embeddings (n, assign, d) are the last ones of their images; collective, ranks may give different numbers."""
+        most = int(distributed.largest(len(rows.index)))
+        for start in range(0, most, _EXCHANGED):
+            part = slice(start, min(start + _EXCHANGED, most))
+            index = torch.full((part.stop - start,), -1)
+            values = torch.zeros(len(index), *rows.values.shape[1:])
+            here = torch.from_numpy(rows.index[part])
+            index[: len(here)], values[: len(here)] = here, torch.from_numpy(np.asarray(rows.values[part]))
+            self.write(index, values.transpose(0, 1))
+
+    @torch.no_grad()
+    def _keep(self, index: Int64[Tensor, " b"], values: Float[Tensor, "b assign d"]) -> None:
+        """What this rank owns of these is kept; an index of -1 belongs to none. Of an image that comes twice the last counts."""
+        self._is_begun = True
+        _, from_behind = np.unique(index.numpy()[::-1], return_index=True)
+        last = torch.from_numpy(len(index) - 1 - from_behind)
+        place = torch.searchsorted(self.trained_on, index[last]) - self.first
+        mine = (place >= 0) & (place < len(self.is_filled)) & (index[last] >= 0)
+        place = place[mine].to(self.is_filled.device)
+        self.embeddings[:, place] = values[last[mine].to(values.device)].transpose(0, 1)
+        self.is_filled[place] = True
+
+    def rows(self, crop: int) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
+        """This rank's embeddings of one assign crop of the images that were ever visited, and their index."""
+        mine = self.trained_on[self.first : self.first + len(self.is_filled)]
+        return self.embeddings[crop % len(self.embeddings)][self.is_filled], mine[self.is_filled.cpu()]
+
+    def global_state(self) -> dict[str, Tensor]:
+        """The bank of all images, on every rank; collective."""
+        n = len(self.trained_on)
+        whole = self.embeddings.new_zeros(len(self.embeddings), n, self.embeddings.shape[-1])
+        is_filled = torch.zeros(n, dtype=torch.int64, device=self.is_filled.device)
+        mine = slice(self.first, self.first + len(self.is_filled))
+        whole[:, mine], is_filled[mine] = self.embeddings, self.is_filled.long()
+        return {"embeddings": distributed.all_reduce_sum(whole), "is_filled": distributed.all_reduce_sum(is_filled)}
+
+    def load_global_state(self, state: Mapping[str, Tensor]) -> None:
+        """This rank's share of a state from `global_state`."""
+        mine = slice(self.first, self.first + len(self.is_filled))
+        self.embeddings.copy_(state["embeddings"][:, mine])
+        self.is_filled.copy_(state["is_filled"][mine])
+        self._is_begun = bool(state["is_filled"].any())

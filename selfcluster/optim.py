@@ -91,6 +91,13 @@ def update(optimizers: dict[str, torch.optim.Optimizer]) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
+def forget(optimizers: dict[str, torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:
+    """The optimisers know nothing of these parameters' past: they begin anew."""
+    for parameter in parameters:
+        for optimizer in optimizers.values():
+            optimizer.state.pop(parameter, None)
+
+
 def _trained(optimizers: dict[str, torch.optim.Optimizer]) -> list[Tensor]:
     return [p for optimizer in optimizers.values() for group in optimizer.param_groups for p in group["params"]]
 

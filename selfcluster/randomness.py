@@ -9,6 +9,9 @@ and draw j is the mix of that state advanced by j steps.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +57,14 @@ def seed_from(*key: int) -> int:
 def permutation(n: int, *key: int) -> NDArray[np.int64]:
     """An order of 0 .. n-1 that belongs to this key."""
     return np.random.default_rng(seed_from(*key)).permutation(n)
+
+
+@contextlib.contextmanager
+def forked(*key: int) -> Iterator[None]:
+    """Inside, torch's draws on the CPU follow this key; outside, nothing has happened."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_from(*key))
+        yield
 
 
 def reseed(*key: int) -> None:

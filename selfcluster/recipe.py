@@ -106,12 +106,30 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str
         advice["augmentation"] = Choice(config.crops.augmentation, "chosen")
     kind = settled("augmentation")
     advice |= _crops(facts, kind) | _augment(facts, kind) | _network(facts, kind) | {"batch": _batch(facts)} | _epochs(facts, kind)
-    advice |= _prototypes(facts, settled("batch"))
-    advice |= {"epsilon": _epsilon(settled("n_prototypes")), "optimizer": _optimizer(facts, kind, settled("encoder"))}
+    advice["optimizer"] = _optimizer(facts, kind, settled("encoder"))
     steps_per_epoch = max(1, facts.n // settled("batch"))
     total_steps = min(settled("epochs") * steps_per_epoch, config.optim.max_steps or 10**12)
-    advice |= _schedule(settled("optimizer"), settled("batch"), steps_per_epoch, total_steps)
-    return advice | {"final_lr": Choice(settled("lr") / 1000, "a thousandth of lr, as in the paper")}
+    advice |= _schedule(settled("optimizer"), settled("batch"), total_steps)
+    advice["final_lr"] = Choice(settled("lr") / 1000, "a thousandth of lr, as in the paper")
+    if config.method == "swav":
+        k = _n_prototypes(facts, at_most=settled("batch") * (12 if facts.accelerated else 1.5))
+        advice |= {"n_prototypes": k, "freeze_steps": _freeze(steps_per_epoch, total_steps)}
+        advice["epsilon"] = _epsilon(settled("n_prototypes"))
+    elif config.method == "deepcluster":
+        advice |= _deepcluster(facts, {name: advice[name] for name in ("n_crops", "crop_pixels", "area")})
+    else:
+        k = _n_prototypes(facts)
+        advice["n_prototypes"] = Choice((k.value,) * 3, f"{k.reason}; three heads, as in the paper")
+        if config.method == "sela-v2":
+            advice["epsilon"] = _epsilon(min(settled("n_prototypes")))
+    return advice
+
+
+def _deepcluster(facts: Facts, crops: dict[str, Choice]) -> dict[str, Choice]:
+    """One crop an image, a constant learning rate."""
+    one = {name: Choice(choice.value[:1], choice.reason) for name, choice in crops.items()}
+    one["n_crops"] = Choice((1,), "one crop an image, as in the paper")
+    return {**one, "n_prototypes": _n_prototypes(facts)}
 
 
 def _images(facts: Facts) -> dict[str, Choice]:
@@ -187,13 +205,12 @@ def _network(facts: Facts, kind: str) -> dict[str, Choice]:
     return {"encoder": Choice(encoder, why), "head_width": Choice(head_width, why)}
 
 
-def _prototypes(facts: Facts, batch: int) -> dict[str, Choice]:
+def _n_prototypes(facts: Facts, at_most: float = 3000) -> Choice:
     # A power law through 3 prototypes a class on the digits (1,797 images, 10 classes) and on ImageNet (1.28 million, 1,000).
     by_images = min(3000, max(10, 30 * (facts.n / 1797) ** 0.7))
-    by_batch = batch * (12 if facts.accelerated else 1.5)
-    what = f"{facts.n:,} images" if by_images <= by_batch else f"{facts.n:,} images in batches of {batch}"
-    k = _round_figure(max(10, min(by_images, by_batch)))
-    return {"n_prototypes": Choice(k, f"for {what}; 3 to 10 times the classes you expect is good")}
+    what = f"{facts.n:,} images" if by_images <= at_most else f"{facts.n:,} images in small batches"
+    k = min(facts.n, _round_figure(max(10, min(by_images, at_most))))
+    return Choice(k, f"for {what}; 3 to 10 times the classes you expect is good")
 
 
 def _epsilon(n_prototypes: int) -> Choice:
@@ -235,17 +252,19 @@ def _optimizer(facts: Facts, kind: str, encoder: str) -> Choice:
 _TRANSFORMERS = ("vit", "deit", "beit", "eva", "swin", "cait", "xcit")
 
 
-def _schedule(optimizer: str, batch: int, steps_per_epoch: int, total_steps: int) -> dict[str, Choice]:
-    lr, why = _learning_rate(optimizer, batch, total_steps)
+def _freeze(steps_per_epoch: int, total_steps: int) -> Choice:
     a_tenth = max(1, total_steps // 10)
-    freeze = (
-        (steps_per_epoch, "one epoch, as in the paper") if steps_per_epoch <= a_tenth else (a_tenth, f"a tenth of {total_steps:,} steps")
-    )
+    if steps_per_epoch <= a_tenth:
+        return Choice(steps_per_epoch, "one epoch, as in the paper")
+    return Choice(a_tenth, f"a tenth of {total_steps:,} steps")
+
+
+def _schedule(optimizer: str, batch: int, total_steps: int) -> dict[str, Choice]:
+    lr, why = _learning_rate(optimizer, batch, total_steps)
     return {
         "lr": Choice(lr, why),
         "weight_decay": Choice(0.01, "usual with AdamW") if optimizer == "adamw" else Choice(1e-6, "as in the paper"),
         "warmup_epochs": Choice(0.0, "as in the paper for small batches"),
-        "freeze_steps": Choice(*freeze),
     }
 
 

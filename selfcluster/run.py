@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from selfcluster import distributed, folder, loop, training
 from selfcluster.checkpoint import load_checkpoint
-from selfcluster.config import Config, DataSettings, check_values, default_config, flatten, replace
+from selfcluster.config import DEFAULT_METHOD, Config, DataSettings, check_values, default_config, flatten, replace
+from selfcluster.cost import Cost, measure
 from selfcluster.data import Data, open_data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.features import Layer, extract_features
 from selfcluster.log import Log, check_extras, cut_back, duration, read_rows, say, table
 from selfcluster.model import ClusterModel
+from selfcluster.presets import method_of
 from selfcluster.recipe import look_at
 from selfcluster.resolve import Resolved, resolve, resumed
 from selfcluster.toml import read_toml
@@ -75,7 +77,7 @@ class Run:
 
         Args:
             images: anything that `train` takes; None for the run's own.
-            layer: "features" (the encoder's output) or "head" (z, of unit norm).
+            layer: "features" (the encoder's output) or "head" (z, of unit norm; DeepCluster has no head, so there it is the same).
         Returns:
             (n, F) float32; rows of images that cannot be read are NaN.
         """
@@ -85,11 +87,8 @@ class Run:
             data = self.data(images)
         self.model.eval()
 
-        def to_embeddings(x: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(self.model.head(self.model.encoder(x)).float())
-
         return extract_features(
-            self.model.encoder if layer == "features" else to_embeddings,
+            self.model.encode if layer == "features" else self.model.embed,
             data.images,
             pixels=self.pixels,
             device=self.device,
@@ -116,7 +115,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Run:
 def train(
     data: Any = None,
     *,
-    method: str = "swav",
+    method: str | None = None,
     out: str | Path | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
@@ -128,7 +127,7 @@ def train(
 
     Args:
         data: a folder of images, a .npy or .npz file, an array (N, H, W) or (N, H, W, 3) of uint8, or the name of a set.
-        method: "swav".
+        method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2"; None for that of the preset or the TOML file, or else "swav".
         out: the run's folder; None for runs/<data>-<method>-<n>.
         preset, config: a named preset, and a TOML file of settings (whose method and images count where they are not given here).
         resume: go on with the run in `out`.
@@ -150,7 +149,7 @@ def train(
     path = _claimed(out, opened.name, resolved.config.method, overwrite=overwrite)
     _announce(resolved, opened)
     if resolved.config.optim.max_minutes:
-        resolved = _fitted_to_time(resolved, t, settle)
+        resolved = _fitted_to_time(resolved, t, opened, settle)
         t = training.build(resolved.config, opened, device)
     if distributed.rank() == 0:
         folder.prepare(path, resolved, opened)
@@ -158,13 +157,13 @@ def train(
     return _train(t, path, opened)
 
 
-def dry_run(data: Any, *, method: str = "swav", preset: str | None = None, config: str | Path | None = None, **settings: Any) -> None:
+def dry_run(data: Any, *, method: str | None = None, preset: str | None = None, config: str | Path | None = None, **settings: Any) -> None:
     """Print the settings that `train` would use and why, with an estimate of time and memory; train and write nothing."""
     settle, opened, device = _look(data, method, preset, config, settings)
     resolved = settle({})
     t = training.build(resolved.config, opened, device)
     _announce(resolved, opened)
-    say(_estimate(t))
+    say(_estimate(t, opened))
 
 
 Settle = Callable[[Mapping[str, Any]], Resolved]
@@ -172,12 +171,12 @@ Settle = Callable[[Mapping[str, Any]], Resolved]
 
 
 def _look(
-    data: Any, method: str, preset: str | None, file: str | Path | None, flags: Mapping[str, Any]
+    data: Any, method: str | None, preset: str | None, file: str | Path | None, flags: Mapping[str, Any]
 ) -> tuple[Settle, Data, torch.device]:
     """The images and the device of a new run, and what settles its config."""
     top, from_file = read_toml(Path(file)) if file is not None else ({}, {})
-    if method == "swav":
-        method = top.get("method", method)
+    preset = preset or top.get("preset")
+    method = method or (method_of(preset) if preset is not None else top.get("method", DEFAULT_METHOD))
     from_file, flags = _absolute(from_file), _absolute(flags)
     chosen = replace(default_config(method), {**from_file, **flags})
     check_values(chosen)
@@ -190,7 +189,7 @@ def _look(
     facts = look_at(opened.images, len(opened.trained_on(chosen.data, chosen.run.seed)), device)
 
     def settle(found: Mapping[str, Any]) -> Resolved:
-        return resolve(method, facts, preset=preset or top.get("preset"), file=from_file, flags={**flags, **found})
+        return resolve(method, facts, preset=preset, file=from_file, flags={**flags, **found})
 
     return settle, opened, device
 
@@ -283,31 +282,49 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _fitted_to_time(resolved: Resolved, t: training.Training, settle: Settle) -> Resolved:
+def _fitted_to_time(resolved: Resolved, t: training.Training, opened: Data, settle: Settle) -> Resolved:
     """With max_minutes, max_steps is what this machine does in that time; `t` is used up to find out."""
     minutes = resolved.config.optim.max_minutes
-    seconds = training.seconds_per_step(t, at_most=6 * minutes)
-    # All ranks take the slowest one's word.
-    seconds = float(distributed.all_reduce_max(torch.tensor(seconds, device=t.device)))
-    steps = max(1, int(0.95 * 60 * minutes / seconds))
+    cost = _cost(t, opened, at_most=6 * minutes)
+    steps = cost.steps_in(0.95 * 60 * minutes)
     if steps >= t.total_steps:
         say(
-            f"max_minutes {minutes:g}: the full schedule of {t.total_steps:,} steps takes about {duration(seconds * t.total_steps)}, so it stays"
+            f"max_minutes {minutes:g}: the full schedule of {t.total_steps:,} steps takes about {duration(cost.of(t.total_steps))}, so it stays"
         )
         return resolved
-    say(f"max_minutes {minutes:g}: {seconds:.2f} s a step, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
+    clustering = f" and {cost.assign:.1f} s between epochs" if cost.assign > 0.1 else ""
+    pace = f"{cost.step:.2f} s a step{clustering}"
+    say(f"max_minutes {minutes:g}: {pace}, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
     fitted = settle({"max_steps": steps})
-    return Resolved(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {seconds:.2f} s a step"})
+    return Resolved(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
 
 
-def _estimate(t: training.Training) -> str:
+def _cost(t: training.Training, opened: Data, *, at_most: float = 20.0) -> Cost:
+    """The cost of a run: the clustering's from a sample of the images, since it grows with their number; `t` is used up."""
+    n = len(t.method.trained_on)
+    n_sampled = min(n, max(_N_SAMPLED, t.config.optim.batch, 4 * max(t.config.n_prototypes)))
+    if t.config.method == "swav" or n_sampled == n:
+        return measure(t, at_most=at_most)
+    sample = t.method.trained_on[np.linspace(0, n - 1, n_sampled).astype(np.int64)]
+    t.loader.close()
+    cost = measure(training.build(t.config, opened, t.device, trained_on=sample), at_most=at_most)
+    grown = n / n_sampled
+    return Cost(cost.step, grown * cost.first_assign, grown * cost.assign, t.method.steps_per_epoch)
+
+
+_N_SAMPLED = 8192
+"""Images that are clustered to find out how long clustering takes."""
+
+
+def _estimate(t: training.Training, opened: Data) -> str:
     """Time and memory of the run, from a few steps on this machine; `t` is used up."""
-    seconds, batch, minutes = training.seconds_per_step(t), t.config.optim.batch, t.config.optim.max_minutes
-    n_steps = min(t.total_steps, int(60 * minutes / seconds) or 1) if minutes else t.total_steps
+    cost, batch, minutes = _cost(t, opened), t.config.optim.batch, t.config.optim.max_minutes
+    n_steps = min(t.total_steps, cost.steps_in(60 * minutes)) if minutes else t.total_steps
     parameters = sum(p.numel() for p in t.model.parameters())
+    clustering = f", {cost.assign:.1f} s of clustering between epochs" if cost.assign > 0.1 else ""
     return (
-        f"estimate: {parameters / 1e6:.1f} million parameters; {seconds:.2f} s a step, {batch / seconds:,.0f} images/s; "
-        f"{n_steps:,} steps in about {duration(n_steps * seconds)}; {_peak_memory(t.device) / 2**30:.1f} GiB of memory"
+        f"estimate: {parameters / 1e6:.1f} million parameters; {cost.step:.2f} s a step, {batch / cost.step:,.0f} images/s{clustering}; "
+        f"{n_steps:,} steps in about {duration(cost.of(n_steps))}; {_peak_memory(t.device) / 2**30:.1f} GiB of memory"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfcluster.config import Config, default_config, groups, known
+from selfcluster.config import DEFAULT_METHOD, Config, default_config, groups, known
 from selfcluster.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {str(file)!r} is not TOML: {error}") from None
     top = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    by_group = {name: flatten_group for name, flatten_group in groups(default_config(top.get("method", "swav"))).items()}
+    by_group = {name: flatten_group for name, flatten_group in groups(default_config(top.get("method", DEFAULT_METHOD))).items()}
     settings: dict[str, Any] = {}
     for group, values in content.items():
         if isinstance(values, dict):

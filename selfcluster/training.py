@@ -1,12 +1,12 @@
-"""Everything that a run holds while it trains: built from a config, saved, restored, and timed."""
+"""Everything that a run holds while it trains: built from a config, saved and restored."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import time
 import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +56,17 @@ class Training:
     """Of encoder and head."""
     model: ClusterModel
     parallel: nn.Module
-    method: Method
+    method: Method[Any]
     optimizers: dict[str, torch.optim.Optimizer]
     loader: Loader
     watch: Watch
     total_steps: int
     state: State
+
+    def parameters_named(self, names: Iterable[str]) -> list[nn.Parameter]:
+        """The parameters of these bare names."""
+        by_name = dict(self.model.named_parameters())
+        return [by_name[name] for name in names]
 
     @property
     def parameter_names(self) -> dict[nn.Parameter, str]:
@@ -90,15 +95,12 @@ def build_model(config: Config[Any]) -> ClusterModel:
     """The network with its starting weights, a function of the seed; on the CPU."""
     with torch.random.fork_rng(devices=[]):
         randomness.reseed(config.run.seed)
-        encoder = create_encoder(config.model.encoder, config.crops.crop_pixels, pretrained=config.model.init == "pretrained")
-        model = ClusterModel(
-            encoder,
-            feature_width(encoder, config.crops.crop_pixels[0]),
-            head_width=config.model.head_width,
-            embedding_width=config.model.embedding_width,
-            n_prototypes=config.objective.n_prototypes,
-            n_assign=config.crops.n_crops[0],
+        channels = 2 if config.model.sobel else 3
+        encoder = create_encoder(
+            config.model.encoder, config.crops.crop_pixels, channels=channels, pretrained=config.model.init == "pretrained"
         )
+        width = feature_width(encoder, config.crops.crop_pixels[0], channels=channels)
+        model = METHODS[config.method].network(config, encoder, width)
     return model.to(memory_format=torch.channels_last) if config.run.channels_last else model
 
 
@@ -136,7 +138,6 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         workers=n_workers(config, data.images),
         max_broken_share=config.data.max_broken_share,
     )
-    begins = max(config.objective.freeze_steps, round(config.optim.warmup_epochs * steps_per_epoch))
     return Training(
         config=config,
         device=device,
@@ -146,7 +147,7 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         method=method,
         optimizers=optim.build_optimizers(method.parameter_groups()),
         loader=loader,
-        watch=Watch(config.health, n_prototypes=config.objective.n_prototypes, begins=begins),
+        watch=Watch(config.health, n_prototypes=config.n_prototypes, begins=method.settles_at),
         total_steps=int(total_steps),
         state=State(),
     )
@@ -164,11 +165,6 @@ def n_workers(config: Config[Any], images: Images) -> int:
     if config.run.workers >= 0:
         return config.run.workers
     return 0 if images.in_memory else max(1, min(8, (os.cpu_count() or 1) // distributed.n_ranks()))
-
-
-def extract(*_: Any, **__: Any) -> Any:
-    """What an offline method calls between epochs; there is none yet that does."""
-    raise NotImplementedError("offline methods bring the extraction with them")
 
 
 def save(t: Training, folder: Path) -> None:
@@ -218,28 +214,3 @@ def check_settings(state: dict[str, Any], config: Config[Any]) -> None:
         if name not in CHANGEABLE_ON_RESUME and state["settings"].get(name) != value:
             had = state["settings"].get(name)
             raise CheckpointError(f"the checkpoint is of another configuration: {name} was {had!r} and is {value!r}; restore config.toml")
-
-
-def seconds_per_step(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> float:
-    """Time of a training step on this machine, from a few real ones on a training that is then thrown away.
-
-    The first step pays for warming up, and the next ones find batches that the workers made meanwhile; both are left out, unless
-    the time `at_most` is over before.
-    """
-    times: list[float] = []
-    skipped = 1 + 2 * t.loader.workers
-    started = time.perf_counter()
-    for batch in t.loader.epoch(0, t.method.begin_epoch(0, extract)):
-        optim.set_lr(t.optimizers, 0)
-        with t.autocast():
-            out = t.parallel(batch.crops)
-        loss = t.method.loss(out, t.method.assign(out, batch))
-        loss.backward()
-        optim.update(t.optimizers)
-        loss.item()
-        times.append(time.perf_counter() - started)
-        if distributed.any_rank(len(times) > skipped + n_steps or times[-1] > at_most):
-            break
-    t.loader.close()
-    each = np.diff(times, prepend=0.0)
-    return float(np.median(each[min(skipped, len(each) - 1) :]))

@@ -39,6 +39,7 @@ def test_defaults_are_the_papers() -> None:
 def test_replace_accepts_what_toml_and_python_give() -> None:
     config = replace(default_config("swav"), {"n_crops": [2, 3], "lr": 1, "area": [[0.1, 1], [0.2, 0.3]]})
     assert config.crops.n_crops == (2, 3)
+    assert replace(default_config("sela-v2"), {"n_prototypes": 30}).n_prototypes == (30,)
     assert config.optim.lr == 1.0
     assert isinstance(config.optim.lr, float)
     assert config.crops.area == ((0.1, 1.0), (0.2, 0.3))
@@ -52,7 +53,7 @@ def test_replace_accepts_what_toml_and_python_give() -> None:
         ({"lr": "x"}, "lr 'x' must be a number"),
         ({"epochs": 1.5}, "epochs 1.5 must be a whole number"),
         ({"tensorboard": 1}, "tensorboard 1 must be true or false"),
-        ({"n_crops": 2}, "n_crops 2 must be"),
+        ({"n_crops": 2.5}, "n_crops 2.5 must be"),
         ({"blur_sigma": (1.0, 2.0, 3.0)}, "blur_sigma (1.0, 2.0, 3.0) must be"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from selfcluster.batch import Outputs, Targets
+from selfcluster.batch import Codes, Outputs
 from selfcluster.config import HealthSettings
 from selfcluster.errors import CollapseError, DivergenceError
 from selfcluster.health import Watch, require_finite
@@ -16,7 +16,7 @@ K, B, D = 30, 16, 8
 
 
 def _watch(**settings: object) -> Watch:
-    return Watch(HealthSettings(collapse_steps=20, **settings), n_prototypes=K, begins=5)
+    return Watch(HealthSettings(collapse_steps=20, **settings), n_prototypes=(K,), begins=5)
 
 
 def _step(watch: Watch, step: int, *, same: bool, sharp: bool, loss: float) -> None:
@@ -24,7 +24,7 @@ def _step(watch: Watch, step: int, *, same: bool, sharp: bool, loss: float) -> N
     z = normalize(torch.ones(2, B, D) if same else torch.randn(2, B, D, generator=generator), dim=-1)
     scores = torch.randn(2, B, K, generator=generator)
     codes = torch.softmax(scores * (20 if sharp else 0), dim=-1)
-    watch.see(Outputs(features=z, embeddings=z, scores=scores), Targets(codes), torch.tensor(loss), step)
+    watch.see(Outputs(features=z, embeddings=z, scores=[scores]), Codes(codes), torch.tensor(loss), step)
 
 
 def test_collapse_stops_the_run_with_cause_and_lever() -> None:
@@ -87,7 +87,7 @@ def test_one_sign_alone_is_no_alarm(same: bool, sharp: bool, loss: float) -> Non
 
 
 def test_warm_up_and_freeze_do_not_count() -> None:
-    watch = Watch(HealthSettings(collapse_steps=20), n_prototypes=K, begins=1000)
+    watch = Watch(HealthSettings(collapse_steps=20), n_prototypes=(K,), begins=1000)
     for step in range(100):
         _step(watch, step, same=True, sharp=False, loss=math.log(K))
     assert watch.read()["collapse/mean_embedding"] == pytest.approx(1, abs=1e-4)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selfcluster import distributed
 from selfcluster.batch import Outputs
 from selfcluster.encoders import create_encoder
-from selfcluster.model import BatchNorm, ClusterModel, Prototypes, projection_head, synchronize_batch_norm
+from selfcluster.model import BatchNorm, ClusterModel, Prototypes, UnitNorm, projection_head, synchronize_batch_norm
 from tests.ranks import on_ranks
 
 N_IMAGES = 4
@@ -20,7 +20,9 @@ N_IMAGES = 4
 def _model(**changed: int) -> ClusterModel:
     torch.manual_seed(0)
     settings = dict(head_width=32, embedding_width=8, n_prototypes=12, n_assign=2) | changed
-    return ClusterModel(timm.create_model("resnet10_small_quarter"), 128, **settings)
+    head = projection_head(128, settings["head_width"], settings["embedding_width"])
+    prototypes = Prototypes((settings["n_prototypes"],), settings["embedding_width"])
+    return ClusterModel(timm.create_model("resnet10_small_quarter"), 128, head=head, prototypes=prototypes, n_assign=settings["n_assign"])
 
 
 def _crops(n_large: int = 2, n_small: int = 3) -> list[Tensor]:
@@ -42,14 +44,14 @@ def test_outputs_have_the_promised_shapes(outputs) -> None:
     _, _, out = outputs
     assert out.features.shape == (2, N_IMAGES, 128)
     assert out.embeddings.shape == (5, N_IMAGES, 8)
-    assert out.scores.shape == (5, N_IMAGES, 12)
+    assert out.scores[0].shape == (5, N_IMAGES, 12)
 
 
 def test_embeddings_are_unit_and_scores_cosines(outputs) -> None:
     model, _, out = outputs
     torch.testing.assert_close(out.embeddings.norm(dim=-1), torch.ones(5, N_IMAGES))
     cosines = nn.functional.cosine_similarity(out.embeddings[:, :, None], model.prototypes.weight, dim=-1)
-    torch.testing.assert_close(out.scores, cosines, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.scores[0], cosines, rtol=1e-5, atol=1e-6)
 
 
 def test_outputs_follow_the_order_of_crops(outputs) -> None:
@@ -66,7 +68,7 @@ def test_sizes_in_any_order_keep_the_order_of_crops(outputs) -> None:
     model, crops, out = outputs
     mixed = [0, 2, 1, 3]
     with torch.no_grad():
-        torch.testing.assert_close(model([crops[c] for c in mixed]).scores, out.scores[mixed], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model([crops[c] for c in mixed]).scores[0], out.scores[0][mixed], rtol=1e-4, atol=1e-5)
 
 
 def test_images_of_one_size_share_their_statistics() -> None:
@@ -79,23 +81,23 @@ def test_features_carry_no_gradient_and_embeddings_do() -> None:
     out = _model()(_crops())
     assert not out.features.requires_grad
     assert out.embeddings.requires_grad
-    assert out.scores.requires_grad
+    assert out.scores[0].requires_grad
 
 
 def test_every_parameter_is_trained() -> None:
     model = _model()
-    model(_crops()).scores.square().sum().backward()
+    model(_crops()).scores[0].square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
 def test_scores_are_float32_under_bf16() -> None:
     model, crops = _model().eval(), _crops()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert model.head(model.encoder(crops[0])).dtype == torch.bfloat16
+        assert model.head[:-1](model.encoder(crops[0])).dtype == torch.bfloat16
         out = model(crops)
-    assert out.embeddings.dtype == out.scores.dtype == torch.float32
+    assert out.embeddings.dtype == out.scores[0].dtype == torch.float32
     torch.testing.assert_close(out.embeddings.norm(dim=-1), torch.ones(5, N_IMAGES))
-    torch.testing.assert_close(out.scores, out.embeddings @ model.prototypes.weight.T, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(out.scores[0], out.embeddings @ model.prototypes.weight.T, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("encoder", ["resnet10_small_quarter", "vit_tiny_patch16_224"])
@@ -104,16 +106,17 @@ def test_channels_last_gives_the_same(encoder: str) -> None:
     crops = [torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(side)) for side in sizes]
     torch.manual_seed(0)
     made = create_encoder(encoder, sizes)
-    model = ClusterModel(made, made.num_features, head_width=0, embedding_width=8, n_prototypes=4, n_assign=1).eval()
+    head = projection_head(made.num_features, 0, 8)
+    model = ClusterModel(made, made.num_features, head=head, prototypes=Prototypes((4,), 8), n_assign=1).eval()
     with torch.no_grad():
-        plain = model(crops).scores
-        last = model.to(memory_format=torch.channels_last)(crops).scores
+        plain = model(crops).scores[0]
+        last = model.to(memory_format=torch.channels_last)(crops).scores[0]
     torch.testing.assert_close(last, plain, rtol=1e-3, atol=1e-4)
 
 
 def test_head_is_the_papers_or_a_single_layer() -> None:
-    assert [type(m) for m in projection_head(10, 20, 5)] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
-    assert isinstance(projection_head(10, 0, 5), nn.Linear)
+    assert [type(m) for m in projection_head(10, 20, 5)] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, UnitNorm]
+    assert [type(m) for m in projection_head(10, 0, 5)] == [nn.Linear, UnitNorm]
 
 
 # ---- prototypes ---------------------------------------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ def _is_unit(prototypes: Prototypes) -> bool:
 
 
 def test_prototypes_are_unit_rows_from_the_start() -> None:
-    prototypes = Prototypes(50, 16)
+    prototypes = Prototypes((50,), 16)
     assert _is_unit(prototypes)
     assert [name for name, _ in prototypes.named_parameters()] == ["weight"]
     weight = prototypes.weight
@@ -147,14 +150,14 @@ def test_prototypes_are_unit_rows_after_loading() -> None:
 def test_loading_unit_rows_keeps_every_bit() -> None:
     # A resumed run would otherwise differ from one that was never stopped.
     torch.manual_seed(0)
-    prototypes, again = Prototypes(500, 128), Prototypes(500, 128)
+    prototypes, again = Prototypes((500,), 128), Prototypes((500,), 128)
     again.load_state_dict(prototypes.state_dict())
     assert torch.equal(again.weight, prototypes.weight)
 
 
 def test_prototypes_get_their_plain_gradient() -> None:
-    prototypes, z = Prototypes(3, 4), torch.randn(5, 4)
-    prototypes(z).sum().backward()
+    prototypes, z = Prototypes((3,), 4), torch.randn(5, 4)
+    prototypes(z)[0].sum().backward()
     torch.testing.assert_close(prototypes.weight.grad, z.sum(dim=0).expand(3, 4))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from selfcluster.config import default_config, flatten, replace
 from selfcluster.errors import ConfigError
-from selfcluster.presets import PRESETS
+from selfcluster.presets import PRESETS, method_of
 from selfcluster.recipe import Facts
 from selfcluster.resolve import resolve, resumed
 from selfcluster.toml import read_toml, to_toml
@@ -70,7 +70,7 @@ def test_unknown_preset_and_a_preset_of_another_method() -> None:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_can_be_used_and_is_documented(name: str) -> None:
-    assert resolve("swav", FACTS, preset=name, file={}, flags={}).config == PRESETS[name]()
+    assert resolve(method_of(name), FACTS, preset=name, file={}, flags={}).config == PRESETS[name]()
     assert f"--preset {name}" in (PRESETS[name].__doc__ or "")
 
 

@@ -23,7 +23,7 @@ def _method(**settings: object) -> SwAV:
 
 def _outputs(method: SwAV, seed: int) -> tuple[Outputs, Batch]:
     z = normalize(torch.randn(4, B, 16, generator=torch.Generator().manual_seed(seed)), dim=-1)
-    out = Outputs(features=torch.zeros(2, B, 4), embeddings=z, scores=z @ method.model.prototypes.weight.detach().T)
+    out = Outputs(features=torch.zeros(2, B, 4), embeddings=z, scores=[z @ method.model.prototypes.weight.detach().T])
     return out, Batch(index=torch.arange(B), crops=[])
 
 
@@ -33,7 +33,7 @@ def test_codes_are_sinkhorn_of_each_large_crop() -> None:
     codes = method.assign(out, batch).codes
     assert codes.shape == (2, B, 8)
     for crop in range(2):
-        assert torch.equal(codes[crop], sinkhorn(out.scores[crop], epsilon=0.05, iterations=3))
+        assert torch.equal(codes[crop], sinkhorn(out.scores[0][crop], epsilon=0.05, iterations=3))
     assert not codes.requires_grad
 
 
@@ -43,7 +43,7 @@ def test_the_queue_joins_when_full_and_in_its_epoch_with_a_growing_share() -> No
     for step in range(16):
         out, batch = _outputs(method, step)
         shares.append(method._queue_share())
-        alone = torch.stack([sinkhorn(s) for s in out.scores[:2]])
+        alone = torch.stack([sinkhorn(s) for s in out.scores[0][:2]])
         assert torch.equal(method.assign(out, batch).codes, alone) == (shares[-1] == 0)
         method.after_update(out, batch, step)
     assert shares == [0] * 8 + [0.25, 0.5, 0.75] + [1.0] * 5
@@ -60,7 +60,7 @@ def test_with_the_queue_codes_are_the_last_rows_of_sinkhorn_over_both() -> None:
     out, batch = _outputs(method, 9)
     for crop in range(2):
         queued = torch.cat([embeddings[crop] for embeddings in seen]) @ method.model.prototypes.weight.T
-        wanted = sinkhorn(torch.cat([queued, out.scores[crop]]))[-B:]
+        wanted = sinkhorn(torch.cat([queued, out.scores[0][crop]]))[-B:]
         torch.testing.assert_close(method.assign(out, batch).codes[crop], wanted)
 
 
@@ -112,5 +112,5 @@ def test_all_crops_of_the_first_size_get_codes(crops: tuple[int, int]) -> None:
     batch = next(iter(t.loader.epoch(0, t.method.begin_epoch(0, tiny.no_extract))))
     out = t.model(batch.crops)
     assert len(t.method.assign(out, batch).codes) == crops[0]
-    assert len(out.scores) == sum(crops)
+    assert len(out.scores[0]) == sum(crops)
     assert np.isfinite(t.method.loss(out, t.method.assign(out, batch)).item())

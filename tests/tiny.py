@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from selfcluster import training as parts
-from selfcluster.config import Config, DataSettings, default_config, replace
+from selfcluster.config import Config, DataSettings, default_config, flatten, replace
 from selfcluster.data import Data, open_data
 from selfcluster.log import Log
 
@@ -31,8 +31,9 @@ SETTINGS: dict[str, Any] = dict(
 )
 
 
-def config(**settings: Any) -> Config[Any]:
-    return replace(default_config("swav"), {**SETTINGS, **settings})
+def config(method: str = "swav", **settings: Any) -> Config[Any]:
+    known = flatten(default_config(method))
+    return replace(default_config(method), {**{name: value for name, value in SETTINGS.items() if name in known}, **settings})
 
 
 def images(n: int = 36, pixels: int = 20, seed: int = 0) -> np.ndarray:
@@ -46,8 +47,8 @@ def data(n: int = 36) -> Data:
     return open_data(images(n), DataSettings())
 
 
-def training(given: Data | None = None, **settings: Any) -> parts.Training:
-    return parts.build(config(**settings), given if given is not None else data(), torch.device("cpu"))
+def training(given: Data | None = None, method: str = "swav", **settings: Any) -> parts.Training:
+    return parts.build(config(method, **settings), given if given is not None else data(), torch.device("cpu"))
 
 
 def no_extract(*_: Any, **__: Any) -> Any:
@@ -71,6 +72,12 @@ class Silent(Log):
         pass
 
     def progress(self, *_: Any) -> None:
+        pass
+
+    def working(self, *_: Any) -> None:
+        pass
+
+    def assigned(self, *_: Any) -> None:
         pass
 
     def losses(self) -> list[float]:

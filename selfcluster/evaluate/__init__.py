@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from selfcluster.folder import check_same_data
 from selfcluster.images import Images, Labels
 from selfcluster.initial import load_initial_weights
 from selfcluster.log import table
+from selfcluster.model import ClusterModel
 from selfcluster.run import Run
 from selfcluster.training import n_workers
 
@@ -153,17 +153,23 @@ def _representations(run: Run, images: Images) -> dict[str, Represent]:
     load_initial_weights(untrained, run.config.model.init)
     before = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
 
-    def by(encoder: torch.nn.Module) -> Represent:
-        encoder = encoder.to(run.device)
+    def by(model: ClusterModel) -> Represent:
+        model = model.to(run.device).eval()
         return lambda images, index: extract_features(
-            encoder, images, index=index, pixels=run.pixels, device=run.device, precision=precision, workers=n_workers(run.config, images)
+            model.encode,
+            images,
+            index=index,
+            pixels=run.pixels,
+            device=run.device,
+            precision=precision,
+            workers=n_workers(run.config, images),
         )
 
     pixels = min(_PIXELS_OF_FLOOR, images.decode(0).shape[1]) if images.in_memory else _PIXELS_OF_FLOOR
     return {
         "raw pixels": lambda images, index: raw_pixels(images, index=index, pixels=pixels, workers=n_workers(run.config, images)),
-        before: by(untrained.encoder),
-        "trained encoder": by(run.model.encoder),
+        before: by(untrained),
+        "trained encoder": by(run.model),
     }
 
 

@@ -7,24 +7,41 @@ sees the loop, the optimisers or the rank.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfcluster import randomness
-from selfcluster.batch import Batch, EpochPlan, Outputs, Targets
+from selfcluster.batch import Batch, Codes, EpochPlan, Outputs, PseudoLabels, Rows
 from selfcluster.config import Config
-from selfcluster.model import ClusterModel
-from selfcluster.optim import ParameterGroup, cosine
-
-Extract = Callable[..., Any]
-"""`extract("features" | "embeddings", view="centre" | "assign")`: this rank's rows with their indices, for offline methods."""
+from selfcluster.model import ClusterModel, Prototypes, projection_head
+from selfcluster.optim import ParameterGroup, Schedule, cosine
 
 
-class Method(abc.ABC):
+@runtime_checkable
+class Extract(Protocol):
+    """What an offline method calls between epochs; collective."""
+
+    def __call__(
+        self, what: Literal["features", "embeddings"], *, view: Literal["centre", "assign"] = "centre", train_mode: bool = False
+    ) -> Rows:
+        """This rank's share of the images to train on, once through the network.
+
+        Args:
+            what: the encoder's output, or the head's.
+            view: "centre", the image resized without augmentation, gives values (n, width); "assign", its assign crops of this
+                epoch, gives (n, assign, width).
+            train_mode: batch norm and dropout as in training, instead of eval mode.
+        """
+
+
+T = TypeVar("T", Codes, PseudoLabels)
+
+
+class Method(abc.ABC, Generic[T]):
     """An algorithm that alternates assigning and predicting.
 
     Args:
@@ -40,12 +57,30 @@ class Method(abc.ABC):
         self.config, self.model, self.trained_on = config, model, trained_on
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
 
-    @abc.abstractmethod
-    def assign(self, out: Outputs, batch: Batch) -> Targets:
-        """Targets for the batch, without gradient; every collective of a step lives here."""
+    @classmethod
+    def network(cls, config: Config[Any], encoder: nn.Module, n_features: int) -> ClusterModel:
+        """What the method trains: by default encoder, projection head and prototypes."""
+        m = config.model
+        return ClusterModel(
+            encoder,
+            n_features,
+            head=projection_head(n_features, m.head_width, m.embedding_width),
+            prototypes=Prototypes(config.n_prototypes, m.embedding_width),
+            n_assign=config.crops.n_crops[0],
+            sobel=m.sobel,
+        )
+
+    @property
+    def settles_at(self) -> int:
+        """Step from which training should show signs of life: when the warm-up is over."""
+        return round(self.config.optim.warmup_epochs * self.steps_per_epoch)
 
     @abc.abstractmethod
-    def loss(self, out: Outputs, targets: Targets) -> Tensor:
+    def assign(self, out: Outputs, batch: Batch) -> T:
+        """Targets for the batch, without gradient; every collective that the loss wants lives here."""
+
+    @abc.abstractmethod
+    def loss(self, out: Outputs, targets: T) -> Tensor:
         """How badly the network predicts the targets; pure and local, the mean over ranks is the loss of the joined batch."""
 
     def begin_epoch(self, epoch: int, extract: Extract) -> EpochPlan:
@@ -54,22 +89,27 @@ class Method(abc.ABC):
         return EpochPlan(order)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Who is trained, by which optimiser and schedule: by default the whole model by the one of the settings."""
+        """Who is trained, by which optimiser and schedule: by default all that learns, by the one of the settings."""
         o = self.config.optim
-        schedule = cosine(
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        return [ParameterGroup("model", learning, o.optimizer, self.schedule(), o.momentum, o.weight_decay)]
+
+    def schedule(self) -> Schedule:
+        """The learning rate of the settings, step by step."""
+        o = self.config.optim
+        return cosine(
             lr=o.lr,
             final_lr=o.final_lr,
             total_steps=self.total_steps,
             warmup_steps=round(o.warmup_epochs * self.steps_per_epoch),
             warmup_lr=o.warmup_lr,
         )
-        return [ParameterGroup("model", list(self.model.parameters()), o.optimizer, schedule, o.momentum, o.weight_decay)]
 
     def before_update(self, step: int) -> None:
         """After the gradients are there, before they are used."""
 
     def after_update(self, out: Outputs, batch: Batch, step: int) -> None:
-        """After the parameters have changed."""
+        """After the parameters have changed; collective."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the method remembers beside the model, for the whole of all ranks; collective."""

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from selfcluster.batch import Batch, Outputs, Targets
+from selfcluster.batch import Batch, Codes, Outputs
 from selfcluster.config import Config, SwavSettings
 from selfcluster.losses import swapped_loss
 from selfcluster.memory import Queue
 from selfcluster.methods.base import Method
-from selfcluster.model import ClusterModel
+from selfcluster.model import ClusterModel, Prototypes
 from selfcluster.sinkhorn import sinkhorn
 
 
 @final
-class SwAV(Method):
+class SwAV(Method[Codes]):
     """Assign by Sinkhorn-Knopp over the batch, and a queue where there is one; predict by swapped prediction.
 
     Deviations: the queue joins smoothly, by default over an epoch, where the paper switches it on at once; a sudden change of
@@ -37,39 +37,44 @@ class SwAV(Method):
 
     def __init__(self, config: Config[SwavSettings], model: ClusterModel, trained_on: NDArray[np.int64], **steps: Any) -> None:
         super().__init__(config, model, trained_on, **steps)
-        self.settings = config.objective
+        assert isinstance(model.prototypes, Prototypes)
+        self.settings, self.prototypes = config.objective, model.prototypes
         self.queue = (
             Queue(length=self.settings.queue_length, batch=config.optim.batch, n_assign=model.n_assign, width=config.model.embedding_width)
             if self.settings.queue_length
             else None
         )
         if self.queue is not None:
-            self.queue.to(model.prototypes.weight.device)
+            self.queue.to(self.prototypes.weight.device)
         self.step = 0
 
+    @property
+    def settles_at(self) -> int:
+        return max(self.settings.freeze_steps, super().settles_at)
+
     @torch.no_grad()
-    def assign(self, out: Outputs, batch: Batch) -> Targets:
+    def assign(self, out: Outputs, batch: Batch) -> Codes:
         """Codes of the large crops, with the queue's scores in front where it is in use."""
-        scores = out.scores[: self.model.n_assign].detach()
+        scores = out.scores[0][: self.model.n_assign].detach()
         n_images = scores.shape[1]
         if self.queue is not None and (share := self._queue_share()):
-            queued = linear(self.queue.newest(share), self.model.prototypes.weight)
+            queued = linear(self.queue.newest(share), self.prototypes.weight)
             scores = torch.cat([queued, scores], dim=1)
         codes = [sinkhorn(s, epsilon=self.settings.epsilon, iterations=self.settings.iterations)[-n_images:] for s in scores]
-        return Targets(torch.stack(codes))
+        return Codes(torch.stack(codes))
 
-    def loss(self, out: Outputs, targets: Targets) -> Tensor:
+    def loss(self, out: Outputs, targets: Codes) -> Tensor:
         """Swapped prediction."""
-        return swapped_loss(out.scores, targets.codes, temperature=self.settings.temperature)
+        return swapped_loss(out.scores[0], targets.codes, temperature=self.settings.temperature)
 
     def before_update(self, step: int) -> None:
         """Frozen prototypes get no gradient at all, so no momentum and no weight decay either."""
         if step < self.settings.freeze_steps:
-            self.model.prototypes.weight.grad = None
+            self.prototypes.weight.grad = None
 
     def after_update(self, out: Outputs, batch: Batch, step: int) -> None:
         """Prototypes have unit rows again, and the batch is in the queue."""
-        self.model.prototypes.normalize()
+        self.prototypes.normalize()
         if self.queue is not None:
             self.queue.push(out.embeddings[: self.model.n_assign].detach())
         self.step = step + 1

@@ -1,0 +1,102 @@
+"""What DeepCluster-v2 and SeLa-v2 share: pseudo-labels made from a memory bank, predicted by every crop.
+
+The embeddings that training makes anyway are kept, one for each assign crop of each image, and clustered when the epoch is over:
+no image goes through the network only to be clustered, but for the very first time.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selfcluster import distributed
+from selfcluster.batch import Batch, EpochPlan, Outputs, PseudoLabels
+from selfcluster.config import Config
+from selfcluster.errors import CollapseError
+from selfcluster.losses import pseudo_label_loss
+from selfcluster.memory import MemoryBank
+from selfcluster.methods.base import Extract, Method
+from selfcluster.methods.labels import Labels, check_clusters, require_enough
+from selfcluster.model import ClusterModel, Prototypes
+
+_CONSTANT = 1 - 1e-4
+"""Embeddings whose mean has a squared length above this are taken for constant."""
+
+
+class Banked(Method[PseudoLabels]):
+    """Several heads, each with prototypes and labels of its own; head h is assigned by the bank of crop h modulo the assign crops."""
+
+    prototypes: Prototypes
+
+    def __init__(self, config: Config[Any], model: ClusterModel, trained_on: NDArray[np.int64], **steps: Any) -> None:
+        super().__init__(config, model, trained_on, **steps)
+        check_clusters(config.n_prototypes, len(trained_on))
+        assert isinstance(model.prototypes, Prototypes)
+        self.prototypes, device = model.prototypes, model.prototypes.weight.device
+        self.bank = MemoryBank(trained_on, n_assign=model.n_assign, width=config.model.embedding_width, device=device)
+        self.labels = Labels(len(config.n_prototypes), trained_on, device)
+
+    @abc.abstractmethod
+    def cluster(self, head: int, embeddings: Float[Tensor, "n d"], epoch: int) -> tuple[Tensor, tuple[str, ...]]:
+        """The cluster of each of this rank's embeddings, and what the user should be told; collective."""
+
+    def begin_epoch(self, epoch: int, extract: Extract) -> EpochPlan:
+        """Every head's labels are made anew from the bank; the first bank is filled by one pass in train mode.
+
+        In eval mode, with running statistics that nothing has touched yet, embeddings would be nearly collinear.
+        """
+        if not self.bank.is_begun:
+            self.bank.fill(extract("embeddings", view="assign", train_mode=True))
+        assigned, sizes, notes = [], [], []
+        for head, k in enumerate(self.config.n_prototypes):
+            embeddings, index = self.bank.rows(head)
+            self._require_variety(embeddings, k, epoch)
+            assignments, told = self.cluster(head, embeddings, epoch)
+            of_head = distributed.all_reduce_sum(torch.bincount(assignments, minlength=k))
+            if int((of_head > 0).sum()) < 2:
+                raise CollapseError(f"collapsed: head {head} has one cluster for all images at epoch {epoch}; {_CURE}")
+            assigned.append(assignments)
+            sizes.append(of_head)
+            notes += [f"epoch {epoch}, head {head}: {note}" for note in told]
+        figures = self.labels.update(assigned, index.numpy(), sizes)
+        plan = super().begin_epoch(epoch, extract)
+        return EpochPlan(plan.order, figures=figures, notes=tuple(notes))
+
+    def _require_variety(self, embeddings: Tensor, k: int, epoch: int) -> None:
+        require_enough(len(embeddings), k)
+        mean = distributed.all_reduce_sum(embeddings.sum(dim=0)) / distributed.total(len(embeddings))
+        if float(mean.square().sum()) > _CONSTANT:
+            raise CollapseError(f"collapsed: every image has the same embedding at epoch {epoch}; {_CURE}")
+
+    @torch.no_grad()
+    def assign(self, out: Outputs, batch: Batch) -> PseudoLabels:
+        """The pseudo-labels of the batch's images, one for each head."""
+        return self.labels.targets(batch.index)
+
+    def loss(self, out: Outputs, targets: PseudoLabels) -> Tensor:
+        """Mean over heads of the cross-entropy of every crop with its image's label."""
+        temperature = self.config.objective.temperature
+        heads = zip(out.scores, targets.labels, strict=True)
+        of_heads = [pseudo_label_loss(scores, labels, temperature=temperature, n_valid=targets.n_valid) for scores, labels in heads]
+        return torch.stack(of_heads).mean()
+
+    def after_update(self, out: Outputs, batch: Batch, step: int) -> None:
+        """The batch is in the bank."""
+        self.bank.write(batch.index, out.embeddings[: self.model.n_assign].detach())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"pseudo_labels": self.labels.whole, **{f"bank_{name}": x for name, x in self.bank.global_state().items()}}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.labels.whole.copy_(state["pseudo_labels"])
+        self.bank.load_global_state({name.removeprefix("bank_"): x for name, x in state.items() if name.startswith("bank_")})
+
+
+_CURE = "lower lr, soften the crops (area, augmentation), or use fewer prototypes"
