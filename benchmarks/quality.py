@@ -1,23 +1,55 @@
-"""Train on a data set with the recipe's settings, evaluate, and record both.
+"""The methods on one data set: train with the recipe's settings, evaluate, and record both.
 
-    python -m benchmarks.quality NAME DATA [--test DATA2] [--max-minutes 10] [--set encoder=... ...]
+    python -m benchmarks.quality NAME DATA [--test DATA2] [--max-minutes 5] [--seeds 1] [--methods swav ...] [--set encoder=... ...]
 
-Results: results/quality-NAME.json.
+Each run has a process of its own, so that its peak memory is its own. Results: results/quality-NAME.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from selfcluster.config import flatten
+from selfcluster.config import METHOD_SETTINGS, flatten
 from selfcluster.evaluate import evaluate
 from selfcluster.run import train
+
+
+def one(a: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
+    """Train and evaluate in this process."""
+    settings: dict[str, Any] = {name: _value(text) for name, text in (pair.split("=", 1) for pair in a.set)}
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        run = train(a.data, method=method, out=Path(folder) / "run", max_minutes=a.max_minutes, seed=seed, **settings)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        evaluation = evaluate(run, a.data if a.test else None, test=a.test)
+        rows = run.metrics
+    config = flatten(run.config)
+    steps = [row for row in rows if "train/loss" in row]
+    seen = steps[-1]["step"] * config["batch"]
+    return {
+        "method": method,
+        "seed": seed,
+        "train_seconds": seconds,
+        "assign_seconds": sum(row.get("train/assign_seconds", 0.0) for row in rows),
+        "images_seen": seen,
+        "images_per_second": seen / seconds,
+        "peak_memory_gib": peak,
+        "figures": evaluation.figures,
+        "notes": evaluation.notes,
+        "last_row": steps[-1],
+        "settings": config,
+    }
 
 
 def main() -> None:
@@ -25,28 +57,26 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("data")
     parser.add_argument("--test")
-    parser.add_argument("--max-minutes", type=float, default=10.0)
+    parser.add_argument("--max-minutes", type=float, default=5.0)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--methods", nargs="*", default=list(METHOD_SETTINGS), choices=list(METHOD_SETTINGS))
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "SEED"), help=argparse.SUPPRESS)
     a = parser.parse_args()
-    settings: dict[str, Any] = {name: _value(text) for name, text in (pair.split("=", 1) for pair in a.set)}
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        run = train(a.data, out=Path(folder) / "run", max_minutes=a.max_minutes, **settings)
-        seconds = time.perf_counter() - started
-        evaluation = evaluate(run, a.data if a.test else None, test=a.test)
-        rows = [row for row in run.metrics if "train/loss" in row]
-    print(evaluation)
-    config = flatten(run.config)
-    figures = {
-        "name": a.name,
-        "train_seconds": seconds,
-        "images_seen": rows[-1]["step"] * config["batch"],
-        "figures": evaluation.figures,
-        "notes": evaluation.notes,
-        "last_row": rows[-1],
-        "settings": config,
-    }
-    print(record(f"quality-{a.name}", figures).name)
+    if a.one:
+        print(json.dumps(one(a, a.one[0], int(a.one[1]))))
+        return
+    runs = []
+    for method in a.methods:
+        for seed in range(a.seeds):
+            command = [sys.executable, "-m", "benchmarks.quality", *sys.argv[1:], "--one", method, str(seed)]
+            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            runs.append(json.loads(said.splitlines()[-1]))
+            trained = runs[-1]["figures"]["trained encoder"]
+            print(
+                method, seed, f"{runs[-1]['train_seconds']:.0f} s", {name: round(value, 3) for name, value in trained.items()}, flush=True
+            )
+    print(record(f"quality-{a.name}", {"name": a.name, "max_minutes": a.max_minutes, "runs": runs}).name)
 
 
 def _value(text: str) -> Any:

@@ -8,6 +8,7 @@ Writes docs/results.md, and the README's table between its two markers.
 from __future__ import annotations
 
 import json
+import statistics
 from typing import Any
 
 from benchmarks.record import RESULTS
@@ -71,12 +72,47 @@ def _seeds(demo: dict[str, Any]) -> str:
 
 
 def _quality(result: dict[str, Any]) -> str:
-    s = result["settings"]
+    runs, seeds = result["runs"], {run["seed"] for run in result["runs"]}
+    of_seeds = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     what = (
-        f"`{s['encoder']}`, {' + '.join(f'{n} x {side}' for n, side in zip(s['n_crops'], s['crop_pixels'], strict=True))} px, K = {s['n_prototypes']}, batch {s['batch']}, "
-        f"{s['optimizer']}; {result['images_seen']:,} images seen in {result['train_seconds'] / 60:.1f} minutes on {result['machine']['cores']} CPU cores, one seed."
+        f"At most {result['max_minutes']:g} minutes of training a run on {result['machine']['cores']} CPU cores, settings by the recipe, {of_seeds}. Images seen are those of "
+        "training steps; images/s is over all of the training time, clustering included."
     )
-    return f"## {result['name']}\n\n{what}\n\n{_figures(result['figures'])}\n\n" + "; ".join(result["notes"]) + "."
+    floors = [[name, *(_number(m, runs[0]["figures"][name][m]) for m in _COLUMNS), *[""] * 4] for name in list(runs[0]["figures"])[:2]]
+    methods = [[run for run in runs if run["method"] == method] for method in dict.fromkeys(run["method"] for run in runs)]
+    head = ["", *_COLUMNS.values(), "images seen", "images/s", "clustering", "peak memory"]
+    settings = "\n".join(f"- {_settings(of_method[0])}" for of_method in methods)
+    table = _table(head, floors + [_method_row(of_method) for of_method in methods])
+    return f"## {result['name']}\n\n{what}\n\n{table}\n\n{settings}\n\n" + "; ".join(runs[0]["notes"]) + "."
+
+
+def _method_row(runs: list[dict[str, Any]]) -> list[str]:
+    def mean(*path: str) -> float:
+        values = []
+        for run in runs:
+            value: Any = run
+            for key in path:
+                value = value[key]
+            values.append(value)
+        return statistics.mean(values)
+
+    figures = [_number(metric, mean("figures", "trained encoder", metric)) for metric in _COLUMNS]
+    share = mean("assign_seconds") / mean("train_seconds")
+    return [
+        runs[0]["method"],
+        *figures,
+        f"{mean('images_seen'):,.0f}",
+        f"{mean('images_per_second'):,.0f}",
+        f"{100 * share:.0f} % of the time" if share else "",
+        f"{mean('peak_memory_gib'):.1f} GiB",
+    ]
+
+
+def _settings(run: dict[str, Any]) -> str:
+    s = run["settings"]
+    k = s["n_prototypes"] if isinstance(s["n_prototypes"], int) else " + ".join(map(str, s["n_prototypes"]))
+    crops = " + ".join(f"{n} x {side}" for n, side in zip(s["n_crops"], s["crop_pixels"], strict=True))
+    return f"{run['method']}: `{s['encoder']}`, {crops} px, K = {k}, batch {s['batch']}, {s['optimizer']}, lr {s['lr']:g}"
 
 
 def _steps(results: list[dict[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 import tyro
 
-from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, Config, default_config, flatten, known
+from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, Config, default_config, flatten, known, known_setting
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
 
 MethodSettings = TypeVar("MethodSettings")
@@ -140,12 +140,12 @@ def _train(arguments: list[str]) -> None:
     defaults = default_config(method)
     kind = Train[METHOD_SETTINGS[method]]  # type: ignore[valid-type]
     names = flatten(defaults)
-    _check_flags(arguments, [*names, *(f.name for f in dataclasses.fields(Train) if f.name != "settings"), "help"])
+    _check_flags(arguments, [*names, *(f.name for f in dataclasses.fields(Train) if f.name != "settings"), "help"], method)
     parsed = _parse(kind, "train", arguments, default=kind(settings=defaults))
     values = flatten(parsed.settings)
     given = {name: values[name] for name in names if _is_given(name, arguments)}
 
-    asked: dict[str, Any] = {"method": method, "preset": parsed.preset or None, "config": parsed.config or None, **given}
+    asked: dict[str, Any] = {"method": parsed.method or None, "preset": parsed.preset or None, "config": parsed.config or None, **given}
 
     from selfcluster import distributed
     from selfcluster.run import dry_run, train
@@ -224,13 +224,12 @@ def _method_of(arguments: Sequence[str]) -> str:
     """The method that the arguments are for, before the whole line is read."""
     if (method := _value_of("--method", arguments)) is not None:
         return known(method, METHOD_SETTINGS, "method")
-    top: dict[str, Any] = {}
-    if (file := _value_of("--config", arguments)) is not None:
-        from pathlib import Path
+    from pathlib import Path
 
-        from selfcluster.toml import read_toml
+    from selfcluster.toml import read_toml
 
-        top = read_toml(Path(file))[0]
+    file = Path(_value_of("--out", arguments) or "") / "config.toml" if "--resume" in arguments else _value_of("--config", arguments)
+    top = read_toml(Path(file))[0] if file is not None and (Path(file).is_file() or "--config" in arguments) else {}
     if (preset := _value_of("--preset", arguments) or top.get("preset")) is not None:
         from selfcluster.presets import method_of
 
@@ -238,12 +237,12 @@ def _method_of(arguments: Sequence[str]) -> str:
     return known(top.get("method", DEFAULT_METHOD), METHOD_SETTINGS, "method")
 
 
-def _check_flags(arguments: Sequence[str], names: Sequence[str]) -> None:
+def _check_flags(arguments: Sequence[str], names: Sequence[str], method: str = "") -> None:
     """Raises ConfigError at a flag that is none, with the nearest right one."""
     for argument in arguments:
         name = _flag(argument)
         if name is not None and name not in names and name.removeprefix("no_") not in names:
             try:
-                known(name, names, "flag")
+                known_setting(name, names, "flag", method) if method else known(name, names, "flag")
             except ConfigError as error:
                 raise ConfigError(re.sub(r"'(\w+)'", lambda m: f"--{m[1].replace('_', '-')}", str(error))) from None

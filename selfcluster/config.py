@@ -105,7 +105,7 @@ class ModelSettings:
     head_width: int = 2048
     """Width of the head's hidden layer; 0 for a single linear layer. Paper: 2048."""
     embedding_width: int = 128
-    """Width of the embeddings that are compared with the prototypes. Paper: 128. DeepCluster has no head and compares features."""
+    """Width of the embeddings that are compared with the prototypes. Paper: 128. DeepCluster has no head: both widths are 0."""
     sobel: bool = False
     """The encoder sees edges (Sobel filters in x and y) in place of colours. DeepCluster's paper: on, for AlexNet and VGG."""
 
@@ -306,6 +306,7 @@ def default_config(method: str) -> Config[Any]:
         objective,
         crops=CropSettings(n_crops=(1,), crop_pixels=(224,), area=((0.08, 1.0),)),
         augment=AugmentSettings(jitter=0.0, grey=0.0, blur=0.0),
+        model=ModelSettings(head_width=0, embedding_width=0),
         optim=OptimSettings(epochs=500, optimizer="sgd", lr=0.05, final_lr=0.05, weight_decay=1e-5),
     )
 
@@ -328,7 +329,7 @@ def replace(config: Config[Any], values: dict[str, Any]) -> Config[Any]:
     """
     names = flatten(config)
     for name in values:
-        known(name, names, "setting")
+        known_setting(name, names, "setting", config.method)
     changed = {}
     for f in dataclasses.fields(config):
         group = getattr(config, f.name)
@@ -375,6 +376,18 @@ def known(name: str, names: Any, what: str) -> str:
     near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(names)[:12])}"
     raise ConfigError(f"unknown {what} {name!r}; {hint}")
+
+
+def known_setting(name: str, names: Any, what: str, method: str) -> str:
+    """The name, if it is one of the names; `known`, for the settings of a method.
+
+    Raises:
+        ConfigError: it is not; the message holds the methods that have it, or the nearest right one.
+    """
+    having = [other for other, settings in METHOD_SETTINGS.items() if any(f.name == name for f in dataclasses.fields(settings))]
+    if name not in names and having:
+        raise ConfigError(f"{what} {name!r} belongs to {' and '.join(having)}, not to {method}; leave it out, or choose another method")
+    return known(name, names, what)
 
 
 def check(config: Config[Any]) -> None:
@@ -427,7 +440,6 @@ def check_values(config: Config[Any]) -> None:
     _within(config.data, "max_broken_share", 0, 1)
     if not 0 <= config.data.test_share < 1:
         raise ConfigError(f"test_share {config.data.test_share} must be at least 0 and below 1, such as 0.2")
-    _at_least(config.model, "embedding_width", 1)
     _at_least(config.model, "head_width", 0)
     _at_least(config.health, "collapse_steps", 2)
     _at_least(config.run, "workers", -1)
@@ -454,6 +466,12 @@ _ABOVE_0 = ("epsilon", "temperature", "mass_tolerance")
 
 def _check_objective(config: Config[Any]) -> None:
     objective = config.objective
+    if isinstance(objective, DeepClusterSettings):
+        for name in ("head_width", "embedding_width"):
+            if getattr(config.model, name):
+                raise ConfigError(f"{name} {getattr(config.model, name)} must be 0: DeepCluster has no head, it clusters the features")
+    else:
+        _at_least(config.model, "embedding_width", 1)
     if isinstance(objective, SwavSettings) and sum(config.crops.n_crops) < 2:
         raise ConfigError(f"n_crops {config.crops.n_crops}: swapped prediction needs two crops or more")
     if min(config.n_prototypes, default=0) < 2:

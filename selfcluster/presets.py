@@ -52,7 +52,7 @@ def deepcluster_imagenet() -> Config[Any]:
     behind it, stands for the paper's. Not measured here.
     """
     config = default_config("deepcluster")
-    return dataclasses.replace(config, model=ModelSettings(encoder="vgg16_bn", sobel=True))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder="vgg16_bn", sobel=True))
 
 
 def deepcluster_v2_imagenet() -> Config[Any]:

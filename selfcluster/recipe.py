@@ -116,7 +116,7 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str
         advice |= {"n_prototypes": k, "freeze_steps": _freeze(steps_per_epoch, total_steps)}
         advice["epsilon"] = _epsilon(settled("n_prototypes"))
     elif config.method == "deepcluster":
-        advice |= _deepcluster(facts, {name: advice[name] for name in ("n_crops", "crop_pixels", "area")})
+        advice |= _deepcluster(facts, {name: advice[name] for name in ("n_crops", "crop_pixels", "area")}, steps_per_epoch)
     else:
         k = _n_prototypes(facts)
         advice["n_prototypes"] = Choice((k.value,) * 3, f"{k.reason}; three heads, as in the paper")
@@ -125,11 +125,20 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str
     return advice
 
 
-def _deepcluster(facts: Facts, crops: dict[str, Choice]) -> dict[str, Choice]:
-    """One crop an image, a constant learning rate."""
+def _deepcluster(facts: Facts, crops: dict[str, Choice], steps_per_epoch: int) -> dict[str, Choice]:
+    """One crop an image; and a top layer that can be learnt anew in the steps of an epoch."""
     one = {name: Choice(choice.value[:1], choice.reason) for name, choice in crops.items()}
     one["n_crops"] = Choice((1,), "one crop an image, as in the paper")
-    return {**one, "n_prototypes": _n_prototypes(facts)}
+    top_lr = Choice(0.05, "as in the paper")
+    if steps_per_epoch < _PAPERS_STEPS:
+        top_lr = Choice(
+            min(0.5, 0.05 * _PAPERS_STEPS / steps_per_epoch), f"high, for a layer that begins anew every {steps_per_epoch:,} steps"
+        )
+    return {**one, "n_prototypes": _n_prototypes(facts), "top_lr": top_lr, "head_width": Choice(0, "DeepCluster has no head")}
+
+
+_PAPERS_STEPS = 5005
+"""Steps of an epoch of ImageNet at batch 256."""
 
 
 def _images(facts: Facts) -> dict[str, Choice]:

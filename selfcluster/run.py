@@ -142,7 +142,7 @@ def train(
     if resume:
         if preset is not None or config is not None or overwrite:
             raise ConfigError("--resume goes on with the settings of the run; leave --preset, --config and --overwrite out")
-        return _resume(data, out, settings)
+        return _resume(data, method, out, settings)
     settle, opened, device = _look(data, method, preset, config, settings)
     resolved = settle({})
     t = training.build(resolved.config, opened, device)
@@ -221,11 +221,13 @@ def _announce(resolved: Resolved, data: Data) -> None:
     say(describe(resolved))
 
 
-def _resume(data: Any, out: str | Path | None, settings: Mapping[str, Any]) -> Run:
+def _resume(data: Any, method: str | None, out: str | Path | None, settings: Mapping[str, Any]) -> Run:
     if out is None:
         raise ConfigError("--resume needs --out RUN, the folder of the run to go on with")
     path = Path(out)
     stored, images = folder.read_config(path)
+    if method is not None and method != stored.method:
+        raise ConfigError(f"cannot resume with method {method!r}: this run has {stored.method!r}; leave --method out, or start a new run")
     config = resumed(stored, settings)
     check_extras(config.run)
     device = distributed.start(config.run.device)

@@ -65,6 +65,11 @@ def test_the_most_used_settings_are_short_flat_flags(capsys: pytest.CaptureFixtu
         ("train photos --lr abc", "Error parsing --lr"),
         ("train photos --augmentation phot", "--augmentation"),
         ("train photos --method dino", "unknown method 'dino'"),
+        ("train photos --method deepcluster --epsilon 0.1", "flag --epsilon belongs to swav and sela-v2, not to deepcluster"),
+        ("train photos --top-lr 1", "flag --top-lr belongs to deepcluster, not to swav"),
+        ("train digits --method deepcluster --head-width 64", "head_width 64 must be 0: DeepCluster has no head"),
+        ("train digits --method sela-v2 --n-prototypes 30 5000", "n_prototypes 5,000 are more clusters than there are images (1,797)"),
+        ("train digits --method swav --preset sela-v2-imagenet", "preset 'sela-v2-imagenet' is for the method 'sela-v2', not 'swav'"),
         ("train", "no data given"),
         ("train /no/such/folder", "no file or folder '/no/such/folder'"),
         ("train digit", "did you mean 'digits'?"),
@@ -105,6 +110,26 @@ def test_train_resume_and_evaluate(tmp_path: Path, capfd: pytest.CaptureFixture[
     table = capfd.readouterr().out
     assert "raw pixels" in table
     assert "trained encoder" in table
+
+
+@pytest.mark.parametrize("method", ["deepcluster", "deepcluster-v2", "sela-v2"])
+def test_every_method_trains_resumes_and_is_evaluated_by_the_same_commands(
+    method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "toys.npz", images=tiny.images(48), labels=np.arange(48) % 3)
+    out, flags = str(tmp_path / "run"), [*FAST[:4], *FAST[5:11]] if method == "deepcluster" else FAST
+    assert _run("train", str(tmp_path / "toys.npz"), "--method", method, "--out", out, *flags, "--log-seconds", "0", "--device", "cpu") == 0
+    said = capfd.readouterr().err
+    assert re.search(r"extracting (features|embeddings): 48 of 48 images", said)
+    assert re.search(r"epoch 0  clusters: largest \d+\.\d%, sizes \d+ to \d+, 0 empty", said)
+    assert _run("train", "--out", out, "--resume", "--method", "swav") == 2
+    assert f"cannot resume with method 'swav': this run has '{method}'" in capfd.readouterr().err
+    assert _run("train", "--out", out, "--resume", "--kmeans-iterations" if "deep" in method else "--max-iterations", "7") == 2
+    assert re.search(r"cannot resume with \w+ 7", capfd.readouterr().err)
+    assert _run("train", "--out", out, "--resume") == 0
+    assert _run("evaluate", out, "--device", "cpu") == 0
+    assert _run("train", "--config", f"{out}/config.toml", "--out", str(tmp_path / "again")) == 0
+    assert f'method = "{method}"' in (tmp_path / "again" / "config.toml").read_text()
 
 
 def test_a_config_file_of_another_run_can_be_used(tmp_path: Path) -> None:

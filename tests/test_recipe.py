@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster.config import DataSettings, check, default_config, flatten, replace
+from selfcluster.config import METHOD_SETTINGS, DataSettings, check, default_config, flatten, replace
 from selfcluster.data import open_data
 from selfcluster.errors import DataError
 from selfcluster.images import ArrayImages
@@ -20,8 +20,8 @@ def _facts(**changes: object) -> Facts:
     return Facts(**{**dict(n=5000, short_side=128, is_grey=False, mirror_distance=1.0, accelerated=False), **changes})
 
 
-def _chosen(facts: Facts, **given: object) -> dict[str, object]:
-    config = replace(default_config("swav"), given)
+def _chosen(facts: Facts, method: str = "swav", **given: object) -> dict[str, object]:
+    config = replace(default_config(method), given)
     return {name: choice.value for name, choice in recipe(facts, config, given).items()}
 
 
@@ -57,15 +57,17 @@ def test_a_folder_of_which_nothing_can_be_read_is_an_error(tmp_path: Path) -> No
         look_at(images, 1, CPU)
 
 
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
 @pytest.mark.parametrize("accelerated", [False, True])
 @pytest.mark.parametrize("short_side", [8, 28, 32, 64, 96, 128, 500])
 @pytest.mark.parametrize("n", [2, 20, 300, 1797, 50_000, 1_280_000, 100_000_000])
-def test_every_recipe_is_a_config_that_can_be(n: int, short_side: int, accelerated: bool) -> None:
+def test_every_recipe_is_a_config_that_can_be(n: int, short_side: int, accelerated: bool, method: str) -> None:
     for grey, mirror in ((False, 1.0), (True, 1.0), (True, 2.0)):
         facts = _facts(n=n, short_side=short_side, is_grey=grey, mirror_distance=mirror, accelerated=accelerated)
-        values = _chosen(facts)
-        check(replace(default_config("swav"), values))
+        values = _chosen(facts, method)
+        check(replace(default_config(method), values))
         assert values["batch"] <= n
+        assert method == "swav" or np.max(values["n_prototypes"]) <= n
         assert max(values["crop_pixels"]) <= max(short_side, 8)
 
 
@@ -101,7 +103,19 @@ def test_the_digits_get_the_settings_that_were_measured() -> None:
     assert (values["crop_pixels"], values["area"]) == ((24, 16), ((0.6, 1.0), (0.35, 0.6)))
 
 
-def test_every_choice_has_a_reason_and_is_a_setting() -> None:
-    advice = recipe(_facts(), default_config("swav"), {})
-    assert set(advice) <= set(flatten(default_config("swav")))
+def test_each_method_gets_what_it_wants() -> None:
+    deepcluster = _chosen(_facts(n=1797), "deepcluster")
+    assert (deepcluster["n_crops"], len(deepcluster["crop_pixels"]), len(deepcluster["area"])) == ((1,), 1, 1)
+    assert (deepcluster["n_prototypes"], deepcluster["top_lr"], deepcluster["head_width"]) == (30, 0.5, 0)
+    assert _chosen(_facts(n=1_281_167, accelerated=True), "deepcluster")["top_lr"] == pytest.approx(0.05, rel=0.01)
+    assert _chosen(_facts(n=1797), "deepcluster-v2")["n_prototypes"] == (30, 30, 30)
+    assert _chosen(_facts(n=1_281_167), "deepcluster-v2")["n_prototypes"] == (3000, 3000, 3000)
+    assert _chosen(_facts(n=1797), "sela-v2")["epsilon"] == 0.02
+    assert _chosen(_facts(n=1797), "sela-v2", n_prototypes=(3000, 1000))["epsilon"] == 0.05
+
+
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_every_choice_has_a_reason_and_is_a_setting(method: str) -> None:
+    advice = recipe(_facts(), default_config(method), {})
+    assert set(advice) <= set(flatten(default_config(method)))
     assert all(choice.reason for choice in advice.values())

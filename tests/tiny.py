@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,17 @@ SETTINGS: dict[str, Any] = dict(
     precision="float32",
 )
 
+OF_METHOD: dict[str, dict[str, Any]] = {
+    "deepcluster": dict(n_crops=(1,), crop_pixels=(16,), area=((0.5, 1.0),), lr=0.05, final_lr=0.05),
+    "deepcluster-v2": dict(n_prototypes=(8, 6, 8)),
+    "sela-v2": dict(n_prototypes=(8, 6, 8)),
+}
+
 
 def config(method: str = "swav", **settings: Any) -> Config[Any]:
-    known = flatten(default_config(method))
-    return replace(default_config(method), {**{name: value for name, value in SETTINGS.items() if name in known}, **settings})
+    known = flatten(default_config(method)).keys() - ({"head_width", "embedding_width"} if method == "deepcluster" else set())
+    own = {name: value for name, value in SETTINGS.items() if name in known} | OF_METHOD.get(method, {})
+    return replace(default_config(method), {**own, **settings})
 
 
 def images(n: int = 36, pixels: int = 20, seed: int = 0) -> np.ndarray:
@@ -45,6 +53,17 @@ def images(n: int = 36, pixels: int = 20, seed: int = 0) -> np.ndarray:
 
 def data(n: int = 36) -> Data:
     return open_data(images(n), DataSettings())
+
+
+def folder_of_images(folder: Path, n: int = 30, broken: tuple[int, ...] = (7,)) -> Data:
+    """The same images as files, some of which cannot be read."""
+    from PIL import Image
+
+    for i, image in enumerate(images(n)):
+        Image.fromarray(image).save(folder / f"{i:03}.png")
+    for i in broken:
+        (folder / f"{i:03}.png").write_bytes(b"no image")
+    return open_data(str(folder), DataSettings())
 
 
 def training(given: Data | None = None, method: str = "swav", **settings: Any) -> parts.Training:
@@ -61,6 +80,7 @@ class Silent(Log):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self.said: list[str] = []
+        self.worked: list[tuple[str, int, int]] = []
 
     def say(self, message: str) -> None:
         self.said.append(message)
@@ -74,8 +94,8 @@ class Silent(Log):
     def progress(self, *_: Any) -> None:
         pass
 
-    def working(self, *_: Any) -> None:
-        pass
+    def working(self, what: str, done: int, total: int, speed: float) -> None:
+        self.worked.append((what, done, total))
 
     def assigned(self, *_: Any) -> None:
         pass

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import metrics
+from selfcluster import metrics, randomness
+from selfcluster.kmeans import kmeans
 
 
 def run(features: Float[Tensor, "n f"], labels: NDArray[np.int64], *, seed: int = 0, n_starts: int = 20) -> Iterator[tuple[str, float]]:
@@ -23,8 +23,12 @@ def run(features: Float[Tensor, "n f"], labels: NDArray[np.int64], *, seed: int 
         seed: of the starts.
         n_starts: the best by inertia counts; never chosen by the labels.
     """
-    kmeans = KMeans(len(np.unique(labels)), n_init=n_starts, random_state=seed)
-    assignments = kmeans.fit_predict(normalize(features).numpy())
+    points, k = normalize(features), len(np.unique(labels))
+    starts = (
+        kmeans(points, k, init="k-means++", iterations=300, tolerance=1e-4, seed=randomness.seed_from(seed, start))
+        for start in range(n_starts)
+    )
+    assignments = min(starts, key=lambda found: found.inertia[-1]).assignments.numpy()
     yield "cluster/accuracy", metrics.matched_accuracy(labels, assignments)
     yield "cluster/nmi", metrics.nmi(labels, assignments)
     yield "cluster/ami", metrics.ami(labels, assignments)
