@@ -85,9 +85,11 @@ def kmeans(
             or ranks that were called differently.
     Deviations: k-means++ draws in batches of an eighth of what it has, which takes some passes more than log k instead of k.
     """
+    init = torch.from_numpy(init.astype(np.float64)) if isinstance(init, np.ndarray) else init
+    _same_on_all_ranks(points, k, iterations, spherical, init, empty, tolerance, seed)
     _check_settings(k, iterations, empty, tolerance)
     source = _Source(points, device, spherical)
-    _same_on_all_ranks(source, k, seed)
+    source.count()
     if source.n_total < k:
         raise ValueError(f"{source.n_total} points are fewer than k = {k} clusters; lower k")
     source.survey()
@@ -99,7 +101,8 @@ def kmeans(
         found = _assign(source, centroids, found, chunk_bytes)
         inertia.append(found.inertia)
         n_reassigned.append(found.n_reassigned)
-        if iteration > 0 and inertia[-2] - inertia[-1] < tolerance * inertia[-2]:
+        # Rounding may raise the inertia by a hair, which is no reason to stop where all iterations are asked for.
+        if tolerance > 0 and iteration > 0 and inertia[-2] - inertia[-1] < tolerance * inertia[-2]:
             break
         n_filled = _fill(source, centroids, found, seed) if empty == "split" else 0
         if found.n_reassigned == 0 and n_filled == 0:
@@ -127,12 +130,16 @@ def nearest(points: Points, centroids: Tensor, *, spherical: bool = False, chunk
     assignments = torch.empty(source.n, dtype=torch.int64, device=source.device)
     distances = torch.empty(source.n, dtype=source.dtype, device=source.device)
     targets = source.as_centroids(centroids)
+    wide = targets.to(source.sums)
+    source.move_from(wide.sum(dim=0), float(wide.square().sum()), len(wide))
+    targets = source.moved(targets)
     scorer = _Scorer(targets, spherical, chunk_bytes)
     for where, block in source.blocks():
-        for part, least, chosen in scorer(block):
+        for part, scores, chosen in scorer(block):
+            least = scores.gather(1, chosen[:, None])[:, 0]
             rows = slice(where.start + part.start, where.start + part.stop)
             assignments[rows] = chosen
-            distances[rows] = 1 + least if spherical else (block[part] - targets[chosen]).square().sum(dim=1)
+            distances[rows] = (1 + least).clamp(min=0) if spherical else (block[part] - targets[chosen]).square().sum(dim=1)
     return assignments, distances
 
 
@@ -159,7 +166,7 @@ def reassign_empty(
     source = _Source(points, centroids.device, spherical)
     sizes = _global_sizes(assignments, len(centroids))
     found = _Assignment(assignments.clone(), sizes, torch.empty(0, source.d, dtype=source.sums), 0.0, 0)
-    centroids = centroids.clone()
+    centroids = centroids.detach().clone()
     n_filled = _fill(source, centroids, found, seed)
     return centroids, found.assignments, n_filled, int((found.sizes == 0).sum())
 
@@ -180,10 +187,12 @@ class _Source:
         self.points, self.spherical = points, spherical
         self.n, self.d = int(points.shape[0]), int(points.shape[1])
         self.device = torch.device(device) if device is not None else points.device if isinstance(points, Tensor) else torch.device("cpu")
-        self.dtype = torch.float64 if points.dtype in (torch.float64, np.float64) else torch.float32
+        self.dtype = _dtype_of(points)
         self.sums = torch.float32 if self.device.type == "mps" else torch.float64
         self.n_total, self.first = self.n, 0
         self.shift: Tensor | None = None
+        self.is_unit = False
+        """Whether all ranks' rows have unit norm already."""
         self.squares = 0.0
         """Sum of the squared lengths of all ranks' rows, after the shift."""
         self._step = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // max(1, self.d)))
@@ -191,26 +200,30 @@ class _Source:
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, self.n, self._step):
             where = slice(start, min(self.n, start + self._step))
-            yield where, self._prepared(self.points[where])
+            yield where, self.moved(self._floating(self.points[where]))
 
-    def rows(self, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """These rows in blocks, each with its part of the index."""
+    def rows(self, index: Tensor) -> Iterator[Tensor]:
+        """These rows in blocks, where they really are."""
         for part in index.split(self._step):
-            yield part, self._prepared(self._taken(part))
+            yield self._floating(self._taken(part))
 
     def _taken(self, index: Tensor) -> Any:
         return self.points[index.to(self.points.device) if isinstance(self.points, Tensor) else index.cpu().numpy()]
 
-    def _prepared(self, block: Any) -> Tensor:
-        block = self._floating(block)
-        return block if self.shift is None else block - self.shift
-
     def _floating(self, block: Any) -> Tensor:
         if not isinstance(block, Tensor):
-            block = np.ascontiguousarray(block)
+            block = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
             block = torch.from_numpy(block if block.flags.writeable else block.copy())
-        block = block.detach().to(self.device, self.dtype)
-        return normalize(block) if self.spherical else block
+        block = block.detach().to(self.device, self.dtype).contiguous()
+        if not self.spherical or self.is_unit:
+            return block
+        # In float64, since large float32 rows have no float32 norm, and so that rows of one direction become equal.
+        return normalize(block.to(self.sums)).to(self.dtype)
+
+    def count(self) -> None:
+        """How many rows there are over all ranks, and where this rank's begin, is known."""
+        counts = distributed.gather_rows(torch.tensor([self.n], device=self.device)).tolist()
+        self.n_total, self.first = sum(counts), sum(counts[: distributed.rank()])
 
     def survey(self) -> None:
         """One pass: every value is finite, and whether the points are to be moved to the origin is known.
@@ -219,29 +232,40 @@ class _Source:
             ValueError: some value is not finite.
         """
         total = torch.zeros(self.d + 1, dtype=self.sums, device=self.device)
-        finite = True
+        finite, is_unit, self.is_unit = True, True, True  # rows as they are
+        # Two opposite points are twice as far apart as they are long.
+        largest = torch.inf if self.spherical else torch.finfo(self.dtype).max / 4
         for _, block in self.blocks():
-            square = block.square().sum(dtype=self.sums)
-            finite = finite and bool(torch.isfinite(square))
-            total += torch.cat([block.sum(dim=0, dtype=self.sums), square[None]])
+            wide = block.to(self.sums)
+            squares = wide.square().sum(dim=1)
+            finite = finite and bool((squares < largest).all())
+            is_unit = is_unit and bool(((squares - 1).abs() < 1e-6).all())
+            total += torch.cat([wide.sum(dim=0), squares.sum()[None]])
         if distributed.any_rank(not finite):
             raise ValueError("points hold a value that is not finite, or too large to be squared; leave such rows out")
+        self.is_unit = self.spherical and not distributed.any_rank(not is_unit)
         total = distributed.all_reduce_sum(total)
-        mean, self.squares = total[:-1] / self.n_total, float(total[-1])
-        length = float(mean.square().sum()) * self.n_total
-        if not self.spherical and length > self.squares - length:
-            self.shift = mean.to(self.dtype)
-            shifted = sum((block.square().sum(dtype=self.sums) for _, block in self.blocks()), torch.zeros_like(total[0]))
+        self.squares = float(total[-1])
+        self.move_from(total[:-1], self.squares, self.n_total)
+        if self.shift is not None:
+            shifted = sum((block.to(self.sums).square().sum() for _, block in self.blocks()), torch.zeros_like(total[0]))
             self.squares = float(distributed.all_reduce_sum(shifted))
+
+    def move_from(self, total: Tensor, squares: float, n: int) -> None:
+        """Blocks are moved by the mean of n rows from here on, if it is longer than the rows' spread."""
+        mean = total / n
+        length = float(mean.square().sum()) * n
+        if not self.spherical and length > squares - length:
+            self.shift = mean.to(self.dtype)
 
     def as_centroids(self, centroids: Tensor) -> Tensor:
         """Of the points' device and kind, and of unit norm where the points are."""
-        centroids = centroids.to(self.device, self.dtype)
+        centroids = centroids.detach().to(self.device, self.dtype)
         return normalize(centroids) if self.spherical else centroids.clone()
 
-    def moved(self, centroids: Tensor) -> Tensor:
-        """Centroids among the blocks' points."""
-        return centroids if self.shift is None else centroids - self.shift
+    def moved(self, rows: Tensor) -> Tensor:
+        """Points or centroids, moved as `blocks` moves points."""
+        return rows if self.shift is None else rows - self.shift
 
     def of_all_ranks(self, index: np.ndarray) -> Tensor:
         """Points by their number over all ranks, on every rank, where they really are."""
@@ -258,19 +282,27 @@ class _Source:
         return distributed.all_reduce_sum(point)[0]
 
 
-def _same_on_all_ranks(source: _Source, k: int, seed: int) -> None:
-    """Ranks were called alike; the source knows how many rows the others hold.
+def _dtype_of(points: Points) -> torch.dtype:
+    is_double = points.dtype == torch.float64 if isinstance(points, Tensor) else points.dtype.newbyteorder("=") == np.float64
+    return torch.float64 if is_double else torch.float32
+
+
+def _same_on_all_ranks(
+    points: Points, k: int, iterations: int, spherical: bool, init: Any, empty: str, tolerance: float, seed: int
+) -> None:
+    """Ranks were called alike. Must come before anything that may raise on one rank and leave the others waiting for it.
 
     Raises:
         ValueError: they were not.
     """
-    mine = torch.tensor([source.d, k, source.dtype == torch.float64, seed, source.n], dtype=torch.int64, device=source.device)
-    every = distributed.gather_rows(mine[None]).tolist()
-    for what, values in zip(("dimensions", "k", "float64", "seed"), zip(*every, strict=True), strict=False):
-        if len(set(values)) > 1:
-            raise ValueError(f"the ranks differ in {what}: {list(values)}; call kmeans alike on all of them")
-    counts = [row[-1] for row in every]
-    source.n_total, source.first = sum(counts), sum(counts[: distributed.rank()])
+    start = f"{tuple(init.shape)} of sum {float(init.detach().sum())}" if isinstance(init, Tensor) else init
+    mine = (
+        f"rows of shape {tuple(points.shape[1:])}, {_dtype_of(points)}, k={k}, iterations={iterations}, spherical={spherical}, "
+        f"init={start}, empty={empty}, tolerance={tolerance}, seed={seed}"
+    )
+    every = distributed.joined({distributed.rank(): mine})
+    if len(set(every.values())) > 1:
+        raise ValueError("the ranks differ; call kmeans alike on all of them. " + "; ".join(f"rank {r}: {every[r]}" for r in sorted(every)))
 
 
 def _check_settings(k: int, iterations: int, empty: str, tolerance: float) -> None:
@@ -288,13 +320,12 @@ def _check_settings(k: int, iterations: int, empty: str, tolerance: float) -> No
 
 
 def _start(source: _Source, k: int, init: Any, seed: int, chunk_bytes: int | None) -> Tensor:
-    if isinstance(init, Tensor | np.ndarray):
-        start = torch.as_tensor(init)
-        if start.shape != (k, source.d):
-            raise ValueError(f"init has shape {tuple(start.shape)}, but k and the points want ({k}, {source.d})")
-        if not torch.isfinite(start).all():
+    if isinstance(init, Tensor):
+        if init.shape != (k, source.d):
+            raise ValueError(f"init has shape {tuple(init.shape)}, but k and the points want ({k}, {source.d})")
+        if not torch.isfinite(init).all():
             raise ValueError("init holds a value that is not finite")
-        return start
+        return init
     if init == "random":
         drawn = np.random.default_rng(randomness.seed_from(seed, _RANDOM)).choice(source.n_total, size=k, replace=False)
         return source.of_all_ranks(drawn)
@@ -318,7 +349,8 @@ def _plus_plus(source: _Source, k: int, seed: int, chunk_bytes: int | None) -> T
     while len(drawn) < k:
         scorer = _Scorer(source.moved(newest), source.spherical, chunk_bytes)
         for where, block in source.blocks():
-            for part, least, _ in scorer(block):
+            for part, scores, closest in scorer(block):
+                least = scores.gather(1, closest[:, None])[:, 0]
                 rows = slice(where.start + part.start, where.start + part.stop)
                 distance = 1 + least if source.spherical else block[part].square().sum(dim=1) + 2 * least
                 squared[rows] = torch.minimum(squared[rows], distance.clamp(min=0))
@@ -376,12 +408,11 @@ def _assign(
     scorer = _Scorer(source.moved(centroids), source.spherical, chunk_bytes)
     assignments = torch.empty(source.n, dtype=torch.int64, device=source.device)
     moved = torch.zeros(len(centroids) if with_sums else 0, source.d, dtype=source.sums, device=source.device)
-    least_sum, n_moved = torch.zeros(2, dtype=source.sums, device=source.device)
+    n_moved = torch.zeros(1, dtype=source.sums, device=source.device)
     for where, block in source.blocks():
         chosen = assignments[where]
-        for part, least, nearest in scorer(block):
+        for part, _, nearest in scorer(block):
             chosen[part] = nearest
-            least_sum += least.sum(dtype=source.sums)
         if previous is None:
             n_moved += len(block)
             if with_sums:
@@ -394,12 +425,20 @@ def _assign(
             rows = block[changed].to(source.sums)
             moved.index_add_(0, chosen[changed], rows).index_add_(0, before[changed], rows, alpha=-1)
     sizes = torch.bincount(assignments, minlength=len(centroids))
-    counts = distributed.all_reduce_sum(torch.cat([sizes, n_moved[None], least_sum[None]]))
-    moved = distributed.all_reduce_sum(moved)
+    counts = distributed.all_reduce_sum(torch.cat([sizes, n_moved]))
+    sizes, moved = counts[:-1].round().long(), distributed.all_reduce_sum(moved)
     sums = moved if previous is None or not with_sums else previous.sums + moved
-    least_total = float(counts[-1])
-    inertia = max(0.0, source.n_total + least_total if source.spherical else source.squares + 2 * least_total)
-    return _Assignment(assignments, counts[:-2].round().long(), sums, inertia, round(float(counts[-2])))
+    inertia = _inertia(source, source.moved(centroids), sizes, sums) if with_sums else float("nan")
+    return _Assignment(assignments, sizes, sums, inertia, round(float(counts[-1])))
+
+
+def _inertia(source: _Source, centroids: Tensor, sizes: Tensor, sums: Tensor) -> float:
+    """Sum over points of |x - c|^2 = |x|^2 - 2 x.c + |c|^2, from the clusters' sums; spherical: of 1 - x.c."""
+    centroids = centroids.to(source.sums)
+    along = float((sums * centroids).sum())
+    if source.spherical:
+        return max(0.0, source.n_total - along)
+    return max(0.0, source.squares - 2 * along + float((sizes * centroids.square().sum(dim=1)).sum()))
 
 
 class _Scorer:
@@ -414,16 +453,13 @@ class _Scorer:
         self.scores = centroids.new_empty(self.rows, len(centroids))
 
     def __call__(self, block: Float[Tensor, "n d"]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """For each chunk of rows: |c|^2 / 2 - x.c of the nearest centroid (spherical: -x.c), and which it is."""
+        """For each chunk of rows: |c|^2 / 2 - x.c of every centroid (spherical: -x.c), and which is the nearest."""
         for start in range(0, len(block), self.rows):
             part = slice(start, min(len(block), start + self.rows))
             scores = torch.addmm(self.bias, block[part], self.centroids.T, alpha=-1, out=self.scores[: part.stop - start])
-            if scores.device.type == "cpu":  # numpy's argmin is five times as fast as torch's
-                chosen = torch.from_numpy(scores.numpy().argmin(axis=1))
-                yield part, scores.gather(1, chosen[:, None])[:, 0], chosen
-            else:
-                least, chosen = scores.min(dim=1)
-                yield part, least, chosen
+            # numpy's argmin is five times as fast as torch's on the CPU.
+            chosen = torch.from_numpy(scores.numpy().argmin(axis=1)) if scores.device.type == "cpu" else scores.argmin(dim=1)
+            yield part, scores, chosen
 
 
 def _means(found: _Assignment, centroids: Tensor, source: _Source) -> Tensor:
@@ -484,9 +520,9 @@ def _fill(source: _Source, centroids: Tensor, found: _Assignment, seed: int, pin
 def _counted(source: _Source, rows: Tensor) -> tuple[int, Tensor]:
     """How many rows, and their sum, over all ranks."""
     total = torch.zeros(source.d + 1, dtype=source.sums, device=source.device)
-    for part, block in source.rows(rows):
-        total[0] += len(part)
-        total[1:] += block.sum(dim=0, dtype=source.sums)
+    for block in source.rows(rows):
+        total[0] += len(block)
+        total[1:] += source.moved(block).sum(dim=0, dtype=source.sums)
     total = distributed.all_reduce_sum(total)
     return int(total[0]), total[1:]
 
@@ -520,35 +556,42 @@ class _Split:
 
 def _split(source: _Source, centroid: Tensor, members: Tensor) -> _Split | None:
     """Splits off a cluster's farthest point and what is nearer to it than to the centroid; None where all points are equal."""
-    to_centroid = _over(source, members, lambda block: (block - source.moved(centroid)).square().sum(dim=1))
+    to_centroid = _squared_distances(source, members, centroid)
     at = int(to_centroid.argmax()) if len(members) else 0
     farthest = to_centroid[at : at + 1] if len(members) else to_centroid.new_full((1,), -1.0)
     owner = int(distributed.gather_rows(farthest).argmax())
     row = int(members[at]) if owner == distributed.rank() else None
     point = source.of_rank(owner, row or 0)
-    equal = _over(source, members, lambda block: (block == source.moved(point)).all(dim=1))
+    equal = _over(source, members, lambda block: (block == point).all(dim=1))
     if not distributed.any_rank(bool((~equal).any())):
         return None
-    goes = equal | (_over(source, members, lambda block: (block - source.moved(point)).square().sum(dim=1)) < to_centroid)
+    goes = equal | (_squared_distances(source, members, point) < to_centroid)
     if not distributed.any_rank(bool((~goes).any())):
         goes = equal  # the centroid was far from all of them: whoever differs stays
     return _Split(point, row, members[~goes], members[goes])
 
 
+def _squared_distances(source: _Source, rows: Tensor, point: Tensor) -> Tensor:
+    """In float64, or points that differ by very little would be at distance 0."""
+    return _over(source, rows, lambda block: (block.to(source.sums) - point.to(source.sums)).square().sum(dim=1))
+
+
 def _over(source: _Source, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
     """One value for each of these rows, computed block by block."""
     nothing = torch.empty(0, source.d, dtype=source.dtype, device=source.device)
-    return torch.cat([compute(nothing), *(compute(block) for _, block in source.rows(rows))])
+    return torch.cat([compute(nothing), *(compute(block) for block in source.rows(rows))])
 
 
 def _fill_for_good(source: _Source, centroids: Tensor, found: _Assignment, seed: int, chunk_bytes: int | None) -> None:
     """No cluster is empty after the last assignment either, while some cluster holds two distinct points.
 
     A new centroid may take all points of another cluster, so points are assigned and empty clusters filled again until it ends.
-    It ends, since a point that has become a centroid stays with it.
+    It ends, since a point that has become a centroid stays with it: each round gives one more cluster a point for good.
     """
     pins: list[tuple[int, int]] = []
-    while _fill(source, centroids, found, seed, pins):
+    for _ in range(len(centroids)):
+        if not _fill(source, centroids, found, seed, pins):
+            break
         found.assignments = _assign(source, centroids, None, chunk_bytes, with_sums=False).assignments
         for row, cluster in pins:
             found.assignments[row] = cluster

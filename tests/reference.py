@@ -65,3 +65,46 @@ def lars(
         p = p - lr * m
         path.append(p)
     return path
+
+
+def nearest(points: np.ndarray, centroids: np.ndarray, spherical: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centroid of each point and how far it is: squared distance, or 1 - cosine."""
+    chosen, distances = [], []
+    for x in points.astype(np.float64):
+        far = [
+            1 - cosine(x, c) if spherical else sum((a - b) ** 2 for a, b in zip(x, c, strict=True)) for c in centroids.astype(np.float64)
+        ]
+        chosen.append(min(range(len(far)), key=far.__getitem__))
+        distances.append(far[chosen[-1]])
+    return np.array(chosen), np.array(distances)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of the angle; 0 where one of them has no direction."""
+    lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths > 0 else 0.0
+
+
+def kmeans(
+    points: np.ndarray, start: np.ndarray, iterations: int, spherical: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[float], list[int]]:
+    """Lloyd's iteration, which leaves the centroid of an empty cluster where it is.
+
+    Returns:
+        centroids; each point's nearest of them; for each iteration the inertia of its assignment, and how many points moved.
+    """
+    points, centroids, before = points.astype(np.float64), start.astype(np.float64), [-1] * len(points)
+    if spherical:
+        points, centroids = (np.array([x / (math.sqrt(sum(x * x)) or 1) for x in rows]) for rows in (points, centroids))
+    inertia, n_moved = [], []
+    for _ in range(iterations):
+        chosen, distances = nearest(points, centroids, spherical)
+        inertia.append(sum(distances))
+        n_moved.append(sum(a != b for a, b in zip(chosen, before, strict=True)))
+        before = chosen
+        for cluster in range(len(centroids)):
+            members = [x for x, c in zip(points, chosen, strict=True) if c == cluster]
+            if members:
+                mean = sum(members) / len(members)
+                centroids[cluster] = mean / math.sqrt(sum(mean * mean)) if spherical else mean
+    return centroids, nearest(points, centroids, spherical)[0], inertia, n_moved
