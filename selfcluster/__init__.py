@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from selfcluster.errors import DataError as DataError
     from selfcluster.errors import DivergenceError as DivergenceError
     from selfcluster.errors import SelfclusterError as SelfclusterError
+    from selfcluster.estimator import KMeans as KMeans
     from selfcluster.run import Run as Run
     from selfcluster.run import load as load
     from selfcluster.run import train as train
@@ -32,6 +33,7 @@ _HOME = {
     "ConfigError": "errors",
     "DataError": "errors",
     "DivergenceError": "errors",
+    "KMeans": "estimator",
     "Run": "run",
     "SelfclusterError": "errors",
     "load": "run",

@@ -42,6 +42,7 @@ ROWS = [
     ["cost", "loop"],
     ["folder"],
     ["run"],
+    ["estimator"],
     ["evaluate.knn", "evaluate.clusters"],
     ["evaluate"],
     ["demo"],
