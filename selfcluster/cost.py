@@ -22,7 +22,7 @@ class Cost:
     first_assign: float
     """Of what comes before the first epoch: extraction and clustering, where the method wants them."""
     assign: float
-    """Of what comes before each later epoch."""
+    """Of what comes before each later epoch, on average."""
     steps_per_epoch: int
 
     def of(self, n_steps: int) -> float:
@@ -35,8 +35,8 @@ class Cost:
         seconds -= self.first_assign
         epoch = self.steps_per_epoch * self.step + self.assign
         whole_epochs = max(0, int((seconds + self.assign) // epoch))
-        rest = seconds + self.assign - whole_epochs * epoch - self.assign
-        return max(1, whole_epochs * self.steps_per_epoch + max(0, int(rest / self.step)))
+        rest = max(0.0, seconds - whole_epochs * epoch)
+        return max(1, whole_epochs * self.steps_per_epoch + int(rest / self.step))
 
 
 def measure(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> Cost:
@@ -51,7 +51,8 @@ def measure(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> Cost:
         at_most: seconds for the steps.
     """
     log, assigns = Log(None, t.config.run), []
-    for epoch in (0, 1):
+    every = getattr(t.config.objective, "reassign_epochs", 1)
+    for epoch in (0, every):
         started = time.perf_counter()
         plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, None))
         assigns.append(time.perf_counter() - started)
@@ -73,4 +74,4 @@ def measure(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> Cost:
     each = np.diff(times, prepend=0.0)
     step = float(np.median(each[min(skipped, len(each) - 1) :]))
     step, first, later = (distributed.largest(seconds) for seconds in (step, *assigns))
-    return Cost(step, first, later, t.method.steps_per_epoch)
+    return Cost(step, first, later / every, t.method.steps_per_epoch)

@@ -48,6 +48,9 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None) -> Extract
         else:
             parts = _centres(t, index, what)
         rows = RowsByIndex(index, memory_bytes=t.config.run.features_gib * 2**30, folder=folder)
+        width = t.model.n_features if what == "features" else t.model.prototypes.weight.shape[1]
+        # Also a rank that can read none of its images has rows of this width.
+        rows.put(index[:0], torch.empty(0, *((t.model.n_assign, width) if view == "assign" else (width,))))
         done, started = 0, time.perf_counter()
         randomness.reseed(t.config.run.seed, epoch, distributed.rank(), _DROPOUT)
         with torch.no_grad(), in_mode(t.model, training=train_mode):
@@ -56,6 +59,8 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None) -> Extract
                 rows.put(places, values)
                 done += len(places)
                 log.working(f"extracting {what}", done, len(index), done / (time.perf_counter() - started))
+        if done < len(index):  # the rest cannot be read
+            log.working(f"extracting {what}", len(index), len(index), done / (time.perf_counter() - started))
         return rows.rows()
 
     return extract
@@ -76,7 +81,8 @@ def _centres(t: Training, index: NDArray[np.int64], what: str) -> Iterator[Part]
         _note_broken(t.loader, places[~readable.numpy()])
         if readable.any():
             with t.autocast():
-                yield places[readable.numpy()], network(normalise(images[readable].to(t.device, non_blocking=True))).float()
+                values = network(normalise(images[readable].to(t.device, non_blocking=True)))
+            yield places[readable.numpy()], values.float()
 
 
 def _assign_crops(t: Training, epoch: int, what: str) -> tuple[Iterator[Part], NDArray[np.int64]]:

@@ -166,7 +166,7 @@ def map_rows(rows: Rows, function: Callable[[Tensor], Tensor], device: torch.dev
     """function of the rows, block by block; in memory or in a file, as they are."""
     folder = Path(rows.values.filename).parent if isinstance(rows.values, np.memmap) and rows.values.filename else None
     mapped = RowsByIndex(rows.index, memory_bytes=0 if isinstance(rows.values, np.memmap) else np.inf, folder=folder)
-    for start in range(0, len(rows.index), _BLOCK):
+    for start in range(0, max(1, len(rows.index)), _BLOCK):  # of no rows too, so that they have the right width
         part = slice(start, start + _BLOCK)
         mapped.put(rows.index[part], function(torch.from_numpy(np.array(rows.values[part])).to(device)))
     return mapped.rows()

@@ -38,9 +38,10 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
     with _signals() as asked:
         for epoch in range(s.epoch, math.ceil(t.total_steps / t.method.steps_per_epoch)):
             if s.step_in_epoch == 0:
+                began = time.perf_counter()
                 s.plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, folder))
                 optim.forget(t.optimizers, t.parameters_named(s.plan.reset))
-                pace.report_plan(log, s.plan, epoch)
+                pace.report_plan(log, s.plan, epoch, time.perf_counter() - began)
             assert s.plan is not None
             for batch in t.loader.epoch(epoch, s.plan, start=s.step_in_epoch):
                 # --------------------------------------------------------------- one step
@@ -116,9 +117,8 @@ class _Pace:
         self.saved_at = time.perf_counter()
         self.t.state.seconds = self.seconds_before + self.saved_at - self.started
 
-    def report_plan(self, log: Log, plan: EpochPlan, epoch: int) -> None:
+    def report_plan(self, log: Log, plan: EpochPlan, epoch: int, seconds: float) -> None:
         """What the assignment before an epoch found, and how long it took; that time is no training step's."""
-        seconds = time.perf_counter() - self.row_at
         for note in plan.notes:
             log.say(note)
         if plan.figures:

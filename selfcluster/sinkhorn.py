@@ -50,8 +50,7 @@ class Balance(NamedTuple):
     log_potentials: Float[Tensor, " k"]
     n_iterations: int
     mass_error: float
-    """Largest difference of a prototype's mass from its share, over that share, before the last round; infinite where no
-    tolerance was asked for."""
+    """Largest difference of a prototype's mass from its share, over that share; infinite where no tolerance was asked for."""
 
 
 @torch.no_grad()
@@ -84,13 +83,13 @@ def log_potentials(
         raise ValueError(f"iterations must be at least 1, got {iterations}; the paper uses 3")
     potentials: Tensor | None = None
     error = float("inf")
-    for done in range(iterations):
+    for done in range(iterations if tolerance is None else iterations + 1):
         log_sums, n = _over_samples(chunks, potentials, k, epsilon, device)
         if tolerance is not None and potentials is not None:
             # The mass of the codes that entered this round is exp(potential) times their sum without it; the share is n / k.
             share = distributed.all_reduce_sum(torch.tensor(float(n), device=log_sums.device)) / k
             error = float(((potentials + log_sums).exp() / share - 1).abs().max())
-            if error <= tolerance:
+            if error <= tolerance or done == iterations:
                 return Balance(potentials, done, error)
         potentials = -log_sums
     assert potentials is not None

@@ -65,7 +65,9 @@ def fit_whitening(features: Tensor | np.ndarray, width: int = 256, *, floor: flo
         centred = block.to(kind) - mean
         covariance += centred.T @ centred
     covariance = distributed.all_reduce_sum(covariance) / n
-    values, directions = (x.to(device, kind) for x in torch.linalg.eigh(covariance.cpu()))
+    # Directions have no sign: another processor could choose another one, and the ranks would whiten differently.
+    found = tuple(torch.linalg.eigh(covariance.cpu())) if distributed.rank() == 0 else ()
+    values, directions = (x.to(device, kind) for x in distributed.of_rank_0(found))
     kept = slice(n_features - min(width, n_features, n - 1), None)
     values, directions = values[kept].flip(0), directions[:, kept].flip(1)
     largest = values[0].clamp(min=0)

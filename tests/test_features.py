@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from selfcluster.batch import Rows
 from selfcluster.crops import normalise, resize_centre
-from selfcluster.features import extract_features, prepared_images, raw_pixels
+from selfcluster.features import RowsByIndex, extract_features, map_rows, prepared_images, raw_pixels
 from selfcluster.images import ArrayImages, FolderImages, Images
 
 CPU = torch.device("cpu")
@@ -128,3 +129,74 @@ def test_awkward_files_give_features_or_nan(shared_data: Path) -> None:
     rows = raw_pixels(images, pixels=8)
     unreadable = {images.path(row) for row in rows.isnan().any(dim=1).nonzero().flatten().tolist()}
     assert unreadable == {"bomb_120mp.png", "empty.jpg", "notes.jpg", "truncated.jpg"}
+
+
+# ---- rows that land by index --------------------------------------------------------------------------------------------------
+
+INDEX = np.array([1, 4, 5, 8, 9, 20])
+
+
+def _collected(tmp_path: Path, *, memory_bytes: float, order: list[int], index: np.ndarray = INDEX) -> Rows:
+    """Rows that say whose they are, put in this order, two at a time."""
+    collected = RowsByIndex(index, memory_bytes=memory_bytes, folder=tmp_path)
+    for start in range(0, len(order), 2):
+        part = np.array(order[start : start + 2])
+        collected.put(part, torch.from_numpy(part)[:, None, None] * torch.ones(2, 3))
+    return collected.rows()
+
+
+@pytest.mark.parametrize("memory_bytes", [np.inf, 0])
+@pytest.mark.parametrize("order", [[1, 4, 5, 8, 9, 20], [20, 5, 1, 9, 4, 8], [9, 4, 20], [8], []])
+def test_rows_land_by_index_in_any_order_and_with_gaps(tmp_path: Path, order: list[int], memory_bytes: float) -> None:
+    rows = _collected(tmp_path, memory_bytes=memory_bytes, order=order)
+    assert rows.index.tolist() == sorted(order)
+    assert rows.values.dtype == np.float32
+    assert len(rows.values) == len(order)
+    if order:
+        assert rows.values.shape[1:] == (2, 3)
+        assert (rows.values == np.sort(order)[:, None, None]).all()
+
+
+def test_gaps_are_closed_block_by_block(tmp_path: Path) -> None:
+    index = np.arange(0, 27000, 3)
+    there = np.delete(index, [0, 5, 4097, 8999])
+    collected = RowsByIndex(index, memory_bytes=0, folder=tmp_path)
+    collected.put(there, torch.from_numpy(there).float()[:, None])
+    rows = collected.rows()
+    assert np.array_equal(rows.index, there)
+    assert np.array_equal(rows.values[:, 0], there)
+
+
+def test_above_the_budget_rows_lie_in_a_file_that_nobody_has_to_remove(tmp_path: Path) -> None:
+    n_bytes = len(INDEX) * 6 * 4
+    within, above = (_collected(tmp_path, memory_bytes=n, order=INDEX.tolist()) for n in (n_bytes, n_bytes - 1))
+    assert not isinstance(within.values, np.memmap)
+    assert isinstance(above.values, np.memmap)
+    assert Path(above.values.filename).parent == tmp_path
+    assert list(tmp_path.iterdir()) == [], "gone already, however the run may end"
+    assert np.array_equal(within.values, above.values)
+
+
+@pytest.mark.parametrize("memory_bytes", [np.inf, 0])
+def test_mapped_rows_are_where_the_given_ones_are(tmp_path: Path, memory_bytes: float) -> None:
+    index = np.arange(9000)
+    collected = RowsByIndex(index, memory_bytes=memory_bytes, folder=tmp_path)
+    collected.put(index[1:], torch.from_numpy(index[1:]).float()[:, None].expand(-1, 3))
+    asked = []
+
+    def sums(block: Tensor) -> Tensor:
+        asked.append(len(block))
+        return block.sum(dim=1, keepdim=True) + 1
+
+    mapped = map_rows(collected.rows(), sums, CPU)
+    assert isinstance(mapped.values, np.memmap) == (memory_bytes == 0)
+    assert np.array_equal(mapped.index, index[1:])
+    assert np.array_equal(mapped.values[:, 0], 3.0 * index[1:] + 1)
+    assert max(asked) < 5000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_rows_are_mapped_to_no_rows_of_the_right_width() -> None:
+    rows = map_rows(Rows(np.empty(0, dtype=np.int64), np.empty((0, 4), dtype=np.float32)), lambda block: block[:, :3], CPU)
+    assert len(rows.index) == 0
+    assert rows.values.shape == (0, 3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from selfcluster.batch import Codes, Outputs
+from selfcluster.batch import Codes, Outputs, PseudoLabels
 from selfcluster.config import HealthSettings
 from selfcluster.errors import CollapseError, DivergenceError
 from selfcluster.health import Watch, require_finite
@@ -131,4 +131,49 @@ def test_training_on_noise_is_reported_as_not_learning() -> None:
 
     t = tiny.training(epochs=20, freeze_steps=1, collapse_steps=20, epsilon=0.001, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
     with pytest.raises(CollapseError, match="not learning"):
+        loop.fit(t, tiny.Silent(), None)
+
+
+# ---- pseudo-labels ------------------------------------------------------------------------------------------------------------
+
+
+def _labelled_step(watch: Watch, step: int, loss: float) -> None:
+    z = normalize(torch.ones(2, B, D), dim=-1)  # features after a ReLU agree far more than embeddings, so this must be no sign
+    out = Outputs(features=z, embeddings=z, scores=[torch.randn(2, B, K, generator=torch.Generator().manual_seed(step))] * 2)
+    watch.see(out, PseudoLabels([torch.zeros(B, dtype=torch.int64)] * 2, torch.tensor(float(B))), torch.tensor(loss), step)
+
+
+@pytest.mark.parametrize("excess", [-0.02, 0.0, 0.7])
+def test_a_loss_on_pseudo_labels_that_stands_at_ln_k_is_not_learning(excess: float) -> None:
+    watch = _watch()
+    for step in range(30):
+        _labelled_step(watch, step, math.log(K) + excess)
+    with pytest.raises(CollapseError, match=r"not learning: over the last 20 steps the loss .* does not fall .*raise lr.*fewer prototypes"):
+        watch.read()
+
+
+@pytest.mark.parametrize(("begin", "slope"), [(math.log(K) + 2, -0.02), (math.log(K), -0.002), (0.9 * math.log(K), 0.0), (0.0, 0.0)])
+def test_a_loss_on_pseudo_labels_that_falls_or_is_low_is_no_alarm(begin: float, slope: float) -> None:
+    watch = _watch()
+    for step in range(60):
+        _labelled_step(watch, step, begin + slope * step)
+    assert set(watch.read()) == {"train/loss", "collapse/mean_embedding", "collapse/prototypes_used"}
+
+
+def test_ln_k_of_several_heads_is_their_mean() -> None:
+    settings = HealthSettings(collapse_steps=20)
+    many, few = (Watch(settings, n_prototypes=n, begins=0) for n in ((K, 300), (K, 2)))
+    for watch in (many, few):
+        for step in range(30):
+            _labelled_step(watch, step, math.log(K))
+    many.read()
+    with pytest.raises(CollapseError, match="not learning"):
+        few.read()
+
+
+def test_pseudo_labels_that_nothing_learns_stop_the_run() -> None:
+    from selfcluster import loop
+
+    t = tiny.training(method="sela-v2", epochs=20, collapse_steps=20, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
+    with pytest.raises(CollapseError, match=r"not learning.*--on-collapse warn"):
         loop.fit(t, tiny.Silent(), None)

@@ -18,21 +18,12 @@ import torch
 
 from selfcluster import distributed, loop, training
 from selfcluster.config import DataSettings, replace
-from selfcluster.data import Data, open_data
+from selfcluster.data import open_data
 from selfcluster.errors import ConfigError, DataError, DivergenceError
 from tests import tiny
 from tests.ranks import on_ranks
 
 QUEUE = dict(queue_length=24, queue_from_epoch=1, queue_growth_epochs=1.0)
-
-
-def _folder_of_images(folder: Path, n: int = 30) -> Data:
-    from PIL import Image
-
-    for i, image in enumerate(tiny.images(n)):
-        Image.fromarray(image).save(folder / f"{i:03}.png")
-    (folder / "007.png").write_bytes(b"no image")
-    return open_data(str(folder), DataSettings())
 
 
 def _weights(t: training.Training) -> dict[str, torch.Tensor]:
@@ -105,7 +96,7 @@ def test_resume_at_the_end_of_an_epoch(tmp_path: Path, stop_at: int) -> None:
 def test_workers_and_resume_change_nothing_on_a_folder_with_a_broken_image(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    data = _folder_of_images(folder)
+    data = tiny.folder_of_images(folder)
     ends = []
     for workers in (0, 2):
         whole = tiny.training(data, workers=workers, epochs=2)

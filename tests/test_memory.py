@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from selfcluster.memory import Queue
+from selfcluster.batch import Rows
+from selfcluster.memory import MemoryBank, Queue
 from tests.ranks import on_ranks
 
 BATCH, N_BATCHES, N_ASSIGN, WIDTH = 4, 3, 2, 2
@@ -98,3 +100,160 @@ def test_two_ranks_to_one_and_back() -> None:
     assert all(torch.equal(share, before) for share, (_, before) in zip(shares, ranks, strict=True))
     assert shares[0][:, :2].tolist() == _batch(4)[:, :2].tolist()
     assert shares[1][:, :2].tolist() == _batch(4)[:, 2:].tolist()
+
+
+# ---- the bank -----------------------------------------------------------------------------------------------------------------
+
+TRAINED_ON = np.array([0, 2, 3, 5, 8, 9, 11])
+"""An odd number of images, with gaps, as where some are kept out."""
+BATCHES = [[9, 0, 3, 11], [2, 3, 8, 0], [9, 9, 2, 9]]
+"""Each rank of two sees images that the other owns; 3 and 0 come again, 9 thrice in one batch and on both ranks; 5 never comes."""
+
+
+def _bank(trained_on: np.ndarray = TRAINED_ON) -> MemoryBank:
+    return MemoryBank(trained_on, n_assign=N_ASSIGN, width=WIDTH, device=torch.device("cpu"))
+
+
+def _written(step: int, place: int, crop: int) -> list[float]:
+    """What stands at this place of the global batch of a step."""
+    number = 100.0 * (step + 1) + 10 * crop + place
+    return [number, -number]
+
+
+def _batch_for_bank(step: int) -> tuple[Tensor, Tensor]:
+    places = range(len(BATCHES[step]))
+    embeddings = torch.tensor([[_written(step, place, crop) for place in places] for crop in range(N_ASSIGN)])
+    return torch.tensor(BATCHES[step]), embeddings
+
+
+LAST = {0: (1, 3), 2: (2, 2), 3: (1, 1), 8: (1, 2), 9: (2, 3), 11: (0, 3)}
+"""Step and place of the last visit of each image."""
+
+
+def test_the_bank_keeps_the_last_embeddings_of_each_image_that_was_visited() -> None:
+    bank = _bank()
+    assert not bank.is_begun
+    assert bank.rows(0)[0].shape == (0, WIDTH)
+    for step in range(3):
+        bank.write(*_batch_for_bank(step))
+    assert bank.is_begun
+    for crop in range(N_ASSIGN):
+        values, index = bank.rows(crop)
+        assert index.tolist() == sorted(LAST), "image 5 was never visited"
+        assert values.tolist() == [_written(*LAST[image], crop) for image in sorted(LAST)]
+
+
+def test_more_heads_than_assign_crops_share_them() -> None:
+    bank = _bank()
+    bank.write(*_batch_for_bank(0))
+    assert torch.equal(bank.rows(2)[0], bank.rows(0)[0])
+    assert torch.equal(bank.rows(3)[0], bank.rows(1)[0])
+    assert not torch.equal(bank.rows(1)[0], bank.rows(0)[0])
+
+
+def test_an_index_of_none_writes_nothing() -> None:
+    bank = _bank()
+    bank.write(torch.tensor([-1, 5, -1]), torch.arange(12.0).reshape(N_ASSIGN, 3, WIDTH))
+    values, index = bank.rows(0)
+    assert index.tolist() == [5]
+    assert values.tolist() == [[2.0, 3.0]]
+
+
+def test_the_bank_keeps_float32_copies_without_gradient() -> None:
+    bank, embeddings = _bank(), torch.ones(N_ASSIGN, 1, WIDTH, requires_grad=True)
+    bank.write(torch.tensor([3]), embeddings)
+    with torch.no_grad():
+        embeddings.zero_()
+    assert bank.rows(0)[0].tolist() == [[1.0, 1.0]]
+    assert not bank.embeddings.requires_grad
+    bank.write(torch.tensor([3]), torch.full((N_ASSIGN, 1, WIDTH), 0.5, dtype=torch.bfloat16).float())
+    assert bank.embeddings.dtype == torch.float32
+
+
+def test_filling_the_bank_is_writing_every_row() -> None:
+    n = 5000
+    trained_on = np.arange(0, 2 * n, 2)
+    bank, index = _bank(trained_on), np.delete(trained_on, [7, 4321])
+    values = np.stack([index, -index, 2 * index, 0 * index], axis=1).astype(np.float32).reshape(-1, N_ASSIGN, WIDTH)
+    bank.fill(Rows(index, values))
+    assert bank.is_begun
+    for crop in range(N_ASSIGN):
+        kept, kept_index = bank.rows(crop)
+        assert np.array_equal(kept_index.numpy(), index)
+        assert np.array_equal(kept.numpy(), values[:, crop])
+
+
+def test_round_trip_of_the_bank_on_one_process() -> None:
+    bank, again = _bank(), _bank()
+    for step in range(2):
+        bank.write(*_batch_for_bank(step))
+    state = bank.global_state()
+    bank.write(*_batch_for_bank(2))
+    again.load_global_state(state)
+    assert again.is_begun
+    assert again.rows(0)[1].tolist() == [0, 2, 3, 8, 9, 11]
+    again.write(*_batch_for_bank(2))
+    for name, value in bank.global_state().items():
+        assert torch.equal(value, again.global_state()[name])
+    empty = _bank()
+    empty.load_global_state(_bank().global_state())
+    assert not empty.is_begun
+
+
+def _bank_of_ranks() -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
+    from selfcluster import distributed
+
+    bank = _bank()
+    for step in range(3):
+        index, embeddings = _batch_for_bank(step)
+        mine = distributed.shard_of(len(index))
+        bank.write(index[mine], embeddings[:, mine])
+    values, index = bank.rows(1)
+    return bank.global_state(), [values], index.tolist()
+
+
+def _bank_loaded(state: dict[str, Tensor]) -> tuple[list[float], list[int], dict[str, Tensor]]:
+    bank = _bank()
+    bank.load_global_state(state)
+    assert bank.is_begun, "on every rank, whatever its own share holds"
+    values, index = bank.rows(1)
+    return values[:, 0].tolist(), index.tolist(), bank.global_state()
+
+
+def test_two_ranks_hold_the_bank_of_one_and_any_number_loads_it() -> None:
+    alone = _bank()
+    for step in range(3):
+        alone.write(*_batch_for_bank(step))
+    values, index = alone.rows(1)
+    ranks = on_ranks(_bank_of_ranks)
+    assert torch.equal(torch.cat([values for _, (values,), _ in ranks]), values)
+    assert [image for _, _, own in ranks for image in own] == index.tolist()
+    for state, _, _ in ranks:
+        assert all(torch.equal(state[name], value) for name, value in alone.global_state().items())
+    for loaded in ([_bank_loaded(ranks[0][0])], on_ranks(_bank_loaded, ranks[1][0]), on_ranks(_bank_loaded, ranks[0][0], n=3)):
+        assert [image for _, own, _ in loaded for image in own] == index.tolist()
+        assert [value for own, _, _ in loaded for value in own] == values[:, 0].tolist()
+        for _, _, state in loaded:
+            assert all(torch.equal(state[name], value) for name, value in alone.global_state().items())
+
+
+def _fill_on_ranks(splits: list[int]) -> list[dict[str, Tensor]]:
+    from selfcluster import distributed
+
+    states = []
+    for first in splits:
+        index = np.delete(np.arange(5001), 2500)
+        mine = index[:first] if distributed.rank() == 0 else index[first:]
+        bank = _bank(np.arange(5001))
+        bank.fill(Rows(mine, np.stack([mine] * N_ASSIGN * WIDTH, axis=1).astype(np.float32).reshape(-1, N_ASSIGN, WIDTH)))
+        states.append(bank.global_state())
+    return states
+
+
+def test_ranks_may_fill_the_bank_with_different_numbers_of_rows_or_none() -> None:
+    for states in on_ranks(_fill_on_ranks, [400, 5000]):
+        for state in states:
+            assert (state["is_filled"] == 0).nonzero().flatten().tolist() == [2500]
+            wanted = torch.arange(5001.0)
+            wanted[2500] = 0
+            assert torch.equal(state["embeddings"][1, :, 0], wanted)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selfcluster import distributed
 from selfcluster.batch import Outputs
 from selfcluster.encoders import create_encoder
-from selfcluster.model import BatchNorm, ClusterModel, Prototypes, UnitNorm, projection_head, synchronize_batch_norm
+from selfcluster.model import BatchNorm, ClusterModel, Prototypes, Sobel, TopLayer, UnitNorm, projection_head, synchronize_batch_norm
 from tests.ranks import on_ranks
 
 N_IMAGES = 4
@@ -295,3 +295,69 @@ def test_a_network_in_eval_mode_stays_in_it() -> None:
 def test_batch_norm_refuses_layers_that_it_cannot_stand_for(settings: dict) -> None:
     with pytest.raises(ValueError, match="cannot be taken over ranks"):
         synchronize_batch_norm(nn.Sequential(nn.BatchNorm2d(4, **settings)))
+
+
+# ---- several heads, DeepCluster's top layer, Sobel ----------------------------------------------------------------------------
+
+
+def test_heads_stand_below_each_other() -> None:
+    torch.manual_seed(0)
+    prototypes = Prototypes((3, 5, 2), 4)
+    z = nn.functional.normalize(torch.randn(6, 4))
+    assert [tuple(head.shape) for head in prototypes.heads()] == [(3, 4), (5, 4), (2, 4)]
+    assert torch.equal(torch.cat(prototypes.heads()), prototypes.weight)
+    for scores, head in zip(prototypes(z), prototypes.heads(), strict=True):
+        torch.testing.assert_close(scores, z @ head.T)
+    with torch.no_grad():
+        prototypes.heads()[1].copy_(torch.zeros(5, 4))
+    assert (prototypes.weight[3:8] == 0).all(), "a head is a view"
+    assert (prototypes.weight[:3] != 0).any()
+
+
+def test_the_top_layer_is_linear_with_bias_and_small_weights() -> None:
+    torch.manual_seed(0)
+    top = TopLayer(20, 128)
+    assert float(top.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
+    assert (top.bias == 0).all()
+    with torch.no_grad():
+        top.bias.copy_(torch.arange(20.0))
+    weight, bias, x = top.weight, top.bias, torch.randn(3, 128)
+    (scores,) = top(x)
+    torch.testing.assert_close(scores, x @ weight.T + bias)
+    top.begin_anew(torch.full((20, 128), 2.0))
+    assert top.weight is weight, "data parallelism and optimisers hold the parameter"
+    assert (weight == 0.02).all()
+    assert (bias == 0).all()
+
+
+def test_the_top_layer_is_float32_under_bf16() -> None:
+    top, x = TopLayer(5, 64), torch.randn(3, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (scores,) = top(x.bfloat16())
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, x.bfloat16().float() @ top.weight.T, rtol=1e-5, atol=1e-6)
+
+
+def test_sobel_exact_values() -> None:
+    ramp = torch.arange(5.0).expand(1, 3, 5, 5)
+    edges = Sobel()(ramp)
+    assert edges.shape == (1, 2, 5, 5)
+    assert edges[0, 0, 2].tolist() == [-4, -8, -8, -8, 12]
+    assert edges[0, 1, 2].tolist() == [0] * 5
+    turned = Sobel()(ramp.transpose(2, 3))
+    assert torch.equal(turned[0, 1], edges[0, 0].T)
+    assert turned[0, 0, :, 2].tolist() == [0] * 5
+
+
+def test_sobel_sees_the_mean_of_the_channels_and_is_fixed() -> None:
+    x = torch.randn(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(Sobel()(x), Sobel()(x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)))
+    assert list(Sobel().parameters()) == []
+    assert Sobel().state_dict() == {}
+
+
+def test_an_encoder_behind_sobel_has_two_channels() -> None:
+    encoder = create_encoder("resnet10_small_quarter", (16, 8), channels=2)
+    model = ClusterModel(encoder, 128, head=projection_head(128, 0, 8), prototypes=Prototypes((4,), 8), n_assign=2, sobel=True)
+    assert encoder.conv1.weight.shape[1] == 2
+    assert model(_crops()).scores[0].shape == (5, N_IMAGES, 4)

@@ -13,6 +13,7 @@ from selfcluster.optim import (
     clip_gradients,
     constant,
     cosine,
+    forget,
     load_state_by_name,
     set_lr,
     state_by_name,
@@ -260,3 +261,27 @@ def test_state_stands_under_bare_names() -> None:
         *("momentum_buffer/linear.bias", "momentum_buffer/linear.weight", "momentum_buffer/scale"),
         *("step/conv.bias", "step/conv.weight"),
     ]
+
+
+@KINDS
+def test_what_is_forgotten_begins_anew_and_the_rest_goes_on(kind: str) -> None:
+    net, _, names = _net()
+    optimizers = build_optimizers([_group(list(net.conv.parameters()), kind), _group(list(net.linear.parameters()), "sgd", "top")])
+    _train(net, optimizers, range(3))
+    before = {name: value.clone() for name, value in state_by_name(optimizers, names).items()}
+    forgotten = [net.conv.weight, net.linear.bias]
+    forget(optimizers, forgotten)
+    after = state_by_name(optimizers, names)
+    assert {name for name in before if name not in after} == {n for n in before if n.endswith(("/conv.weight", "/linear.bias"))}
+    assert len(after) < len(before)
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+    start, fresh = net.conv.weight.detach().clone(), nn.Parameter(net.conv.weight.detach().clone())
+    gradient = torch.randn(fresh.shape, generator=torch.Generator().manual_seed(1))
+    alone = build_optimizers([_group([fresh], kind)])
+    for p, of in ((net.conv.weight, optimizers), (fresh, alone)):
+        p.grad = gradient.clone()
+        set_lr(of, 0)
+        update(of)
+    assert not torch.equal(net.conv.weight, start)
+    torch.testing.assert_close(net.conv.weight, fresh)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfcluster.sinkhorn import sinkhorn
+from selfcluster.sinkhorn import Balance, log_potentials, sinkhorn
 from tests import reference
 from tests.ranks import on_ranks
 
@@ -130,3 +134,113 @@ def _codes_of_part(scores: Tensor, first_rows: int) -> Tensor:
 def test_two_ranks_equal_one_on_the_joined_rows(first_rows: int) -> None:
     scores = _random_scores(12, 5).float()
     torch.testing.assert_close(torch.cat(on_ranks(_codes_of_part, scores, first_rows)), sinkhorn(scores), rtol=1e-5, atol=1e-7)
+
+
+# ---- over a data set ----------------------------------------------------------------------------------------------------------
+
+
+def _codes(scores: Tensor, balance: Balance, epsilon: float = 0.05) -> Tensor:
+    return torch.softmax(scores / epsilon + balance.log_potentials, dim=1)
+
+
+def _mass_error(codes: Tensor) -> float:
+    n, k = codes.shape
+    return float((codes.double().sum(dim=0) / (n / k) - 1).abs().max())
+
+
+def _unit_scores(n: int, k: int, width: int, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(n, width, generator=draw)) @ normalize(torch.randn(k, width, generator=draw)).T
+
+
+def test_log_potentials_of_one_part_give_the_codes_of_the_batch_form() -> None:
+    scores = _random_scores(12, 5)
+    balance = log_potentials(lambda: [scores], 5, epsilon=0.05, iterations=3)
+    assert torch.equal(_codes(scores, balance), sinkhorn(scores))
+    assert balance.n_iterations == 3
+
+
+@pytest.mark.parametrize("parts", [1, 5, [1, 9, 2], [0, 12], 12])
+def test_any_parts_give_the_same(parts: int | list[int]) -> None:
+    scores = _random_scores(12, 5)
+    balance = log_potentials(lambda: scores.split(parts), 5, epsilon=0.05, iterations=3)
+    torch.testing.assert_close(_codes(scores, balance), sinkhorn(scores), rtol=1e-10, atol=1e-14)
+
+
+def test_stops_as_soon_as_every_mass_is_within_the_tolerance() -> None:
+    scores = _unit_scores(400, 20, 8)
+
+    def after(iterations: int, tolerance: float | None) -> Balance:
+        return log_potentials(lambda: scores.split(64), 20, epsilon=0.05, iterations=iterations, tolerance=tolerance)
+
+    balance = after(1000, 0.01)
+    assert 3 < balance.n_iterations < 100
+    assert _mass_error(_codes(scores, balance)) <= 0.01
+    assert balance.mass_error == pytest.approx(_mass_error(_codes(scores, balance)), rel=1e-2)
+    assert _mass_error(_codes(scores, after(balance.n_iterations - 1, None))) > 0.01, "one round less would not do"
+    assert torch.equal(after(balance.n_iterations, 0.01).log_potentials, balance.log_potentials)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_what_is_left_is_told_where_the_rounds_do_not_suffice(iterations: int) -> None:
+    scores = _unit_scores(400, 20, 8)
+    balance = log_potentials(lambda: [scores], 20, epsilon=0.05, iterations=iterations, tolerance=0.01)
+    assert balance.n_iterations == iterations
+    assert balance.mass_error == pytest.approx(_mass_error(_codes(scores, balance)), rel=1e-2)
+    assert balance.mass_error > 0.01
+    assert torch.equal(_codes(scores, balance), sinkhorn(scores, iterations=iterations))
+
+
+def test_three_rounds_leave_a_quarter_and_ten_about_a_hundredth() -> None:
+    scores = _unit_scores(5000, 100, 10)
+    three, ten = (_mass_error(sinkhorn(scores, iterations=rounds)) for rounds in (3, 10))
+    assert three == pytest.approx(0.25, abs=0.08)
+    assert ten == pytest.approx(0.01, abs=0.01)
+
+
+class _Largest(TorchDispatchMode):
+    """The number of values of the largest tensor that any operation inside made."""
+
+    n = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = operation(*args, **(kwargs or {}))
+        self.n = max([self.n, *(x.numel() for x in (made if isinstance(made, tuple | list) else [made]) if isinstance(x, Tensor))])
+        return made
+
+
+def test_scores_of_all_samples_are_never_held_together() -> None:
+    scores = np.ascontiguousarray(_unit_scores(600, 20, 8).numpy())  # where torch does not see them
+
+    with _Largest() as largest:
+        log_potentials(
+            lambda: (torch.from_numpy(scores[start : start + 50]) for start in range(0, 600, 50)),
+            20,
+            epsilon=0.05,
+            iterations=50,
+            tolerance=0.01,
+        )
+    assert largest.n == 50 * 20
+
+
+def _balance_of_part(scores: Tensor, splits: list[int], tolerance: float) -> list[Balance]:
+    from selfcluster import distributed
+
+    found = []
+    for first_rows in splits:
+        part = scores[:first_rows] if distributed.rank() == 0 else scores[first_rows:]
+        chunks = [chunk for chunk in part.split(7) if len(chunk)]
+        device = torch.device("cpu")
+        found.append(log_potentials(lambda chunks=chunks: chunks, 5, epsilon=0.05, iterations=500, tolerance=tolerance, device=device))  # type: ignore[misc]
+    return found
+
+
+def test_two_ranks_with_unequal_parts_or_with_none_equal_one() -> None:
+    scores = _unit_scores(40, 5, 8)
+    alone = log_potentials(lambda: [scores], 5, epsilon=0.05, iterations=500, tolerance=0.01)
+    left, right = on_ranks(_balance_of_part, scores, [20, 33, 0, 40], 0.01)
+    for on_left, on_right in zip(left, right, strict=True):
+        assert torch.equal(on_left.log_potentials, on_right.log_potentials)
+        assert on_left.n_iterations == on_right.n_iterations == alone.n_iterations
+        torch.testing.assert_close(on_left.log_potentials, alone.log_potentials, rtol=1e-5, atol=1e-5)
+        assert on_left.mass_error == pytest.approx(alone.mass_error, rel=1e-2)

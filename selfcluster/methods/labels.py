@@ -49,7 +49,7 @@ class Labels:
         here = torch.full_like(self.whole, -1)
         here[:, torch.from_numpy(index).to(here.device)] = torch.stack(assignments).to(here.device)
         self.whole = distributed.all_reduce_max(here)
-        after = self.whole.cpu().numpy()
+        after, sizes = self.whole.cpu().numpy(), [s.cpu() for s in sizes]
         figures = {
             "cluster/n_empty": float(max(int((s == 0).sum()) for s in sizes)),
             "cluster/largest_share": max(float(s.max() / s.sum()) for s in sizes),

@@ -1,0 +1,101 @@
+"""Seconds to steps and back, and what a run costs here."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import pytest
+
+from selfcluster.batch import EpochPlan
+from selfcluster.cost import Cost, measure
+from selfcluster.methods import METHODS
+from selfcluster.methods.base import Extract
+from tests import tiny
+from tests.ranks import on_ranks
+
+COSTS = [
+    Cost(step, first, assign, steps_per_epoch)
+    for step, first, assign, steps_per_epoch in itertools.product((0.01, 0.37), (0.0, 9.0), (0.0, 0.1, 60.0), (1, 7, 100))
+]
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_seconds_and_steps_are_inverse_to_each_other(cost: Cost) -> None:
+    for n in (1, 2, 6, 7, 8, 13, 14, 15, 99, 100, 101, 350, 1000):
+        seconds = cost.of(n)
+        assert cost.steps_in(seconds + 1e-6) == n
+        assert cost.steps_in(seconds + 0.9 * cost.step) == n, "not enough for another"
+        if n > 1:
+            assert cost.steps_in(seconds - 1e-6) == n - 1
+            assert cost.of(n) >= cost.of(n - 1) + cost.step - 1e-9
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_what_is_planned_fits_the_time(cost: Cost) -> None:
+    for seconds in (12.0, 77.7, 600.0, 36000.0):
+        n = cost.steps_in(seconds)
+        assert n == 1 or cost.of(n) <= seconds + 1e-6
+        assert cost.of(n + 1) > seconds - 1e-6
+
+
+def test_an_epochs_assignment_is_counted_where_the_epoch_begins() -> None:
+    cost = Cost(step=1.0, first_assign=100.0, assign=10.0, steps_per_epoch=4)
+    assert [cost.of(n) for n in (1, 4, 5, 8, 9)] == [101, 104, 115, 118, 129]
+    assert cost.steps_in(0) == cost.steps_in(50) == 1, "one at least"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_measuring_gives_seconds(method: str) -> None:
+    t = tiny.training(method=method)
+    cost = measure(t, n_steps=1)
+    assert cost.steps_per_epoch == 4
+    assert 0 < cost.step < 20
+    assert all(0 < seconds < 20 and math.isfinite(seconds) for seconds in (cost.first_assign, cost.assign))
+    if method != "swav":
+        assert cost.first_assign > 1e-3
+    assert cost.of(t.total_steps) > t.total_steps * cost.step
+
+
+def test_measuring_keeps_to_its_time_and_to_what_there_is() -> None:
+    t = tiny.training(batch=36)
+    assert measure(t, n_steps=50).step > 0
+    t = tiny.training(batch=4)
+    taken, before_update = [], t.loader.epoch
+
+    def counted(*given: object) -> object:
+        for batch in before_update(*given):  # type: ignore[arg-type]
+            taken.append(batch)
+            yield batch
+
+    t.loader.epoch = counted  # type: ignore[method-assign, assignment]
+    measure(t, n_steps=50, at_most=0.0)
+    assert len(taken) == 1
+
+
+def test_epochs_without_a_clustering_share_its_cost() -> None:
+    t = tiny.training(method="deepcluster", reassign_epochs=8)
+    seconds, begin_epoch = {}, t.method.begin_epoch
+
+    def timed(epoch: int, extract: Extract) -> EpochPlan:
+        started = time.perf_counter()
+        plan = begin_epoch(epoch, extract)
+        time.sleep(0.2)  # long against what the machine may put in between
+        seconds[epoch] = time.perf_counter() - started
+        return plan
+
+    t.method.begin_epoch = timed  # type: ignore[method-assign]
+    cost = measure(t, n_steps=1)
+    assert list(seconds) == [0, 8], "the two that cluster"
+    assert cost.first_assign == pytest.approx(seconds[0], rel=0.2)
+    assert cost.assign == pytest.approx(seconds[8] / 8, rel=0.2)
+
+
+def _on_a_rank() -> Cost:
+    return measure(tiny.training(method="deepcluster-v2"), n_steps=1)
+
+
+def test_all_ranks_take_the_slowest_ones_word() -> None:
+    left, right = on_ranks(_on_a_rank)
+    assert left == right
