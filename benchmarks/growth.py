@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth [--sizes 10000 100000 1000000] [--k 100] [--iterations 10] [--repeats 3] [--folder FOLDER]
 
-Features are drawn as those of `benchmarks.kmeans`, 256 wide, and lie in a file that is mapped into memory, in --folder or where the
+Whitening, k-means and uniform sampling; not the network. Features are drawn as those of `benchmarks.kmeans`, 256 wide, and lie in a file that is mapped into memory, in --folder or where the
 system keeps temporary files. Each measurement is a process of its own. Memory is the peak above what was there before: the bytes
 that only this process holds, and all resident ones, with the pages of the mapped file that happen to be kept. Results:
 results/growth.json.
@@ -26,13 +26,18 @@ import torch
 from benchmarks.kmeans import mixture
 from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
+from selfcluster.batch import Rows
+from selfcluster.features import map_rows
 from selfcluster.kmeans import kmeans
+from selfcluster.methods.deepcluster import uniform_over_clusters
+from selfcluster.whitening import fit_whitening
 
 
 def assign_phase(features: np.ndarray, k: int, iterations: int) -> None:
-    """What an epoch does between its features and its pseudo-labels."""
-    # Whitening belongs here: fit_whitening(features), and the whitened rows, in a map of their own, in place of the features.
-    kmeans(features, k, iterations=iterations)
+    """What an epoch of DeepCluster does between its features and the order of its images."""
+    whitened = map_rows(Rows(np.arange(len(features)), features), fit_whitening(features), torch.device("cpu"))
+    found = kmeans(whitened.values, k, iterations=iterations)
+    uniform_over_clusters(found.assignments.numpy(), len(features), 0)
 
 
 def write_features(file: Path, n: int, width: int) -> None:

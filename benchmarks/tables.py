@@ -50,6 +50,10 @@ def results() -> str:
     parts.append("## Digits\n\nThe demo, a row a seed; clusters of all 1,797 images.\n\n" + _seeds(demo))
     for file in sorted(RESULTS.glob("quality-*.json")):
         parts.append(_quality(_result(file.stem)))
+    if (RESULTS / "kmeans.json").exists():
+        parts.append("## K-means\n\n" + _kmeans(_result("kmeans")))
+    if (RESULTS / "growth.json").exists():
+        parts.append("## Growth of DeepCluster's assign phase\n\n" + _growth(_result("growth")))
     parts.append("## The training step\n\n" + _steps([_result(file.stem) for file in sorted(RESULTS.glob("step-*.json"))]))
     return "\n\n".join(parts) + "\n"
 
@@ -104,7 +108,7 @@ def _method_row(runs: list[dict[str, Any]]) -> list[str]:
         f"{mean('images_seen'):,.0f}",
         f"{mean('images_per_second'):,.0f}",
         f"{100 * share:.0f} % of the time" if share else "",
-        f"{mean('peak_memory_gib'):.1f} GiB",
+        f"{mean('peak_memory_gib'):.1f} GiB" if "peak_memory_gib" in runs[0] else "",
     ]
 
 
@@ -113,6 +117,55 @@ def _settings(run: dict[str, Any]) -> str:
     k = s["n_prototypes"] if isinstance(s["n_prototypes"], int) else " + ".join(map(str, s["n_prototypes"]))
     crops = " + ".join(f"{n} x {side}" for n, side in zip(s["n_crops"], s["crop_pixels"], strict=True))
     return f"{run['method']}: `{s['encoder']}`, {crops} px, K = {k}, batch {s['batch']}, {s['optimizer']}, lr {s['lr']:g}"
+
+
+def _kmeans(result: dict[str, Any]) -> str:
+    head = [
+        "points",
+        "K",
+        "selfcluster",
+        "faiss",
+        "scikit-learn",
+        "ours / faiss",
+        "ours / scikit-learn",
+        "inertia: faiss, scikit-learn over ours",
+        "peak memory, MiB",
+    ]
+    rows = []
+    for r in result["results"]:
+        seconds, over, inertia = r["seconds"], r["our_seconds_over"], r["inertia_over_ours"]
+        rows.append(
+            [
+                f"{r['n']:,}",
+                f"{r['k']:,}",
+                *(f"{seconds[name]['median']:.2f} s" for name in ("selfcluster", "faiss", "scikit-learn")),
+                *(
+                    f"{over[name]['median']:.2f} ({over[name]['min']:.2f} to {over[name]['max']:.2f}, {over[name]['n']})"
+                    for name in ("faiss", "scikit-learn")
+                ),
+                f"{inertia['faiss']:.6f}, {inertia['scikit-learn']:.6f}",
+                ", ".join(f"{r['peak_bytes'][name] / 2**20:,.0f}" for name in ("selfcluster", "faiss", "scikit-learn")),
+            ]
+        )
+    intro = (
+        f"{result['iterations']} iterations from the same starting centroids, 128 dimensions, {result['threads']} threads, in turns; centroids and assignments of all. Peak memory is "
+        "above points and libraries, in the order of the columns.\n\n"
+    )
+    return intro + _table(head, rows)
+
+
+def _growth(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{r['n']:,}",
+            f"{r['seconds']['median']:.2f} s",
+            f"{r['microseconds_per_image']['median']:.1f}",
+            f"{r['peak_bytes']['median'] / 2**20:,.0f} MiB",
+        ]
+        for r in result["results"]
+    ]
+    intro = f"Whitening, k-means (K = {result['k']}, {result['iterations']} iterations) and uniform sampling of generated features, {result['width']} wide, in a file that is mapped into memory.\n\n"
+    return intro + _table(["images", "time", "microseconds an image", "peak memory beside the mapped files"], rows)
 
 
 def _steps(results: list[dict[str, Any]]) -> str:

@@ -98,7 +98,7 @@ class MemoryBank:
         """These embeddings are the last ones of these images; collective, every rank gives as many."""
         device = self.embeddings.device
         # One process has every index, on the CPU; to send it to the device and back would wait for the device at every step.
-        every_index = distributed.gather_rows(index.to(device)).cpu() if distributed.is_on() else index
+        every_index = distributed.gather_rows(index.to(device)).cpu() if distributed.is_on() else index.cpu()
         self._keep(every_index, distributed.gather_rows(embeddings.transpose(0, 1).to(device, torch.float32)))
 
     def fill(self, rows: Rows) -> None:
