@@ -150,10 +150,18 @@ class Log:
         self._text = self._rows = None
 
 
-def cut_back(metrics: Path, step: int) -> None:
-    """metrics.jsonl holds no row after this step, as when the checkpoint of this step was written."""
+def cut_back(metrics: Path, step: int, epoch: int | None = None) -> None:
+    """metrics.jsonl holds no row after this step, as when the checkpoint of this step was written.
+
+    Args:
+        metrics: the file.
+        step: of the checkpoint.
+        epoch: that begins with it, if one does: its rows are written again.
+    """
     if metrics.is_file():
         kept = [line for line in metrics.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+        if epoch is not None:
+            kept = [line for line in kept if json.loads(line)["epoch"] < epoch]
         write_atomically(metrics, "".join(kept).encode())
 
 

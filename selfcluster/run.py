@@ -239,7 +239,7 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
     t.config = config
     training.restore(t, path)
     if distributed.rank() == 0:
-        cut_back(path / "metrics.jsonl", t.state.step)
+        cut_back(path / "metrics.jsonl", t.state.step, t.state.epoch if t.state.step_in_epoch == 0 else None)
     distributed.barrier()
     return _train(t, path, opened)
 

@@ -333,3 +333,16 @@ def test_dropout_works_in_training_and_nowhere_else() -> None:
     assert (out.embeddings == 0).float().mean() > 0.4
     t.model.eval()
     assert torch.equal(t.model.embed(images), t.model.encode(images))
+
+
+def test_clusters_of_one_size_show_every_image() -> None:
+    drawn = uniform_over_clusters(np.arange(300) % 3, 300, 5)
+    assert len(np.unique(drawn)) >= 297  # three are cut off
+    assert np.bincount(drawn, minlength=300).max() == 2
+
+
+def test_a_small_cluster_shows_all_its_images_equally_often() -> None:
+    labels = np.repeat([0, 1], [90, 10])
+    times = np.bincount(uniform_over_clusters(labels, 100, 7), minlength=100)
+    assert set(times[90:]) <= {4, 5, 6}
+    assert times[:90].max() == 1

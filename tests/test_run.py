@@ -15,6 +15,7 @@ import torch
 
 import selfcluster as sc
 from selfcluster import loop
+from selfcluster.log import cut_back, read_rows
 from selfcluster.run import dry_run
 from tests import tiny
 
@@ -269,3 +270,18 @@ def test_bad_settings_leave_nothing_behind(tmp_path: Path, arguments: dict[str, 
     with pytest.raises(sc.ConfigError, match=message):
         sc.train(tiny.images(), out=tmp_path / "run", **{**FAST, **arguments})
     assert not (tmp_path / "run").exists()
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    rows = [
+        {"step": 2, "epoch": 0, "train/loss": 1.0},
+        {"step": 4, "epoch": 0, "train/loss": 0.9},
+        {"step": 4, "epoch": 1, "cluster/n_empty": 0.0},
+        {"step": 6, "epoch": 1, "train/loss": 0.8},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cut_back(file, 4)
+    assert read_rows(file) == rows[:3]
+    cut_back(file, 4, 1)  # the epoch begins anew, and with it its clustering is told again
+    assert read_rows(file) == rows[:2]
