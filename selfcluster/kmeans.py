@@ -235,17 +235,16 @@ class _Source:
         """
         total = torch.zeros(self.d + 1, dtype=self.sums, device=self.device)
         finite, is_unit, self.is_unit = True, True, True  # rows as they are
-        # Two opposite points are twice as far apart as they are long.
-        largest = torch.inf if self.spherical else torch.finfo(self.dtype).max / 4
+        # The squared distance of two opposite corners must be a number of this kind.
+        largest = torch.finfo(self.dtype).max if self.spherical else (torch.finfo(self.dtype).max / 4 / max(1, self.d)) ** 0.5
         for _, block in self.blocks():
             wide = block.to(self.sums)
-            squares = wide.square().sum(dim=1)
-            finite = finite and bool((squares < largest).all())
-            is_unit = is_unit and bool(((squares - 1).abs() < 1e-6).all())
-            total += torch.cat([wide.sum(dim=0), squares.sum()[None]])
+            finite = finite and bool(torch.stack(torch.aminmax(block)).abs().max() <= largest)  # nothing else is as fast; NaN is not less
+            is_unit = is_unit and self.spherical and bool(((wide.square().sum(dim=1) - 1).abs() < 1e-6).all())
+            total += torch.cat([block.sum(dim=0, dtype=self.sums), torch.dot(wide.flatten(), wide.flatten())[None]])
         if distributed.any_rank(not finite):
             raise ValueError("points hold a value that is not finite, or too large to be squared; leave such rows out")
-        self.is_unit = self.spherical and not distributed.any_rank(not is_unit)
+        self.is_unit = not distributed.any_rank(not is_unit)
         total = distributed.all_reduce_sum(total)
         self.squares = float(total[-1])
         self.move_from(total[:-1], self.squares, self.n_total)
