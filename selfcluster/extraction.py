@@ -7,7 +7,7 @@ ranks, nor what a last batch is filled up with can matter.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +31,7 @@ _ORDER, _DROPOUT = 0xE1, 0xE2
 """Keep the draws of one epoch apart."""
 
 
-def extractor(t: Training, epoch: int, log: Log, folder: Path | None) -> Extract:
+def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_if_asked: Callable[[], None] = lambda: None) -> Extract:
     """The function that `begin_epoch` receives.
 
     Args:
@@ -39,6 +39,8 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None) -> Extract
         epoch: that begins.
         log: shows progress.
         folder: of the run, for features that do not fit `features_gib`; None for the system's folder of temporary files.
+        leave_if_asked: called between batches, while nothing of the run has changed: not in train mode, which moves the running
+            statistics of batch norm.
     """
 
     def extract(what: Literal["features", "embeddings"], *, view: Literal["centre", "assign"] = "centre", train_mode: bool = False) -> Rows:
@@ -59,6 +61,8 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None) -> Extract
                 rows.put(places, values)
                 done += len(places)
                 log.working(f"extracting {what}", done, len(index), done / (time.perf_counter() - started))
+                if not train_mode:
+                    leave_if_asked()
         if done < len(index):  # the rest cannot be read
             log.working(f"extracting {what}", len(index), len(index), done / (time.perf_counter() - started))
         return rows.rows()

@@ -36,10 +36,20 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
     pace = _Pace(t)
     log.start(s.step, t.total_steps)
     with _signals() as asked:
+
+        def leave_if_asked() -> None:
+            """One process need not wait for the clustering to be done; several would have to agree at every batch."""
+            if asked and not distributed.is_on():
+                s.plan = None
+                if folder is not None:
+                    pace.note_checkpoint()
+                    training.save(t, folder)
+                raise Interrupted(asked[0], s.step, folder)
+
         for epoch in range(s.epoch, math.ceil(t.total_steps / t.method.steps_per_epoch)):
             if s.step_in_epoch == 0:
                 began = time.perf_counter()
-                s.plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, folder))
+                s.plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, folder, leave_if_asked=leave_if_asked))
                 optim.forget(t.optimizers, t.parameters_named(s.plan.reset))
                 pace.report_plan(log, s.plan, epoch, time.perf_counter() - began)
             assert s.plan is not None

@@ -134,8 +134,19 @@ def _deepcluster(facts: Facts, crops: dict[str, Choice], steps_per_epoch: int) -
         top_lr = Choice(
             min(0.5, 0.05 * _PAPERS_STEPS / steps_per_epoch), f"high, for a layer that begins anew every {steps_per_epoch:,} steps"
         )
-    return {**one, "n_prototypes": _n_prototypes(facts), "top_lr": top_lr, "head_width": Choice(0, "DeepCluster has no head")}
+    # Whitened to as many directions as there are images, all images would be equally far apart.
+    pca_width = min(256, max(16, facts.n // _IMAGES_PER_DIRECTION))
+    return {
+        **one,
+        "n_prototypes": _n_prototypes(facts),
+        "top_lr": top_lr,
+        "pca_width": Choice(pca_width, "as in the paper" if pca_width == 256 else f"for {facts.n:,} images"),
+        "head_width": Choice(0, "DeepCluster has no head"),
+    }
 
+
+_IMAGES_PER_DIRECTION = 28
+"""So that the directions of least variance, which whitening enlarges most, are known."""
 
 _PAPERS_STEPS = 5005
 """Steps of an epoch of ImageNet at batch 256."""

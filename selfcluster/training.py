@@ -202,7 +202,7 @@ def restore(t: Training, folder: Path) -> None:
     t.method.load_state_dict(tensors["method"])
     optim.load_state_by_name(t.optimizers, t.parameter_names, tensors["optimizer"])
     t.loader.broken = {int(index): reason for index, reason in state["broken"]}
-    plan = EpochPlan(tensors["plan"]["order"].numpy()) if "plan" in tensors else None
+    plan = EpochPlan(tensors["plan"]["order"].numpy()) if tensors["plan"] else None
     t.state = State(state["epoch"], state["step"], state["step_in_epoch"], state["seconds"], plan)
     if state["step_in_epoch"] >= t.method.steps_per_epoch:
         t.state.epoch, t.state.step_in_epoch = state["epoch"] + 1, 0

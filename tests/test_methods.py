@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,33 @@ def test_the_time_of_assigning_is_not_that_of_the_steps_before() -> None:
     assert [row["train/assign_seconds"] < 0.7 for row in log.rows if "train/assign_seconds" in row] == [True, True]
     (row,) = [row for row in log.rows if "train/loss" in row]
     assert row["train/images_per_second"] < 2 * 32 / 0.8
+
+
+class _Signals(tiny.Silent):
+    """Asks the run to leave while the images are extracted for the second epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extractions = 0
+
+    def working(self, what: str, done: int, total: int, speed: float) -> None:
+        self.extractions += done >= total
+        if self.extractions == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_signal_is_obeyed_between_epochs_and_nothing_is_lost(tmp_path: Path) -> None:
+    whole, log = tiny.training(method="deepcluster"), tiny.Silent()
+    loop.fit(whole, log, None)
+    first = tiny.training(method="deepcluster")
+    with pytest.raises(loop.Interrupted) as left:
+        loop.fit(first, _Signals(), tmp_path)
+    assert left.value.exit_status == 128 + signal.SIGUSR1
+    assert first.state.step == first.method.steps_per_epoch
+    second, log_after = tiny.training(method="deepcluster"), tiny.Silent()
+    training.restore(second, tmp_path)
+    loop.fit(second, log_after, None)
+    assert log.losses()[-len(log_after.losses()) :] == log_after.losses()
+    wanted, got = _everything(whole), _everything(second)
+    assert wanted.keys() == got.keys()
+    assert all(torch.equal(wanted[name], got[name]) for name in wanted)

@@ -107,6 +107,7 @@ def test_each_method_gets_what_it_wants() -> None:
     deepcluster = _chosen(_facts(n=1797), "deepcluster")
     assert (deepcluster["n_crops"], len(deepcluster["crop_pixels"]), len(deepcluster["area"])) == ((1,), 1, 1)
     assert (deepcluster["n_prototypes"], deepcluster["top_lr"], deepcluster["head_width"]) == (30, 0.5, 0)
+    assert [_chosen(_facts(n=n), "deepcluster")["pca_width"] for n in (100, 1797, 50_000)] == [16, 64, 256]
     assert _chosen(_facts(n=1_281_167, accelerated=True), "deepcluster")["top_lr"] == pytest.approx(0.05, rel=0.01)
     assert _chosen(_facts(n=1797), "deepcluster-v2")["n_prototypes"] == (30, 30, 30)
     assert _chosen(_facts(n=1_281_167), "deepcluster-v2")["n_prototypes"] == (3000, 3000, 3000)
