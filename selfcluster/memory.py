@@ -87,12 +87,8 @@ class MemoryBank:
         self.first, end = n * rank // ranks, n * (rank + 1) // ranks
         self.embeddings = torch.zeros(n_assign, end - self.first, width, device=device)
         self.is_filled = torch.zeros(end - self.first, dtype=torch.bool, device=device)
-        self._is_begun = False
-
-    @property
-    def is_begun(self) -> bool:
+        self.is_begun = False
         """Whether some image has been visited; the same on every rank."""
-        return self._is_begun
 
     def write(self, index: Int64[Tensor, " b"], embeddings: Float[Tensor, "assign b d"]) -> None:
         """These embeddings are the last ones of these images; collective, every rank gives as many."""
@@ -115,7 +111,7 @@ class MemoryBank:
     @torch.no_grad()
     def _keep(self, index: Int64[Tensor, " b"], values: Float[Tensor, "b assign d"]) -> None:
         """What this rank owns of these is kept; an index of -1 belongs to none. Of an image that comes twice the last counts."""
-        self._is_begun = True
+        self.is_begun = True
         _, from_behind = np.unique(index.numpy()[::-1], return_index=True)
         last = torch.from_numpy(len(index) - 1 - from_behind)
         place = torch.searchsorted(self.trained_on, index[last]) - self.first
@@ -143,4 +139,4 @@ class MemoryBank:
         mine = slice(self.first, self.first + len(self.is_filled))
         self.embeddings.copy_(state["embeddings"][:, mine])
         self.is_filled.copy_(state["is_filled"][mine])
-        self._is_begun = bool(state["is_filled"].any())
+        self.is_begun = bool(state["is_filled"].any())
