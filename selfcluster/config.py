@@ -235,7 +235,11 @@ class RunSettings:
     channels_last: bool = True
     """Memory layout of the network and its input."""
     workers: int = -1
-    """Processes that decode and cut crops; -1 for automatic, 0 for none."""
+    """Processes that decode and cut crops while the network trains; 0 for threads between the steps, -1 for what suits the device."""
+    threads: int = 0
+    """Threads of this process, for the network on a CPU and for decoding; 0 for one a core of this rank's share."""
+    cache_gib: float = 4.0
+    """Decoded images are kept from one epoch to the next where all of them fit this, in GiB, in a temporary file; 0 for never."""
     features_gib: float = 4.0
     """Features of the data set that a process keeps in memory, in GiB; more of them go to a file in the run folder meanwhile."""
     checkpoint_minutes: float = 10.0
@@ -288,7 +292,18 @@ METHOD_SETTINGS: dict[str, type] = {
 DEFAULT_METHOD = "swav"
 
 CHANGEABLE_ON_RESUME = frozenset(
-    ["device", "workers", "features_gib", "checkpoint_minutes", "log_seconds", "log_steps", "tensorboard", "wandb", "on_collapse"]
+    [
+        "device",
+        "workers",
+        "threads",
+        "features_gib",
+        "checkpoint_minutes",
+        "log_seconds",
+        "log_steps",
+        "tensorboard",
+        "wandb",
+        "on_collapse",
+    ]
 )
 """Settings that a resumed run may change; any other would make it another run."""
 
@@ -443,6 +458,8 @@ def check_values(config: Config[Any]) -> None:
     _at_least(config.model, "head_width", 0)
     _at_least(config.health, "collapse_steps", 2)
     _at_least(config.run, "workers", -1)
+    _at_least(config.run, "threads", 0)
+    _at_least(config.run, "cache_gib", 0)
     _at_least(config.run, "log_steps", 1)
     _at_least(config.run, "features_gib", 0)
     _within(config.run, "seed", 0, 2**63 - 1)

@@ -39,7 +39,7 @@ class Cost:
         return max(1, whole_epochs * self.steps_per_epoch + int(rest / self.step))
 
 
-def measure(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> Cost:
+def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
     """The cost of a run, from some real clustering and a few real steps on a training that is then thrown away.
 
     The first step pays for warming up, and the next ones find batches that the workers made meanwhile; both are left out, unless
@@ -48,7 +48,7 @@ def measure(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> Cost:
     Args:
         t: from `build`; on fewer images than the run's where clustering them all would take long.
         n_steps: to time.
-        at_most: seconds for the steps.
+        at_least, at_most: seconds for the steps; within these, more than `n_steps` are timed.
     """
     log, assigns = Log(None, t.config.run), []
     every = getattr(t.config.objective, "reassign_epochs", 1)
@@ -68,7 +68,7 @@ def measure(t: Training, *, n_steps: int = 4, at_most: float = 20.0) -> Cost:
         optim.update(t.optimizers)
         loss.item()
         times.append(time.perf_counter() - started)
-        if distributed.any_rank(len(times) > skipped + n_steps or times[-1] > at_most):
+        if distributed.any_rank((len(times) > skipped + n_steps and times[-1] > at_least) or times[-1] > at_most):
             break
     t.loader.close()
     each = np.diff(times, prepend=0.0)

@@ -7,8 +7,9 @@ the crops from the decoded image, the training device draws the same again to va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch.nn.functional import interpolate
 
 from selfcluster import pixels, randomness
 from selfcluster.config import AUGMENTATIONS, AugmentSettings, known
+from selfcluster.images import Decoded, Least
+from selfcluster.threads import Each
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -59,9 +62,17 @@ class CropParameters:
         """Those of some crops, with crops and images joined into one leading axis."""
         return CropParameters(**{name: x[which].flatten(0, 1) for name, x in vars(self).items()})
 
-    def to(self, device: torch.device) -> CropParameters:
-        """The same on another device."""
-        return CropParameters(**{name: x.to(device, non_blocking=True) for name, x in vars(self).items()})
+    def of_image(self, which: slice, image: int) -> CropParameters:
+        """Those of some crops of one image."""
+        return CropParameters(**{name: x[which, image] for name, x in vars(self).items()})
+
+    def rows(self, which: slice) -> CropParameters:
+        """Those of some rows, where crops and images are joined."""
+        return CropParameters(**{name: x[which] for name, x in vars(self).items()})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From a worker they travel as plain bytes: as tensors, each would be sent as an open file of its own.
+        return _from_arrays, ({name: x.numpy() for name, x in vars(self).items()},)
 
 
 class MultiCrop:
@@ -94,7 +105,7 @@ class MultiCrop:
         self.augment = augmentation
 
     def __call__(
-        self, images: Tensor | list[Tensor], index: ArrayLike, *, seed: int, epoch: int, occurrence: ArrayLike = 0
+        self, images: Tensor | list[Decoded], index: ArrayLike, *, seed: int, epoch: int, occurrence: ArrayLike = 0
     ) -> list[Float[Tensor, "b 3 _ _"]]:
         """`draw`, then `apply`."""
         return self.apply(images, self.draw(index, seed=seed, epoch=epoch, occurrence=occurrence))
@@ -143,69 +154,153 @@ class MultiCrop:
         )
         return CropParameters(**{name: _tensor(x) for name, x in drawn.items()})
 
-    def apply(self, images: UInt8[Tensor, "b c height width"] | list[Tensor], parameters: CropParameters) -> list[Float[Tensor, "b 3 _ _"]]:
+    def apply(
+        self, images: UInt8[Tensor, "b c height width"] | list[Decoded], parameters: CropParameters
+    ) -> list[Float[Tensor, "b 3 _ _"]]:
         """The crops that these parameters describe.
 
         Args:
-            images: uint8 images of one size, or a list of uint8 (c, height, width) of any sizes; one or three channels.
+            images: uint8 images of one size, or a list of decoded images of any sizes; one or three channels.
             parameters: from `draw`, for the same images.
         Returns:
             sum(n_crops) tensors, those of the first size first, normalised by the mean and deviation of ImageNet.
         """
         return self.vary(self.cut(images, parameters), parameters)
 
-    def cut(self, images: Tensor | list[Tensor], parameters: CropParameters) -> list[UInt8[Tensor, "_ channels _ _"]]:
+    def least(self, parameters: CropParameters, image: int) -> Least:
+        """The share of its size at which no crop of this image would be enlarged more than from the whole of it.
+
+        Args:
+            parameters: from `draw`.
+            image: its place among the images that they were drawn for.
+        """
+
+        def share(height: int, width: int) -> float:
+            if 2 * min(self.crop_pixels) > min(height, width):
+                return 1.0  # no box is twice as large as its crop; most images end here
+            shares = [self._share(parameters.of_image(which, image), n, side, height, width) for which, n, side in self._sizes()]
+            return min(1.0, max(shares))
+
+        return share
+
+    def _share(self, p: CropParameters, n: int, side: int, height: int, width: int) -> float:
+        boxes = resolve_boxes(p, torch.full((n,), height), torch.full((n,), width))
+        return side / int(boxes[:, 2:].min())
+
+    def least_of_any(self, height: int, width: int) -> float:
+        """The same for whatever may be drawn, and for the whole image at the size of the first crops."""
+        shortest = [min(height, width, (_LEAST_RATIO * low * height * width) ** 0.5 - 1) for low, _ in self.area]
+        return min(1.0, max(side / max(1.0, box) for side, box in zip(self.crop_pixels, shortest, strict=True)))
+
+    def cut(self, images: Tensor | list[Decoded], parameters: CropParameters, each: Each = map) -> list[UInt8[Tensor, "_ channels _ _"]]:
         """The geometry alone: one tensor for each size of crop, crops and images joined into one leading axis.
 
         Made from the decoded image in one step, where the image is: in a worker, or on the device.
-        """
-        if isinstance(images, Tensor):
-            return [_cut_equal(images, parameters.of_crops(which), n, side) for which, n, side in self._sizes()]
-        return [_cut_each(images, parameters.of_crops(which), n, side) for which, n, side in self._sizes()]
 
-    def vary(self, cut: list[Tensor], parameters: CropParameters) -> list[Float[Tensor, "b 3 _ _"]]:
-        """What `cut` made, varied in shape, colour and sharpness and normalised, in batches on the device where it lies."""
-        crops: list[Tensor] = []
-        for images, (which, n, _) in zip(cut, self._sizes(), strict=True):
-            varied = _normalise(self._vary_one_size(images.float() / 255, parameters.of_crops(which).to(images.device)))
-            crops += varied.unflatten(0, (n, -1)).unbind(0)
-        return crops
+        Args:
+            images: a batch of one size, or decoded images of any sizes.
+            parameters: from `draw`, for the same images.
+            each: `map`, or threads that do as it does, where images are cut one by one.
+        """
+        if not self.augment.flip:
+            parameters = replace(parameters, flip=torch.zeros_like(parameters.flip))
+        if isinstance(images, Tensor):
+            if images.device.type != "cpu" or images.shape[2] * images.shape[3] <= _SMALL:
+                return [_cut_together(images, parameters.of_crops(which), n, side) for which, n, side in self._sizes()]
+            images = [Decoded.whole(image) for image in images]
+        return _cut_one_by_one(images, [(parameters.of_crops(which), n, side) for which, n, side in self._sizes()], each)
+
+    def vary(self, cut: list[Tensor], parameters: CropParameters, each: Each = map) -> list[Float[Tensor, "b 3 _ _"]]:
+        """What `cut` made, varied in shape, colour and sharpness and normalised, in batches on the device where it lies.
+
+        Args:
+            cut: from `cut`.
+            parameters: the same that it was cut by.
+            each: `map`, or threads that do as it does: on a CPU, where few crops are varied at a time.
+        """
+        varied = [
+            torch.empty(len(images), 3, side, side, device=images.device) for images, (_, _, side) in zip(cut, self._sizes(), strict=True)
+        ]
+        drawn = [parameters.of_crops(which) for which, _, _ in self._sizes()]
+
+        def vary_part(place: tuple[int, slice]) -> None:
+            size, part = place
+            x = self._vary(cut[size][part].float().div_(255), drawn[size].rows(part))
+            _normalise(x, out=varied[size][part])
+
+        parts = [(size, part) for size, images in enumerate(cut) for part in _parts(images)]
+        for _ in each(vary_part, parts) if len(parts) >= _ENOUGH else map(vary_part, parts):
+            pass
+        return [crop for of_size, (_, n, _) in zip(varied, self._sizes(), strict=True) for crop in of_size.unflatten(0, (n, -1)).unbind(0)]
 
     def _sizes(self) -> list[tuple[slice, int, int]]:
         ends = np.cumsum(self.n_crops)
         return [(slice(int(end) - n, int(end)), n, side) for end, n, side in zip(ends, self.n_crops, self.crop_pixels, strict=True)]
 
-    def _vary_one_size(self, x: Tensor, p: CropParameters) -> Tensor:
+    def _vary(self, x: Tensor, p: CropParameters) -> Tensor:
         a = self.augment
         if a.rotate_degrees or a.shift or a.shear or a.scale:
-            x = pixels.affine(x, p.angle, p.shear, p.shift, p.scale)
-        if a.flip:
-            x = pixels.flip(x, p.flip)
+            x = pixels.affine(x, *(v.to(x.device, non_blocking=True) for v in (p.angle, p.shear, p.shift, p.scale)))
         if a.jitter:
             x = self._jitter(x, p)
-        if a.grey:
-            x = pixels.to_grey(x, p.grey)
+        if a.grey and x.shape[1] > 1:
+            _change(x, p.grey, lambda chosen, _: pixels.luma(chosen).expand_as(chosen))
         if a.blur:
             radius = int(np.ceil(3 * a.blur_sigma[1]))
-            (chosen,) = p.blur.nonzero(as_tuple=True)
-            x = x.index_copy(0, chosen, pixels.gaussian_blur(x[chosen], p.sigma[chosen], radius=radius))
+            _change(x, p.blur, lambda chosen, sigma: pixels.gaussian_blur(chosen, sigma, radius=radius), p.sigma)
         return x
 
     def _jitter(self, x: Tensor, p: CropParameters) -> Tensor:
-        """Brightness, contrast, saturation and hue, in each crop's own order."""
+        """Brightness, contrast, saturation and hue, in each crop's own order.
+
+        Four times the crops are sorted by the operation whose turn it is, so that each works in place on neighbours.
+        """
         a = self.augment
         operations = [
-            (pixels.adjust_brightness, p.brightness, a.brightness),
-            (pixels.adjust_contrast, p.contrast, a.contrast),
-            (pixels.adjust_saturation, p.saturation, a.saturation),
-            (pixels.adjust_hue, p.hue, a.hue),
+            (pixels.adjust_brightness_, p.brightness, a.brightness),
+            (pixels.adjust_contrast_, p.contrast, a.contrast),
+            (pixels.adjust_saturation_, p.saturation, a.saturation),
+            (pixels.adjust_hue_, p.hue, a.hue),
         ]
-        for place in range(4):
-            for which, (adjust, factor, strength) in enumerate(operations):
-                if strength:
-                    (chosen,) = (p.jitter & (p.order[:, place] == which)).nonzero(as_tuple=True)
-                    x = x.index_copy(0, chosen, adjust(x[chosen], factor[chosen]))
-        return x
+        position = torch.arange(len(x))  # of each row of x before it was sorted; on the CPU, so that no device is waited for
+        for turn in range(4):
+            which = torch.where(p.jitter, p.order[:, turn], len(operations))[position]
+            by_operation = which.argsort(stable=True)
+            position, x = position[by_operation], x.index_select(0, by_operation.to(x.device, non_blocking=True))
+            ends = which.bincount(minlength=len(operations)).cumsum(0).tolist()
+            for (adjust_, factor, strength), start, end in zip(operations, [0, *ends], ends, strict=False):
+                if strength and end > start:
+                    adjust_(x[start:end], factor[position[start:end]].to(x.device, non_blocking=True))
+        return x.index_select(0, position.argsort().to(x.device, non_blocking=True))
+
+
+_SMALL = 96**2
+"""Pixels of images that a CPU cuts all together, by products of matrices; larger ones it cuts one by one."""
+
+_CACHED = 1 << 19
+"""Values that a CPU's cache holds beside all else."""
+
+_ENOUGH = 4
+"""Parts for which it pays to have them varied by threads; fewer are left to torch's own threads, operation by operation."""
+
+
+def _parts(images: Tensor) -> Iterator[slice]:
+    """On a CPU so few at a time that its cache holds them from one operation to the next; elsewhere all at once."""
+    step = max(1, _CACHED // images[0].numel()) if images.device.type == "cpu" else len(images)
+    return (slice(start, start + step) for start in range(0, len(images), step))
+
+
+def _change(x: Tensor, where: Bool[Tensor, " n"], change: Callable[[Tensor, Tensor], Tensor], parameter: Tensor | None = None) -> None:
+    """Some images are changed, in place."""
+    (chosen,) = where.nonzero(as_tuple=True)
+    if len(chosen):
+        at = chosen.to(x.device, non_blocking=True)
+        given = at if parameter is None else parameter[chosen].to(x.device, non_blocking=True)
+        x.index_copy_(0, at, change(x.index_select(0, at), given))
+
+
+def _from_arrays(drawn: dict[str, NDArray]) -> CropParameters:
+    return CropParameters(**{name: torch.from_numpy(x) for name, x in drawn.items()})
 
 
 def _tensor(x: NDArray) -> Tensor:
@@ -233,23 +328,31 @@ def resolve_boxes(p: CropParameters, height: Int64[Tensor, " n"], width: Int64[T
     return torch.cat([torch.minimum(top, height - h), torch.minimum(left, width - w), h, w], dim=1)
 
 
-def _cut_equal(images: UInt8[Tensor, "b c height width"], p: CropParameters, n: int, side: int) -> Tensor:
+def _cut_together(images: UInt8[Tensor, "b c height width"], p: CropParameters, n: int, side: int) -> Tensor:
     """From a batch of one size, where it lies."""
     b, height, width = len(images), *images.shape[2:]
-    boxes = resolve_boxes(p, torch.full((n * b,), height), torch.full((n * b,), width)).to(images.device)
-    parts = [pixels.crop_resize(images, boxes[crop * b : (crop + 1) * b], side) for crop in range(n)]
-    return torch.cat(parts)
+    boxes = resolve_boxes(p, torch.full((n * b,), height), torch.full((n * b,), width)).view(n, b, 4)
+    return pixels.crop_resize(images, boxes, side, mirrored=p.flip.view(n, b)).flatten(0, 1)
 
 
-def _cut_each(images: list[Tensor], p: CropParameters, n: int, side: int) -> Tensor:
-    """From images of different sizes, one by one."""
+def _cut_one_by_one(images: list[Decoded], sizes: list[tuple[CropParameters, int, int]], each: Each) -> list[Tensor]:
+    """From images of different sizes."""
     b = len(images)
-    height, width = (torch.tensor([image.shape[axis] for image in images]).repeat(n) for axis in (1, 2))
-    boxes = resolve_boxes(p, height, width).tolist()
-    out = torch.empty(n * b, 3, side, side, dtype=torch.uint8)
-    for at, (top, left, h, w) in enumerate(boxes):
-        box = images[at % b][None, :, top : top + h, left : left + w]
-        out[at] = interpolate(box, (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+    height, width = (torch.tensor([image.size[axis] for image in images]) for axis in (0, 1))
+    boxes = [resolve_boxes(p, height.repeat(n), width.repeat(n)).tolist() for p, n, _ in sizes]
+    mirrored = [p.flip.tolist() for p, _, _ in sizes]
+    out = [torch.empty(n * b, 3, side, side, dtype=torch.uint8) for _, n, side in sizes]
+
+    def cut(image: int) -> None:
+        for size, (_, n, side) in enumerate(sizes):
+            for at in range(image, n * b, b):
+                crop = images[image].box(*boxes[size][at])
+                if crop.shape[1:] != (side, side):
+                    crop = interpolate(crop[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+                out[size][at] = crop.flip(-1) if mirrored[size][at] else crop
+
+    for _ in each(cut, range(b)):
+        pass
     return out
 
 
@@ -265,9 +368,9 @@ def resize_centre(image: UInt8[Tensor, "c height width"], side: int) -> UInt8[Te
 
 def normalise(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """uint8 images as the network wants them: in units of ImageNet's deviation about its mean."""
-    return _normalise(images.float() / 255)
+    return _normalise(images.float().div_(255), out=torch.empty(images.shape, device=images.device))
 
 
-def _normalise(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
+def _normalise(x: Float[Tensor, "n c h w"], out: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (MEAN, DEVIATION))
-    return (x - mean) / deviation
+    return torch.sub(x, mean, out=out).div_(deviation)

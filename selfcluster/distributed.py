@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from selfcluster.allocator import keep_freed_memory
 from selfcluster.errors import ConfigError
 
 T = TypeVar("T")
@@ -41,6 +42,8 @@ def start(device: str) -> torch.device:
                 f"device {str(chosen)!r} is asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use one of them"
             )
         torch.cuda.set_device(chosen)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if ranks > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     return chosen

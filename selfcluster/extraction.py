@@ -77,7 +77,9 @@ Part = tuple[NDArray[np.int64], Tensor]
 def _centres(t: Training, index: NDArray[np.int64], what: str) -> Iterator[Part]:
     """Whole images, resized, as they are when the network is used."""
     network = t.model.encode if what == "features" else t.model.embed
-    batches = prepared_images(t.loader.images, index=index, pixels=t.config.crops.crop_pixels[0], workers=t.loader.workers)
+    batches = prepared_images(
+        t.loader.images, index=index, pixels=t.config.crops.crop_pixels[0], workers=t.loader.workers, threads=t.loader.threads
+    )
     start = 0
     for images, readable in batches:
         places = index[start : start + len(images)]
@@ -101,6 +103,7 @@ def _assign_crops(t: Training, epoch: int, what: str) -> tuple[Iterator[Part], N
         seed=t.config.run.seed,
         device=t.device,
         workers=t.loader.workers,
+        threads=t.loader.threads,
         max_broken_share=t.loader.max_broken_share,
     )
     loader.broken = t.loader.broken

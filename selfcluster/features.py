@@ -22,6 +22,7 @@ from selfcluster.batch import Rows
 from selfcluster.crops import normalise, resize_centre
 from selfcluster.errors import DataError
 from selfcluster.images import Images
+from selfcluster.threads import Each, in_threads
 
 Layer = Literal["features", "head"]
 
@@ -29,8 +30,8 @@ Layer = Literal["features", "head"]
 class _Centred(Dataset):
     """Runs in the workers: images prepared for evaluation, batch by batch, with a flag for each that could be read."""
 
-    def __init__(self, images: Images, index: NDArray[np.int64], pixels: int, batch: int) -> None:
-        self.images, self.index, self.pixels, self.batch = images, index, pixels, batch
+    def __init__(self, images: Images, index: NDArray[np.int64], pixels: int, batch: int, each: Each) -> None:
+        self.images, self.index, self.pixels, self.batch, self.each = images, index, pixels, batch, each
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch)
@@ -40,12 +41,19 @@ class _Centred(Dataset):
         if self.images.in_memory:
             return self._from_array(mine), torch.ones(len(mine), dtype=torch.bool)
         prepared, readable = torch.zeros(len(mine), 3, self.pixels, self.pixels, dtype=torch.uint8), torch.ones(len(mine), dtype=torch.bool)
-        for row, image in enumerate(mine):
+
+        def prepare(row: int) -> None:
             try:
-                prepared[row] = resize_centre(self.images.decode(int(image)), self.pixels)
+                prepared[row] = resize_centre(self.images.decode(int(mine[row]), self._least).pixels, self.pixels)
             except DataError:
                 readable[row] = False
+
+        for _ in self.each(prepare, range(len(mine))):
+            pass
         return prepared, readable
+
+    def _least(self, height: int, width: int) -> float:
+        return self.pixels / min(height, width)
 
     def _from_array(self, index: NDArray[np.int64]) -> Tensor:
         images = self.images.take(index)
@@ -53,11 +61,12 @@ class _Centred(Dataset):
 
 
 def prepared_images(
-    images: Images, *, index: NDArray[np.int64] | None = None, pixels: int, batch: int = 256, workers: int = 0
+    images: Images, *, index: NDArray[np.int64] | None = None, pixels: int, batch: int = 256, workers: int = 0, threads: int = 1
 ) -> DataLoader:
     """Batches of (uint8 images of `pixels` a side, which of them could be read), in the order of the index."""
     index = np.arange(len(images)) if index is None else np.asarray(index)
-    return DataLoader(_Centred(images, index, pixels, batch), batch_size=None, num_workers=workers, collate_fn=_as_is)
+    each = map if workers or images.in_memory else in_threads(threads)
+    return DataLoader(_Centred(images, index, pixels, batch, each), batch_size=None, num_workers=workers, collate_fn=_as_is)
 
 
 def _as_is(item: object) -> object:
@@ -75,6 +84,7 @@ def extract_features(
     precision: torch.dtype = torch.float32,
     batch: int = 256,
     workers: int = 0,
+    threads: int = 1,
 ) -> Float[Tensor, "n f"]:
     """The encoder's output for each image, in the order of the index; the encoder is in eval mode meanwhile.
 
@@ -84,12 +94,13 @@ def extract_features(
         index: which of them; None for all.
         pixels: side that images are resized to.
         precision: of the network; the result is float32.
+        workers, threads: who reads the images, as in `Loader`.
     Returns:
         float32 on the CPU; rows of images that could not be read are NaN.
     """
     rows = []
     with in_mode(encoder, training=False):
-        for prepared, readable in prepared_images(images, index=index, pixels=pixels, batch=batch, workers=workers):
+        for prepared, readable in prepared_images(images, index=index, pixels=pixels, batch=batch, workers=workers, threads=threads):
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
                 features = encoder(normalise(prepared.to(device, non_blocking=True))).float().cpu()
             features[~readable] = torch.nan
@@ -114,10 +125,12 @@ def in_mode(network: Callable[[Tensor], Tensor], *, training: bool) -> Iterator[
             part.training = was_training
 
 
-def raw_pixels(images: Images, *, index: NDArray[np.int64] | None = None, pixels: int, workers: int = 0) -> Float[Tensor, "n f"]:
+def raw_pixels(
+    images: Images, *, index: NDArray[np.int64] | None = None, pixels: int, workers: int = 0, threads: int = 1
+) -> Float[Tensor, "n f"]:
     """The images themselves as rows, resized to `pixels` a side: the floor that every representation should clear."""
     rows = []
-    for prepared, readable in prepared_images(images, index=index, pixels=pixels, workers=workers):
+    for prepared, readable in prepared_images(images, index=index, pixels=pixels, workers=workers, threads=threads):
         flat = prepared.flatten(1).float() / 255
         flat[~readable] = torch.nan
         rows.append(flat)

@@ -10,10 +10,12 @@ import abc
 import contextlib
 import csv
 import hashlib
+import math
 import os
+import threading
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import UInt8
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from selfcluster.errors import DataError
@@ -72,6 +74,42 @@ class Labels:
         return Labels(place[self.codes], names)
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """An image as far as it was decoded: in full, or at a share of its size."""
+
+    pixels: UInt8[Tensor, "c h w"]
+    size: tuple[int, int]
+    """Height and width of the whole image."""
+
+    @classmethod
+    def whole(cls, pixels: UInt8[Tensor, "c h w"]) -> Decoded:
+        """One that was decoded in full."""
+        return cls(pixels, (pixels.shape[1], pixels.shape[2]))
+
+    def box(self, top: int, left: int, height: int, width: int) -> UInt8[Tensor, "c _ _"]:
+        """The pixels of a box that is given in pixels of the whole image; one at least each way."""
+        rows, columns = (
+            _part(begin, length, whole, there)
+            for begin, length, whole, there in zip((top, left), (height, width), self.size, self.pixels.shape[1:], strict=True)
+        )
+        return self.pixels[:, rows, columns]
+
+
+def _part(begin: int, length: int, whole: int, there: int) -> slice:
+    first = min(round(begin * there / whole), there - 1)
+    return slice(first, max(first + 1, round((begin + length) * there / whole)))
+
+
+Least = Callable[[int, int], float]
+"""From an image's height and width to the smallest share of them, in (0, 1], at which it may be decoded."""
+
+
+def in_full(height: int, width: int) -> float:
+    """The whole image, whatever its size."""
+    return 1.0
+
+
 class Images(abc.ABC):
     """A fixed, ordered collection of images."""
 
@@ -83,12 +121,24 @@ class Images(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def decode(self, index: int) -> UInt8[Tensor, "c h w"]:
-        """The image's pixels, upright, with one or three channels.
+    def decode(self, index: int, least: Least = in_full) -> Decoded:
+        """The image, upright, with one or three channels.
 
+        Args:
+            index: which one.
+            least: how small it may be decoded, where that is cheaper: a JPEG at a half, a quarter or an eighth of its size.
         Raises:
             DataError: it cannot be read; the message is the reason.
         """
+
+    def decoded_size(self, index: int, least: Least = in_full) -> tuple[int, int]:
+        """Height and width of what `decode` gives, without decoding where that is possible.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        height, width = self.decode(index, least).pixels.shape[1:]
+        return height, width
 
     def take(self, index: NDArray[np.int64]) -> UInt8[Tensor, "b c h w"]:
         """A batch of images, where they are in memory."""
@@ -105,11 +155,6 @@ class Images(abc.ABC):
     @abc.abstractmethod
     def digest(self) -> str:
         """Changes when an image is added, lost or renamed."""
-
-    def probe(self, index: int) -> tuple[int, int, UInt8[Tensor, "c h w"]]:
-        """Height, width and pixels, perhaps reduced, for a first look; cheaper than `decode` where that is possible."""
-        pixels = self.decode(index)
-        return pixels.shape[1], pixels.shape[2], pixels
 
 
 class ArrayImages(Images):
@@ -146,8 +191,8 @@ class ArrayImages(Images):
         """A batch of images."""
         return torch.from_numpy(self.array[index]).permute(0, 3, 1, 2).contiguous()
 
-    def decode(self, index: int) -> UInt8[Tensor, "c h w"]:
-        return self.take(np.array([index]))[0]
+    def decode(self, index: int, least: Least = in_full) -> Decoded:
+        return Decoded.whole(self.take(np.array([index]))[0])
 
     def path(self, index: int) -> str:
         return str(index)
@@ -197,17 +242,16 @@ class FolderImages(Images):
             digest.update(b"\0".join(self.files[part : part + 65536].to_pylist()) + b"\0")
         return digest.hexdigest()
 
-    def decode(self, index: int) -> UInt8[Tensor, "c h w"]:
+    def decode(self, index: int, least: Least = in_full) -> Decoded:
         with self._opened(index) as image:
-            return _to_tensor(_upright_rgb(image))
+            size = _upright_size(image)
+            _reduce(image, least(*size))
+            return Decoded(_to_tensor(_upright_rgb(image)), size)
 
-    def probe(self, index: int) -> tuple[int, int, UInt8[Tensor, "c h w"]]:
+    def decoded_size(self, index: int, least: Least = in_full) -> tuple[int, int]:
         with self._opened(index) as image:
-            width, height = image.size
-            if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-                width, height = height, width
-            image.draft("RGB", (128, 128))
-            return height, width, _to_tensor(_upright_rgb(image))
+            _reduce(image, least(*_upright_size(image)))
+            return _upright_size(image)
 
     def _opened(self, index: int) -> contextlib.AbstractContextManager[Image.Image]:
         return _opened(self.root / self.path(index), self.max_megapixels)
@@ -228,7 +272,7 @@ class FolderImages(Images):
 def _opened(path: Path, max_megapixels: float) -> Iterator[Image.Image]:
     """An opened image file; whatever goes wrong inside is told as a DataError."""
     try:
-        with _pillow_quiet(), Image.open(path) as image:
+        with _pillow_quiet, Image.open(path) as image:
             width, height = image.size
             if width * height > max_megapixels * 1e6:
                 raise DataError(f"declares {width} x {height} pixels, over the limit of {max_megapixels:g} megapixels")
@@ -239,18 +283,34 @@ def _opened(path: Path, max_megapixels: float) -> Iterator[Image.Image]:
         raise DataError(_reason(error, path)) from None
 
 
-@contextlib.contextmanager
-def _pillow_quiet() -> Iterator[None]:
-    """Pillow's own limit of pixels is off, and its warnings (of size, damaged EXIF, odd tags) are not shown."""
-    limit = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # Beyond twice its limit Pillow refuses, whatever max_megapixels says.
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+class _PillowQuiet:
+    """Inside, Pillow's own limit of pixels is off, and its warnings (of size, damaged EXIF, odd tags) are not shown.
+
+    Both are the whole process's, so of several threads the first to come in changes them and the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.n_inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.n_inside += 1
+            if self.n_inside == 1:
+                self.limit, self.warnings = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
+                self.warnings.__enter__()
+                warnings.simplefilter("ignore")
+                # Beyond twice its limit Pillow refuses, whatever max_megapixels says.
+                Image.MAX_IMAGE_PIXELS = None
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.n_inside -= 1
+            if self.n_inside == 0:
+                Image.MAX_IMAGE_PIXELS = self.limit
+                self.warnings.__exit__(None, None, None)
+
+
+_pillow_quiet = _PillowQuiet()
 
 
 def _reason(error: Exception, path: Path) -> str:
@@ -261,9 +321,20 @@ def _reason(error: Exception, path: Path) -> str:
     return " ".join(str(error).replace(str(path), path.name).split()) or type(error).__name__
 
 
+def _reduce(image: Image.Image, share: float) -> None:
+    """Where the file is a JPEG, it will be decoded at this share of its size, or at the next larger one that there is."""
+    if share <= 0.5:
+        image.draft(None, (math.ceil(share * image.width), math.ceil(share * image.height)))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return image.size if lies else (image.height, image.width)
+
+
 def _upright_rgb(image: Image.Image) -> Image.Image:
     """First frame, turned upright, alpha laid over white, 16 bits scaled to 8."""
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -397,10 +468,10 @@ def read_array(file: Path) -> NDArray | np.lib.npyio.NpzFile:
         raise DataError(f"cannot read an array from {str(file)!r}: {' '.join(str(error).split())}") from None
 
 
-def sample_of(images: Images, n: int) -> Iterator[tuple[int, int, UInt8[Tensor, "c h w"]]]:
-    """What `probe` gives for up to n readable images, spread evenly."""
+def sample_of(images: Images, n: int, least: Least = in_full) -> Iterator[Decoded]:
+    """What `decode` gives for up to n readable images, spread evenly."""
     for index in np.unique(np.linspace(0, len(images) - 1, n).astype(int)):
         try:
-            yield images.probe(int(index))
+            yield images.decode(int(index), least)
         except DataError:
             continue

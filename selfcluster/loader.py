@@ -22,7 +22,8 @@ from selfcluster import distributed
 from selfcluster.batch import Batch, EpochPlan
 from selfcluster.crops import CropParameters, MultiCrop
 from selfcluster.errors import DataError
-from selfcluster.images import Images
+from selfcluster.images import Decoded, Images, Least, in_full
+from selfcluster.threads import Each, in_threads
 
 _LOOKAHEAD = 256
 """How many positions past a batch a replacement is looked for."""
@@ -47,8 +48,9 @@ class _Cut:
     """What a worker makes of a task."""
 
     index: Tensor
-    occurrence: Tensor
+    drawn: CropParameters
     crops: list[Tensor]
+    """Cut, but for images in memory, which are cut where they are varied: then their pixels."""
     broken: dict[int, str]
     """Images newly found unreadable, and why."""
     failure: str = ""
@@ -62,45 +64,50 @@ class _Cut:
 class _CutCrops(Dataset):
     """Runs in the workers: from a task to decoded, cut crops."""
 
-    def __init__(self, images: Images, crops: MultiCrop, seed: int) -> None:
-        self.images, self.crops, self.seed = images, crops, seed
+    def __init__(self, images: Images, crops: MultiCrop, seed: int, each: Each) -> None:
+        self.images, self.crops, self.seed, self.each = images, crops, seed, each
 
     def __getitem__(self, task: _Task) -> _Cut:
-        if self.images.in_memory:
-            index, occurrence = task.index[: task.n], task.occurrence[: task.n]
-            decoded: Tensor | list[Tensor] = self.images.take(index)
-            broken: dict[int, str] = {}
-        else:
-            index, occurrence, decoded, broken = self._decode(task)
-            if len(decoded) < task.n:
-                first = int(task.index[len(decoded)])
-                n, reason = len(np.unique(task.index[len(decoded) :])), (broken | task.known_broken)[first]
-                failure = f"{n:,} images in a row cannot be read (first: {self.images.path(first)!r} {reason}); check the data"
-                return _Cut(torch.from_numpy(index), torch.from_numpy(occurrence), [], broken, failure)
-        drawn = self.crops.draw(index, seed=self.seed, epoch=task.epoch, occurrence=occurrence)
-        return _Cut(torch.from_numpy(index), torch.from_numpy(occurrence), self.crops.cut(decoded, drawn), broken)
-
-    def _decode(self, task: _Task) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Tensor], dict[int, str]]:
-        """Index, occurrence and pixels at each place, up to the first for which nothing readable follows; and what is newly broken."""
         index, occurrence = task.index[: task.n].copy(), task.occurrence[: task.n].copy()
+        drawn = self._draw(task, index, occurrence)
+        if self.images.in_memory:
+            return _Cut(torch.from_numpy(index), drawn, [self.images.take(index)], {})
         broken = dict(task.known_broken)
-        decoded = []
-        for place in range(task.n):
-            for candidate in range(place, len(task.index)):
-                image = int(task.index[candidate])
-                if image in broken:
-                    continue
-                try:
-                    decoded.append(self.images.decode(image))
-                except DataError as error:
-                    broken[image] = str(error)
-                    continue
-                if candidate != place:
-                    index[place], occurrence[place] = image, task.replacement_occurrence[place]
+        decoded = list(self.each(lambda place: self._read(int(index[place]), self.crops.least(drawn, place), broken), range(task.n)))
+        failure = ""
+        for place in [place for place in range(task.n) if decoded[place] is None]:
+            candidate, decoded[place] = self._stand_in(task, place, broken)
+            if candidate is None:
+                first = int(task.index[place])
+                n, reason = len(np.unique(task.index[place:])), broken[first]
+                failure = f"{n:,} images in a row cannot be read (first: {self.images.path(first)!r} {reason}); check the data"
                 break
-            else:
-                break
-        return index, occurrence, decoded, {image: reason for image, reason in broken.items() if image not in task.known_broken}
+            index[place], occurrence[place] = task.index[candidate], task.replacement_occurrence[place]
+            drawn = self._draw(task, index, occurrence)
+        new = {image: reason for image, reason in broken.items() if image not in task.known_broken}
+        whole = [image for image in decoded if image is not None]
+        cut = [] if failure else self.crops.cut(whole, drawn, self.each)
+        return _Cut(torch.from_numpy(index), drawn, cut, new, failure)
+
+    def _draw(self, task: _Task, index: NDArray[np.int64], occurrence: NDArray[np.int64]) -> CropParameters:
+        return self.crops.draw(index, seed=self.seed, epoch=task.epoch, occurrence=occurrence)
+
+    def _read(self, image: int, least: Least, broken: dict[int, str]) -> Decoded | None:
+        """The image; None where it is broken, which is noted."""
+        if image in broken:
+            return None
+        try:
+            return self.images.decode(image, least)
+        except DataError as error:
+            broken[image] = str(error)
+            return None
+
+    def _stand_in(self, task: _Task, place: int, broken: dict[int, str]) -> tuple[int | None, Decoded | None]:
+        """The next readable image behind a place, and its position; None where nothing readable follows."""
+        for candidate in range(place + 1, len(task.index)):
+            if (decoded := self._read(int(task.index[candidate]), in_full, broken)) is not None:
+                return candidate, decoded
+        return None, None
 
 
 class Loader:
@@ -113,6 +120,7 @@ class Loader:
         seed: of the run.
         device: where the crops are varied and the network trains.
         workers: processes that decode and cut; 0 does it here.
+        threads: of this process that share what it does between the steps, where the network trains on a CPU.
         max_broken_share: of the images, before `DataError` stops the run.
     """
 
@@ -125,17 +133,19 @@ class Loader:
         seed: int,
         device: torch.device,
         workers: int = 0,
+        threads: int = 1,
         max_broken_share: float = 0.1,
     ) -> None:
         self.images, self.crops, self.batch, self.seed, self.device = images, crops, batch, seed, device
-        self.max_broken_share, self.workers = max_broken_share, workers
+        self.max_broken_share, self.workers, self.threads = max_broken_share, workers, threads
         self.broken: dict[int, str] = {}
         """Index and reason of each image found unreadable; part of every checkpoint."""
         self.wait_seconds = 0.0
         """Time that the training step has waited for this loader; whoever reads it resets it."""
+        self._each = in_threads(threads) if device.type == "cpu" else map
         self._tasks = _Tasks()
         self._loader: DataLoader = DataLoader(
-            _CutCrops(images, crops, seed),
+            _CutCrops(images, crops, seed, map if workers else self._each),
             sampler=self._tasks,
             batch_size=None,
             num_workers=workers,
@@ -165,7 +175,7 @@ class Loader:
                 self.note_broken(cut.broken)
                 if cut.failure:
                     raise DataError(cut.failure)
-                batch = self._finish(cut, epoch)
+                batch = self._finish(cut)
                 self.wait_seconds += time.perf_counter() - asked
                 yield batch
         except BaseException:  # also where the epoch is left in the middle
@@ -188,10 +198,11 @@ class Loader:
         known = {image: self.broken[image] for image in self.broken.keys() & set(index.tolist())} if self.broken else {}
         return _Task(epoch, index, plan.occurrence[positions], len(plan.order) + positions, n_local, known)
 
-    def _finish(self, cut: _Cut, epoch: int) -> Batch:
-        drawn: CropParameters = self.crops.draw(cut.index.numpy(), seed=self.seed, epoch=epoch, occurrence=cut.occurrence.numpy())
-        moved = [crops.to(self.device, non_blocking=True) for crops in cut.crops]
-        return Batch(index=cut.index, crops=self.crops.vary(moved, drawn))
+    def _finish(self, cut: _Cut) -> Batch:
+        crops = [crops.to(self.device, non_blocking=True) for crops in cut.crops]
+        if self.images.in_memory:
+            crops = self.crops.cut(crops[0], cut.drawn)
+        return Batch(index=cut.index, crops=self.crops.vary(crops, cut.drawn, self._each))
 
     def note_broken(self, broken: dict[int, str]) -> None:
         """These images cannot be read, for these reasons.

@@ -49,11 +49,11 @@ def look_at(images: Images, n: int, device: torch.device) -> Facts:
         DataError: none of the sample can be read.
     """
     sides, coloured, thumbnails = [], [], []
-    for height, width, pixels in sample_of(images, _N_LOOKED_AT):
-        sides.append(min(height, width))
-        spread = pixels.amax(dim=0).int() - pixels.amin(dim=0).int()
+    for image in sample_of(images, _N_LOOKED_AT, lambda height, width: 128 / min(height, width)):
+        sides.append(min(image.size))
+        spread = image.pixels.amax(dim=0).int() - image.pixels.amin(dim=0).int()
         coloured.append(float((spread > _COLOURED).float().mean()) > 0.02)
-        thumbnails.append(resize_centre(pixels, 32).float().mean(dim=0))
+        thumbnails.append(resize_centre(image.pixels, 32).float().mean(dim=0))
     if not sides:
         raise DataError(f"none of {min(len(images), _N_LOOKED_AT)} sampled images can be read (first: {images.path(0)!r}); check the data")
     is_grey = float(np.mean(coloured)) < 0.05

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from selfcluster import distributed, folder, loop, training
+from selfcluster.cache import CachedImages
 from selfcluster.checkpoint import load_checkpoint
 from selfcluster.config import DEFAULT_METHOD, Config, DataSettings, check_values, default_config, flatten, replace
 from selfcluster.cost import Cost, measure
@@ -93,7 +94,8 @@ class Run:
             pixels=self.pixels,
             device=self.device,
             precision=training.precision_of(self.config, self.device),
-            workers=training.n_workers(self.config, data.images),
+            workers=training.n_workers(self.config, data.images, self.device),
+            threads=training.n_threads(self.config),
         ).numpy()
 
 
@@ -249,6 +251,8 @@ def _train(t: training.Training, path: Path, data: Data) -> Run:
     precision = str(t.precision).removeprefix("torch.")
     try:
         log.say(f"{'resuming' if t.state.step else 'training'} {path} on {t.device} in {precision}")
+        if isinstance(t.loader.images, CachedImages):
+            log.say(f"images are kept decoded, in a temporary file of {t.loader.images.n_bytes / 2**30:.1f} GiB")
         loop.fit(t, log, path)
         t.loader.broken = distributed.joined(t.loader.broken)
         if distributed.rank() == 0:
@@ -287,7 +291,7 @@ def _short(value: Any) -> str:
 def _fitted_to_time(resolved: Resolved, t: training.Training, opened: Data, settle: Settle) -> Resolved:
     """With max_minutes, max_steps is what this machine does in that time; `t` is used up to find out."""
     minutes = resolved.config.optim.max_minutes
-    cost = _cost(t, opened, at_most=6 * minutes)
+    cost = _cost(t, opened, at_least=min(10, 2 * minutes), at_most=6 * minutes)
     steps = cost.steps_in(0.95 * 60 * minutes)
     if steps >= t.total_steps:
         say(
@@ -301,15 +305,15 @@ def _fitted_to_time(resolved: Resolved, t: training.Training, opened: Data, sett
     return Resolved(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
 
 
-def _cost(t: training.Training, opened: Data, *, at_most: float = 20.0) -> Cost:
+def _cost(t: training.Training, opened: Data, *, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
     """The cost of a run: the clustering's from a sample of the images, since it grows with their number; `t` is used up."""
     n = len(t.method.trained_on)
     n_sampled = min(n, max(_N_SAMPLED, t.config.optim.batch, 4 * max(t.config.n_prototypes)))
     if t.config.method == "swav" or n_sampled == n:
-        return measure(t, at_most=at_most)
+        return measure(t, at_least=at_least, at_most=at_most)
     sample = t.method.trained_on[np.linspace(0, n - 1, n_sampled).astype(np.int64)]
     t.loader.close()
-    cost = measure(training.build(t.config, opened, t.device, trained_on=sample), at_most=at_most)
+    cost = measure(training.build(t.config, opened, t.device, trained_on=sample), at_least=at_least, at_most=at_most)
     grown = n / n_sampled
     return Cost(cost.step, grown * cost.first_assign, grown * cost.assign, t.method.steps_per_epoch)
 

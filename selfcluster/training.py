@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfcluster import distributed, optim, randomness
 from selfcluster.batch import EpochPlan
+from selfcluster.cache import CachedImages, bytes_of
 from selfcluster.checkpoint import load_checkpoint, save_checkpoint
 from selfcluster.config import CHANGEABLE_ON_RESUME, Config, flatten
 from selfcluster.crops import MultiCrop
@@ -126,16 +127,20 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
     if ranks > 1:
         synchronize_batch_norm(model)
     model.to(device)
+    if device.type == "cpu":
+        torch.set_num_threads(n_threads(config))
     steps_per_epoch = len(trained_on) // batch
     total_steps = min(config.optim.epochs * steps_per_epoch, config.optim.max_steps or math.inf)
     method = METHODS[config.method](config, model, trained_on, steps_per_epoch=steps_per_epoch, total_steps=int(total_steps))
+    crops = MultiCrop(config.crops.n_crops, config.crops.crop_pixels, config.crops.area, config.augment)
     loader = Loader(
-        data.images,
-        MultiCrop(config.crops.n_crops, config.crops.crop_pixels, config.crops.area, config.augment),
+        _kept(data.images, crops, config.run.cache_gib),
+        crops,
         batch=batch,
         seed=config.run.seed,
         device=device,
-        workers=n_workers(config, data.images),
+        workers=n_workers(config, data.images, device),
+        threads=n_threads(config),
         max_broken_share=config.data.max_broken_share,
     )
     return Training(
@@ -160,11 +165,44 @@ def _parallel(model: ClusterModel) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-def n_workers(config: Config[Any], images: Images) -> int:
-    """Automatic: none for images in memory; otherwise one a core of this rank's share, up to 8."""
+def n_workers(config: Config[Any], images: Images, device: torch.device) -> int:
+    """Automatic: where a GPU trains, one a core of this rank's share, up to 8, for images that are not in memory.
+
+    Where the CPU trains there is nothing to wait for: decoding and training want the same cores, and take them in turns.
+    """
     if config.run.workers >= 0:
         return config.run.workers
-    return 0 if images.in_memory else max(1, min(8, (os.cpu_count() or 1) // distributed.n_ranks()))
+    return 0 if images.in_memory or device.type == "cpu" else max(1, min(8, _cores_of_rank()))
+
+
+def n_threads(config: Config[Any]) -> int:
+    """Automatic: one a core of this rank's share."""
+    return config.run.threads or max(1, _cores_of_rank())
+
+
+def _cores_of_rank() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores // distributed.n_ranks()
+
+
+def _kept(images: Images, crops: MultiCrop, cache_gib: float) -> Images:
+    """The images, or, where all of them fit that many GiB once decoded, the images kept decoded.
+
+    Raises:
+        DataError: they would fit, but not where the system keeps temporary files.
+    """
+    if images.in_memory or not cache_gib:
+        return images
+    n_bytes = bytes_of(images, crops.least_of_any)
+    if not 0 < n_bytes <= cache_gib * 2**30:
+        return images
+    try:
+        return CachedImages(images, crops.least_of_any, n_bytes)
+    except OSError as error:
+        raise DataError(
+            f"no room for {n_bytes / 2**30:.1f} GiB of decoded images among the temporary files ({error.strerror}); set TMPDIR to a folder with "
+            "room, or --cache-gib 0"
+        ) from None
 
 
 def save(t: Training, folder: Path) -> None:

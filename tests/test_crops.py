@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,8 @@ from torchvision.transforms import RandomResizedCrop
 from selfcluster.config import AUGMENTATIONS, AugmentSettings
 from selfcluster.crops import DEVIATION, MEAN, CropParameters, MultiCrop, normalise, resize_centre, resolve_boxes
 from selfcluster.errors import ConfigError
+from selfcluster.images import Decoded
+from selfcluster.threads import in_threads
 
 PLAIN = AugmentSettings(flip=0, jitter=0, grey=0, blur=0)
 MANY = 4000
@@ -20,6 +25,10 @@ def _images(n: int = 4, channels: int = 3, h: int = 40, w: int = 50) -> Tensor:
     """Smooth, as photos are, so that a grey level in a pixel stays one."""
     coarse = torch.rand(n, channels, 6, 6, generator=torch.Generator().manual_seed(0))
     return (torch.nn.functional.interpolate(coarse, (h, w), mode="bicubic").clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _decoded(images: Iterable[Tensor]) -> list[Decoded]:
+    return [Decoded.whole(image) for image in images]
 
 
 def _same(left: CropParameters, right: CropParameters) -> bool:
@@ -206,19 +215,78 @@ def test_plain_crops_are_the_resized_boxes_of_their_image() -> None:
 def test_a_tensor_and_a_list_of_the_same_images_give_the_same_crops(channels: int) -> None:
     images, crops = _images(channels=channels), MultiCrop((2, 2), (24, 12))
     drawn = crops.draw(np.arange(4), seed=0, epoch=0)
-    for left, right in zip(crops.cut(images, drawn), crops.cut(list(images), drawn), strict=True):
+    one_by_one = _decoded(images)
+    for left, right in zip(crops.cut(images, drawn), crops.cut(one_by_one, drawn), strict=True):
         assert (left.int() - right.int()).abs().max() <= 1
         assert left.dtype == right.dtype == torch.uint8
     plain = MultiCrop((2, 2), (24, 12), augmentation=PLAIN)
-    for left, right in zip(_grey_levels(plain.apply(images, drawn)), _grey_levels(plain.apply(list(images), drawn)), strict=True):
+    for left, right in zip(_grey_levels(plain.apply(images, drawn)), _grey_levels(plain.apply(one_by_one, drawn)), strict=True):
         assert (left - right).abs().max() < 1.01
     # Contrast and brightness may enlarge one grey level up to 1.8 times each.
-    for left, right in zip(_grey_levels(crops.apply(images, drawn)), _grey_levels(crops.apply(list(images), drawn)), strict=True):
+    for left, right in zip(_grey_levels(crops.apply(images, drawn)), _grey_levels(crops.apply(one_by_one, drawn)), strict=True):
         assert (left - right).abs().mean() < 0.5
 
 
+def test_large_images_in_memory_are_cut_as_small_ones_are() -> None:
+    images, crops = _images(n=3, h=120, w=100), MultiCrop((2, 2), (24, 12))
+    drawn = crops.draw(np.arange(3), seed=0, epoch=0)
+    for left, right in zip(crops.cut(images, drawn), crops.cut(_decoded(images), drawn), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_threads_change_nothing() -> None:
+    images, crops, each = _decoded(_images(n=9)), MultiCrop((2, 2), (24, 12)), in_threads(3)
+    drawn = crops.draw(np.arange(9), seed=0, epoch=0)
+    for left, right in zip(crops.cut(images, drawn), crops.cut(images, drawn, each), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_few_crops_at_a_time_are_varied_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, crops = _images(n=7), MultiCrop((2, 2), (24, 12))
+    together = crops(images, np.arange(7), seed=0, epoch=0)
+    monkeypatch.setattr("selfcluster.crops._CACHED", 3 * 3 * 24 * 24)
+    for left, right in zip(together, crops(images, np.arange(7), seed=0, epoch=0), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+
+
+def test_what_was_drawn_travels_between_processes() -> None:
+    drawn = MultiCrop().draw(np.arange(5), seed=0, epoch=0)
+    assert _same(drawn, pickle.loads(pickle.dumps(drawn)))
+
+
+def test_no_crop_is_enlarged_more_than_from_the_whole_image() -> None:
+    crops = MultiCrop((2, 6), (224, 96))
+    drawn = crops.draw(np.arange(200), seed=0, epoch=0)
+    shares = {}
+    for height, width in ((300, 400), (1500, 2000), (6000, 4000), (3, 9000)):
+        shares[height] = [crops.least(drawn, image)(height, width) for image in range(200)]
+        for image, share in enumerate(shares[height]):
+            needed = []
+            for which, n, side in ((slice(0, 2), 2, 224), (slice(2, 8), 6, 96)):
+                boxes = resolve_boxes(drawn.of_image(which, image), torch.full((n,), height), torch.full((n,), width))
+                needed.append(side / int(boxes[:, 2:].min()))
+            assert share == min(1, max(needed)) or (share == 1 and max(needed) > 0.5)
+            assert share <= crops.least_of_any(height, width) <= 1
+    assert min(shares[300]) == min(shares[3]) == 1
+    assert max(shares[6000]) < 0.5
+    assert crops.least_of_any(6000, 4000) < 0.25
+
+
+def test_crops_of_a_reduced_image_are_those_of_the_whole_one() -> None:
+    whole = _images(n=4, h=400, w=320)
+    half = [Decoded(resize(image, 200, 160), (400, 320)) for image in whole]
+    crops = MultiCrop((2, 2), (24, 12), ((0.3, 1.0), (0.1, 0.3)), augmentation=PLAIN)
+    drawn = crops.draw(np.arange(4), seed=0, epoch=0)
+    for left, right in zip(crops.cut(_decoded(whole), drawn), crops.cut(half, drawn), strict=True):
+        assert (left.int() - right.int()).abs().float().mean() < 2
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    return torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
 def test_images_of_different_sizes_and_channels_make_one_batch() -> None:
-    images = [_images(1, 3, 40, 50)[0], _images(1, 1, 9, 200)[0], _images(1, 3, 1, 1)[0]]
+    images = _decoded([_images(1, 3, 40, 50)[0], _images(1, 1, 9, 200)[0], _images(1, 3, 1, 1)[0]])
     crops = MultiCrop((2, 2), (24, 12))
     together = crops(images, [5, 6, 7], seed=0, epoch=0)
     assert [tuple(crop.shape) for crop in together] == [(3, 3, 24, 24)] * 2 + [(3, 3, 12, 12)] * 2
@@ -254,9 +322,9 @@ def test_jitter_runs_in_the_order_drawn() -> None:
     names = ("brightness", "contrast", "saturation", "hue")
     expected = []
     for b in range(24):
-        one = x[b : b + 1]
+        one = x[b : b + 1].clone()
         for which in drawn.order[0, b].tolist():
-            one = getattr(pixels, f"adjust_{names[which]}")(one, getattr(drawn, names[which])[0, b : b + 1])
+            one = getattr(pixels, f"adjust_{names[which]}_")(one, getattr(drawn, names[which])[0, b : b + 1])
         expected.append(one)
     torch.testing.assert_close(_grey_levels(crops.apply(images, drawn))[0] / 255, torch.cat(expected), rtol=0, atol=1e-4)
 

@@ -102,7 +102,7 @@ def test_an_archive_of_images_and_labels(tmp_path: Path, name: str) -> None:
     with (tmp_path / name).open("wb") as file:
         np.savez(file, images=array, labels=np.array(["b", "a", "", "b"]), more=np.zeros(9))
     images = open_data(tmp_path / name, SETTINGS).images
-    assert (images.decode(1)[0].numpy() == array[1]).all()
+    assert (images.decode(1).pixels[0].numpy() == array[1]).all()
     assert images.labels is not None
     assert images.labels.names == ("a", "b")
     assert images.labels.codes.tolist() == [1, 0, -1, 1]
@@ -145,7 +145,7 @@ def test_arrays_in_memory(tmp_path: Path) -> None:
     for given in (array, torch.from_numpy(array), list(array)):
         data = open_data(given, SETTINGS)
         assert data.where == ""
-        assert (data.images.decode(2)[0].numpy() == array[2]).all()
+        assert (data.images.decode(2).pixels[0].numpy() == array[2]).all()
     with pytest.raises(DataError, match="cannot make one array"):
         open_data([array[0], array[0, :2]], SETTINGS)
     with pytest.raises(DataError, match=r"float64.*astype\('uint8'\)"):

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageFile
 
 from selfcluster.errors import DataError
-from selfcluster.images import ArrayImages, FolderImages, Labels, labels_of, read_array, sample_of, with_labels
+from selfcluster.images import ArrayImages, Decoded, FolderImages, Labels, labels_of, read_array, sample_of, with_labels
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def paths(images: FolderImages) -> list[str]:
 def one(root: Path, name: str) -> torch.Tensor:
     """That file of a folder, decoded."""
     images = FolderImages(root)
-    return images.decode(paths(images).index(name))
+    return images.decode(paths(images).index(name)).pixels
 
 
 # ---- the scan
@@ -106,7 +106,7 @@ def test_names_that_are_not_utf8_are_read_and_classed(tmp_path: Path) -> None:
     assert [os.fsencode(path) for path in paths(images)] == [b"d\xff/\xfe 1.png", b"e/\xe9\n.png"]
     assert images.labels is not None
     assert [os.fsencode(name) for name in images.labels.names] == [b"d\xff", b"e"]
-    assert images.decode(0).shape == images.decode(1).shape == (3, 4, 5)
+    assert images.decode(0).pixels.shape == images.decode(1).pixels.shape == (3, 4, 5)
     assert len(images.digest()) == 64
 
 
@@ -117,7 +117,7 @@ def test_names_with_spaces_and_other_alphabets(shared_data: Path, tmp_path: Path
     images = FolderImages(tmp_path)
     assert len(images) == 4
     assert sorted(paths(images)) == sorted(members)
-    assert all(images.decode(index).float().std() > 10 for index in range(4))
+    assert all(images.decode(index).pixels.float().std() > 10 for index in range(4))
 
 
 def test_no_folder_and_no_images_are_one_line_errors(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_each_awkward_file_decodes_or_is_refused_with_a_reason(shared_data: Path
     assert set(paths(images)) == GOOD.keys() | BAD.keys()
     for index, name in enumerate(paths(images)):
         if name in GOOD:
-            pixels = images.decode(index)
+            pixels = images.decode(index).pixels
             assert (name, tuple(pixels.shape), pixels.dtype) == (name, (3, *GOOD[name]), torch.uint8)
         else:
             with pytest.raises(DataError, match=BAD[name]) as caught:
@@ -253,7 +253,7 @@ def test_the_first_frame_is_taken(tmp_path: Path) -> None:
     assert one(tmp_path, "a.gif")[:, 3, 3].tolist() == [255, 0, 0]
 
 
-def test_exif_turns_the_image_and_probe_tells_the_upright_size(tmp_path: Path) -> None:
+def test_exif_turns_the_image_also_where_it_is_reduced(tmp_path: Path) -> None:
     image = Image.new("RGB", (800, 400), "black")
     image.paste((255, 255, 255), (0, 0, 800, 200))
     exif = Image.Exif()
@@ -263,10 +263,36 @@ def test_exif_turns_the_image_and_probe_tells_the_upright_size(tmp_path: Path) -
     assert pixels.shape == (3, 800, 400)
     assert pixels[:, :, :190].max() < 20
     assert pixels[:, :, 210:].min() > 235
-    height, width, reduced = FolderImages(tmp_path).probe(0)
-    assert (height, width) == (800, 400)
-    assert reduced.shape[1] == 2 * reduced.shape[2] < 800
-    assert reduced[:, :, -1].min() > 235
+    images = FolderImages(tmp_path)
+    reduced = images.decode(0, lambda height, width: 100 / width)
+    assert reduced.size == (800, 400)
+    assert reduced.pixels.shape == (3, 200, 100)
+    assert images.decoded_size(0, lambda height, width: 100 / width) == (200, 100)
+    assert images.decoded_size(0) == (800, 400)
+    assert reduced.pixels[:, :, -1].min() > 235
+    assert reduced.box(0, 200, 800, 200).shape == (3, 200, 50)
+    assert reduced.box(0, 200, 800, 200)[:, :, 3:].min() > 235
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 800), (0.51, 800), (0.5, 400), (0.4, 400), (0.25, 200), (0.01, 100)])
+def test_a_jpeg_is_decoded_at_the_next_share_that_is_enough(tmp_path: Path, share: float, expected: int) -> None:
+    rows = np.linspace(0, 255, 800).astype(np.uint8)
+    Image.fromarray(np.tile(rows, (600, 1))).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(np.tile(rows, (600, 1))).save(tmp_path / "b.png")
+    images = FolderImages(tmp_path)
+    jpeg, png = (images.decode(index, lambda *_: share).pixels for index in (0, 1))
+    assert jpeg.shape[2] == expected
+    assert png.shape[2] == 800, "other formats are decoded in full"
+    pooled = torch.nn.functional.adaptive_avg_pool2d(png.float(), jpeg.shape[1:])
+    assert (pooled - jpeg.float()).abs().max() < 4
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (399, 299, 1, 1), (0, 0, 400, 300), (3, 7, 2, 5), (396, 0, 4, 300)])
+def test_a_box_of_a_reduced_image_lies_in_it_and_is_never_empty(box: tuple[int, int, int, int]) -> None:
+    image = Decoded(torch.arange(50 * 37).view(1, 50, 37).to(torch.uint8), (400, 300))
+    height, width = image.box(*box).shape[1:]
+    assert height == max(1, round((box[0] + box[2]) / 8) - round(box[0] / 8))
+    assert width >= 1
 
 
 def test_a_large_declared_size_is_refused_before_decoding(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +300,7 @@ def test_a_large_declared_size_is_refused_before_decoding(shared_data: Path, mon
     load = ImageFile.ImageFile.load
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: loaded.append(self) or load(self))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for look in (FolderImages.decode, FolderImages.probe):
+    for look in (FolderImages.decode, FolderImages.decoded_size):
         images = FolderImages(shared_data / "awkward")
         with pytest.raises(DataError, match="over the limit of 100 megapixels"):
             look(images, paths(images).index("bomb_120mp.png"))
@@ -285,7 +311,7 @@ def test_a_large_declared_size_is_refused_before_decoding(shared_data: Path, mon
 def test_our_limit_decides_and_not_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     fill(tmp_path, "a.png", content=png(size=(40, 30)))
-    assert FolderImages(tmp_path).decode(0).shape == (3, 30, 40)
+    assert FolderImages(tmp_path).decode(0).pixels.shape == (3, 30, 40)
     with pytest.raises(DataError, match="declares 40 x 30 pixels"):
         FolderImages(tmp_path, max_megapixels=0.001).decode(0)
     assert Image.MAX_IMAGE_PIXELS == 100
@@ -296,7 +322,7 @@ def test_a_file_that_goes_away_is_told_as_one_that_cannot_be_read(tmp_path: Path
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match="not there any more"):
         images.decode(0)
-    assert [(height, width) for height, width, _ in sample_of(images, 10)] == [(4, 5)]
+    assert [image.size for image in sample_of(images, 10)] == [(4, 5)]
 
 
 def test_a_damaged_exif_block_does_not_warn(tmp_path: Path) -> None:
@@ -314,7 +340,7 @@ def test_arrays_of_three_shapes(shape: tuple[int, ...], channels: int) -> None:
     assert len(images) == 6
     assert images.path(3) == "3"
     last = array.reshape(6, 5, 4, channels)
-    assert (images.decode(2).numpy() == last[2].transpose(2, 0, 1)).all()
+    assert (images.decode(2).pixels.numpy() == last[2].transpose(2, 0, 1)).all()
     assert (images.take(np.array([4, 1, 4])).numpy() == last[[4, 1, 4]].transpose(0, 3, 1, 2)).all()
 
 

@@ -77,7 +77,7 @@ def test_cifar(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: ty
     rows, labels = cifar(cache / name, kind, key, n=4)
     train, test = open_named(name)
     assert (len(train), len(test or ())) == (n_train, 4)
-    assert (train.decode(n_train - 1).numpy() == rows[-1].reshape(3, 32, 32)).all()
+    assert (train.decode(n_train - 1).pixels.numpy() == rows[-1].reshape(3, 32, 32)).all()
     assert train.labels is not None
     assert train.labels.names == ("ant", "bee", "cat")
     assert train.labels.codes.tolist() == labels
@@ -96,7 +96,7 @@ def test_fashion_mnist(cache: Path) -> None:
     idx(raw / "t10k-images-idx3-ubyte", x[:2])
     idx(raw / "t10k-labels-idx1-ubyte", y[:2])
     train, test = open_named("fashion-mnist")
-    assert (train.decode(4).numpy() == x[4]).all()
+    assert (train.decode(4).pixels.numpy() == x[4]).all()
     assert train.labels is not None
     assert train.labels.codes.tolist() == y.tolist()
     assert train.labels.names[9] == "Ankle boot"
@@ -122,8 +122,8 @@ def test_the_unlabelled_images_of_stl10_have_no_label(cache: Path, monkeypatch: 
     assert train.labels.codes.tolist() == [9, 0, -1, -1, -1]
     assert train.labels.names == tuple("abcdefghij")
     # The files hold columns before rows.
-    assert (train.decode(1).numpy() == labelled[1].transpose(0, 2, 1)).all()
-    assert (train.decode(4).numpy() == unlabelled[2].transpose(0, 2, 1)).all()
+    assert (train.decode(1).pixels.numpy() == labelled[1].transpose(0, 2, 1)).all()
+    assert (train.decode(4).pixels.numpy() == unlabelled[2].transpose(0, 2, 1)).all()
     assert test is not None
     assert test.labels is not None
     assert test.labels.codes.tolist() == [1]
@@ -144,7 +144,7 @@ def test_imagenette_is_two_folders_of_classes(cache: Path) -> None:
     assert data.images.labels is not None
     assert data.images.labels.names == ("n01440764", "n02102040")
     assert data.images.labels.codes.tolist() == [0, 1, 1]
-    assert data.images.decode(2).shape == (3, 10, 20)
+    assert data.images.decode(2).pixels.shape == (3, 10, 20)
     assert data.test is not None
     assert len(data.test) == 2
 

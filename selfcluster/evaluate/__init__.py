@@ -28,7 +28,6 @@ from selfcluster.initial import load_initial_weights
 from selfcluster.log import table
 from selfcluster.model import ClusterModel
 from selfcluster.run import Run
-from selfcluster.training import n_workers
 
 _PIXELS_OF_FLOOR = 32
 """Raw pixels are compared at this side at most."""
@@ -153,21 +152,18 @@ def _representations(run: Run, images: Images) -> dict[str, Represent]:
     load_initial_weights(untrained, run.config.model.init)
     before = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
 
+    def readers(images: Images) -> dict[str, int]:
+        return {"workers": training.n_workers(run.config, images, run.device), "threads": training.n_threads(run.config)}
+
     def by(model: ClusterModel) -> Represent:
         model = model.to(run.device).eval()
         return lambda images, index: extract_features(
-            model.encode,
-            images,
-            index=index,
-            pixels=run.pixels,
-            device=run.device,
-            precision=precision,
-            workers=n_workers(run.config, images),
+            model.encode, images, index=index, pixels=run.pixels, device=run.device, precision=precision, **readers(images)
         )
 
-    pixels = min(_PIXELS_OF_FLOOR, images.decode(0).shape[1]) if images.in_memory else _PIXELS_OF_FLOOR
+    pixels = min(_PIXELS_OF_FLOOR, images.decode(0).pixels.shape[1]) if images.in_memory else _PIXELS_OF_FLOOR
     return {
-        "raw pixels": lambda images, index: raw_pixels(images, index=index, pixels=pixels, workers=n_workers(run.config, images)),
+        "raw pixels": lambda images, index: raw_pixels(images, index=index, pixels=pixels, **readers(images)),
         before: by(untrained),
         "trained encoder": by(run.model),
     }
