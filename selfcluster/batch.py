@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +21,11 @@ class Batch:
     crops: list[Float[Tensor, "b 3 _ _"]]
     """Every crop of every image, large ones first."""
 
+    def parts(self, n: int) -> list[Batch]:
+        """The batch in n equal parts."""
+        of_crops = zip(*(crop.chunk(n) for crop in self.crops), strict=True)
+        return [Batch(index, list(crops)) for index, crops in zip(self.index.chunk(n), of_crops, strict=True)]
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -32,6 +38,16 @@ class Outputs:
     scores: list[Float[Tensor, "crops b _"]]
     """For each head: cosine of each embedding with each prototype (DeepCluster: what the top layer says of each cluster)."""
 
+    @classmethod
+    def joined(cls, parts: list[Outputs]) -> Outputs:
+        """Those of a batch from those of its parts."""
+        of_heads = zip(*(part.scores for part in parts), strict=True)
+        return cls(
+            features=torch.cat([part.features for part in parts], dim=1),
+            embeddings=torch.cat([part.embeddings for part in parts], dim=1),
+            scores=[torch.cat(of_head, dim=1) for of_head in of_heads],
+        )
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -39,6 +55,10 @@ class Codes:
 
     codes: Float[Tensor, "assign b k"]
     """Soft assignments of the large crops; rows sum to 1."""
+
+    def parts(self, n: int) -> list[Codes]:
+        """The targets of a batch's n parts."""
+        return [Codes(codes) for codes in self.codes.chunk(n, dim=1)]
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,11 @@ class PseudoLabels:
     """For each head: the cluster of each image; -1 means none yet."""
     n_valid: Float[Tensor, ""]
     """Images of the global batch that have a label, divided by the ranks."""
+
+    def parts(self, n: int) -> list[PseudoLabels]:
+        """The targets of a batch's n parts; the mean of the parts' losses is the batch's."""
+        of_parts = zip(*(of_head.chunk(n) for of_head in self.labels), strict=True)
+        return [PseudoLabels(list(labels), self.n_valid / n) for labels in of_parts]
 
 
 Targets = Codes | PseudoLabels

@@ -109,6 +109,12 @@ class CachedImages(Images):
         with self.lock:
             self.table[index] = [begin + 1, *pixels.shape, *decoded.size]
 
+    def says(self) -> str:
+        """What the user should know of it."""
+        if not self.n_bytes:
+            return f"no room to keep images decoded in {str(self.file.parent)!r}, so each epoch decodes them anew; set TMPDIR to a folder with room"
+        return f"images are kept decoded, in {str(self.file)!r}, {self.n_bytes / 2**30:.1f} GiB while training"
+
     def close(self) -> None:
         """The file is gone; nothing may be decoded any more."""
         self._gone()

@@ -190,6 +190,8 @@ class OptimSettings:
     """Fit the schedule to this time on this machine; 0 for no limit. What it came to is recorded as max_steps."""
     batch: int = 256
     """Images in a step, over all ranks."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the network, for batches that do not fit: codes are made over all of it, batch norm is over a part."""
     optimizer: Literal["lars", "sgd", "adamw"] = "lars"
     """Paper: lars."""
     lr: float = 0.6
@@ -234,6 +236,10 @@ class RunSettings:
     """Of the encoder and head; normalisation, prototypes, codes and losses are always float32."""
     channels_last: bool = True
     """Memory layout of the network and its input."""
+    recompute: bool = False
+    """The encoder's activations are computed again for the backward pass instead of kept: less memory, a third more time."""
+    compile: bool = False
+    """The encoder is compiled by torch.compile: a minute or more at the start, less at the next, for faster steps. On a CPU this needs a C++ compiler."""
     workers: int = -1
     """Processes that decode and cut crops while the network trains; 0 for threads between the steps, -1 for what suits the device."""
     threads: int = 0
@@ -296,6 +302,8 @@ CHANGEABLE_ON_RESUME = frozenset(
         "device",
         "workers",
         "threads",
+        "recompute",
+        "compile",
         "features_gib",
         "checkpoint_minutes",
         "log_seconds",
@@ -447,7 +455,7 @@ def check_values(config: Config[Any]) -> None:
     low, high = augment.blur_sigma
     if not 0 < low <= high:
         raise ConfigError(f"blur_sigma {augment.blur_sigma} must be two numbers, 0 < smallest <= largest")
-    for name in ("epochs", "batch"):
+    for name in ("epochs", "batch", "accumulate"):
         _at_least(optim, name, 1)
     for name in ("max_steps", "max_minutes", "warmup_epochs", "weight_decay", "clip_norm", "lr", "final_lr", "warmup_lr"):
         _at_least(optim, name, 0)

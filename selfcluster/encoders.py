@@ -145,6 +145,20 @@ def _why_not(encoder: nn.Module, size: int, channels: int) -> str | None:
     return None if features.ndim == 2 else f"its output has shape {tuple(features.shape)} instead of one vector"
 
 
+def recompute_activations(encoder: nn.Module, name: str) -> None:
+    """The encoder keeps few activations, and computes the others again for the backward pass.
+
+    Raises:
+        ConfigError: timm cannot do that with this encoder.
+    """
+    try:
+        encoder.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise ConfigError(
+            f"encoder {name!r} cannot compute its activations again; leave --recompute out, or set --accumulate 2 or more"
+        ) from None
+
+
 def feature_width(encoder: nn.Module, size: int, *, channels: int = 3) -> int:
     """How many features the encoder gives for a crop of this size."""
     was_training = encoder.training

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from selfcluster import distributed, optim, randomness, training
+from selfcluster import accumulate, distributed, optim, randomness, training
 from selfcluster.batch import EpochPlan
 from selfcluster.errors import Interrupted
 from selfcluster.extraction import extractor
@@ -33,7 +33,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
     s, config = t.state, t.config
     if s.step >= t.total_steps:
         return
-    pace = _Pace(t)
+    pace, in_parts = _Pace(t), config.optim.accumulate > 1
     log.start(s.step, t.total_steps)
     with _signals() as asked:
 
@@ -57,13 +57,19 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 # --------------------------------------------------------------- one step
                 lr = optim.set_lr(t.optimizers, s.step)
                 randomness.reseed(config.run.seed, s.step, distributed.rank())
-                with t.autocast():
-                    out = t.parallel(batch.crops)
+                if in_parts:
+                    out = accumulate.look(t, batch)
+                else:
+                    with t.autocast():
+                        out = t.parallel(batch.crops)
                 if t.device.type == "cpu":  # looking costs nothing here; elsewhere it is done at every log line and checkpoint
                     require_finite(out.embeddings, "embeddings", s.step)
                 targets = t.method.assign(out, batch)
-                loss = t.method.loss(out, targets)
-                loss.backward()
+                if in_parts:
+                    loss = accumulate.predict(t, batch, targets)
+                else:
+                    loss = t.method.loss(out, targets)
+                    t.backward(loss)
                 t.method.before_update(s.step)
                 optim.clip_gradients(t.optimizers, config.optim.clip_norm)
                 optim.update(t.optimizers)

@@ -168,7 +168,8 @@ class ClusterModel(nn.Module):
         )
 
     def _encode(self, crops: list[Tensor], *, keep_statistics: bool) -> Float[Tensor, "n f"]:
-        with contextlib.nullcontext() if keep_statistics else _running_statistics_kept(self.encoder):
+        # Running statistics are meant for whole images, which the first crops resemble most.
+        with contextlib.nullcontext() if keep_statistics else running_statistics_kept(self.encoder):
             return self.encode(torch.cat(crops))
 
 
@@ -177,9 +178,9 @@ def _batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]
 
 
 @contextlib.contextmanager
-def _running_statistics_kept(encoder: nn.Module) -> Iterator[None]:
-    """Inside, batch norm normalises by the batch but leaves its running statistics, which are meant for whole images, alone."""
-    norms = list(_batch_norms(encoder))
+def running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Inside, batch norm normalises by the batch but leaves its running statistics alone."""
+    norms = list(_batch_norms(network))
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

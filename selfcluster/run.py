@@ -252,7 +252,7 @@ def _train(t: training.Training, path: Path, data: Data) -> Run:
     try:
         log.say(f"{'resuming' if t.state.step else 'training'} {path} on {t.device} in {precision}")
         if isinstance(t.loader.images, CachedImages):
-            log.say(f"images are kept decoded, in a temporary file of {t.loader.images.n_bytes / 2**30:.1f} GiB")
+            log.say(t.loader.images.says())
         loop.fit(t, log, path)
         t.loader.broken = distributed.joined(t.loader.broken)
         if distributed.rank() == 0:

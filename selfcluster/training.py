@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfcluster import distributed, optim, randomness
@@ -25,14 +25,14 @@ from selfcluster.checkpoint import load_checkpoint, save_checkpoint
 from selfcluster.config import CHANGEABLE_ON_RESUME, Config, flatten
 from selfcluster.crops import MultiCrop
 from selfcluster.data import Data
-from selfcluster.encoders import create_encoder, feature_width
+from selfcluster.encoders import create_encoder, feature_width, recompute_activations
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.health import Watch, require_finite
 from selfcluster.images import Images
 from selfcluster.initial import load_initial_weights
 from selfcluster.loader import Loader
 from selfcluster.methods import METHODS, Method
-from selfcluster.model import ClusterModel, synchronize_batch_norm
+from selfcluster.model import ClusterModel, running_statistics_kept, synchronize_batch_norm
 
 
 @dataclass
@@ -73,6 +73,12 @@ class Training:
     def parameter_names(self) -> dict[nn.Parameter, str]:
         """Bare names, the same with and without data parallelism."""
         return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of the loss are added to those that are there."""
+        # What is computed again has been seen by batch norm before.
+        with running_statistics_kept(self.model) if self.config.run.recompute else nullcontext():
+            loss.backward()
 
     def autocast(self) -> AbstractContextManager:
         """Inside, encoder and head have their precision."""
@@ -122,8 +128,16 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         raise DataError(f"{len(trained_on):,} images are fewer than the batch of {batch}; set --batch {len(trained_on)} or less")
     if batch % ranks:
         raise ConfigError(f"batch {batch} does not divide among {ranks} ranks; set --batch {math.ceil(batch / ranks) * ranks}")
+    if (batch // ranks) % config.optim.accumulate:
+        raise ConfigError(
+            f"accumulate {config.optim.accumulate} does not divide the {batch // ranks} images of a step into equal parts; set another --batch"
+        )
     model = build_model(config)
     load_initial_weights(model, config.model.init)
+    if config.run.recompute:
+        recompute_activations(model.encoder, config.model.encoder)
+    if config.run.compile:
+        model.encoder.compile()
     if ranks > 1:
         synchronize_batch_norm(model)
     model.to(device)
@@ -182,15 +196,11 @@ def n_threads(config: Config[Any]) -> int:
 
 def _cores_of_rank() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores // distributed.n_ranks()
+    return cores // int(os.environ.get("LOCAL_WORLD_SIZE", distributed.n_ranks()))
 
 
 def _kept(images: Images, crops: MultiCrop, cache_gib: float) -> Images:
-    """The images, or, where all of them fit that many GiB once decoded, the images kept decoded.
-
-    Raises:
-        DataError: they would fit, but not where the system keeps temporary files.
-    """
+    """The images, or, where all of them fit that many GiB once decoded, the images kept decoded, as far as there is room."""
     if images.in_memory or not cache_gib:
         return images
     n_bytes = bytes_of(images, crops.least_of_any)
@@ -198,11 +208,9 @@ def _kept(images: Images, crops: MultiCrop, cache_gib: float) -> Images:
         return images
     try:
         return CachedImages(images, crops.least_of_any, n_bytes)
-    except OSError as error:
-        raise DataError(
-            f"no room for {n_bytes / 2**30:.1f} GiB of decoded images among the temporary files ({error.strerror}); set TMPDIR to a folder with "
-            "room, or --cache-gib 0"
-        ) from None
+    except OSError:
+        # They are decoded as if they were kept: whether there is room must not show in the crops.
+        return CachedImages(images, crops.least_of_any, 0)
 
 
 def save(t: Training, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from selfcluster import loop, training
 from selfcluster.cache import CachedImages, bytes_of
+from selfcluster.data import Data
 from selfcluster.errors import DataError
 from selfcluster.images import Decoded, FolderImages, Least, in_full
+from tests import tiny
 
 N = 12
 
@@ -142,3 +146,43 @@ def test_bytes_of_follows_the_sizes(folder: Counted) -> None:
     exact = sum(3 * h * w for h, w in (folder.decoded_size(index) for index in range(N) if index != 3)) * N / (N - 1)
     assert exact <= bytes_of(folder, in_full) <= 1.1 * exact
     assert folder.n_decoded == 0
+
+
+def test_training_keeps_images_that_fit_and_says_so(folder: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Data("folder", str(folder.root), folder)
+    assert "kept decoded" in _cache(tiny.training(given, max_broken_share=1.0)).says()
+    for settings in (dict(cache_gib=0.0), dict(cache_gib=1e-9)):
+        assert tiny.training(given, **settings).loader.images is folder
+    assert tiny.training().loader.images.in_memory, "what is in memory already is not kept twice"
+
+    reserve = os.posix_fallocate
+
+    def on_a_full_disk(handle: int, start: int, n: int) -> None:
+        if n > 2000:
+            raise OSError(28, "No space left on device")
+        reserve(handle, start, n)
+
+    monkeypatch.setattr(os, "posix_fallocate", on_a_full_disk)
+    without_room = _cache(tiny.training(given))
+    assert "no room" in without_room.says()
+    assert torch.equal(without_room.decode(1).pixels, FolderImages(folder.root).decode(1).pixels)
+
+
+def test_epochs_train_on_the_same_crops_whether_kept_or_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(16):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / f"{index:02}.jpg")
+    losses = {}
+    for n_bytes in (0, 10**7):
+        given = Data("folder", str(tmp_path), CachedImages(FolderImages(tmp_path), lambda *_: 0.5, n_bytes))
+        t, log = tiny.training(given, epochs=3, cache_gib=0.0), tiny.Silent()
+        loop.fit(t, log, None)
+        losses[n_bytes] = log.losses()
+        t.loader.close()
+    assert losses[0] == losses[10**7]
+
+
+def _cache(t: training.Training) -> CachedImages:
+    assert isinstance(t.loader.images, CachedImages)
+    return t.loader.images

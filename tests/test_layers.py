@@ -40,7 +40,7 @@ ROWS = [
     ["log"],
     ["health"],
     ["training"],
-    ["extraction"],
+    ["extraction", "accumulate"],
     ["cost", "loop"],
     ["folder"],
     ["run"],
