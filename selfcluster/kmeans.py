@@ -21,15 +21,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from selfcluster import distributed, randomness
-
-Points = Tensor | np.ndarray
-"""(n, d); a memory map is an array too."""
-
-_BLOCK_ROWS, _BLOCK_VALUES = 1 << 13, 1 << 22
-"""Rows read at once, and the values that they may hold: fixed, so that sums do not depend on the chunks."""
+from selfcluster.points import BLOCK_ROWS, Points, PointSource, dtype_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ def kmeans(
     init = torch.from_numpy(init.astype(np.float64)) if isinstance(init, np.ndarray) else init
     _same_on_all_ranks(points, k, iterations, spherical, init, empty, tolerance, seed)
     _check_settings(k, iterations, empty, tolerance)
-    source = _Source(points, device, spherical)
+    source = PointSource(points, device, spherical)
     source.count()
     if source.n_total < k:
         raise ValueError(f"{source.n_total} points are fewer than k = {k} clusters; lower k")
@@ -128,7 +122,7 @@ def nearest(points: Points, centroids: Tensor, *, spherical: bool = False, chunk
         centroids: (k, d).
         spherical, chunk_bytes: as in `kmeans`.
     """
-    source = _Source(points, centroids.device, spherical)
+    source = PointSource(points, centroids.device, spherical)
     assignments = torch.empty(source.n, dtype=torch.int64, device=source.device)
     distances = torch.empty(source.n, dtype=source.dtype, device=source.device)
     targets = source.as_centroids(centroids)
@@ -165,127 +159,12 @@ def reassign_empty(
     Source: DeepCluster, arXiv 1807.05520, section 3.1. Deviations: the paper moves the empty cluster's centroid next to that of a
     random other one, which fails on repeated points.
     """
-    source = _Source(points, centroids.device, spherical)
+    source = PointSource(points, centroids.device, spherical)
     sizes = _global_sizes(assignments, len(centroids))
     found = _Assignment(assignments.clone(), sizes, torch.empty(0, source.d, dtype=source.sums), 0.0, 0)
     centroids = centroids.detach().clone()
     n_filled = _fill(source, centroids, found, seed)
     return centroids, found.assignments, n_filled, int((found.sizes == 0).sum())
-
-
-# ---------------------------------------------------------------------------------------------------------------- points
-
-
-class _Source:
-    """This rank's points, block by block as the arithmetic wants them: on the device, in floating point, moved to the origin.
-
-    Far from the origin, float32 would lose the digits that tell one distance from another; so where the mean is longer than the
-    points' spread, it is subtracted.
-    """
-
-    def __init__(self, points: Points, device: torch.device | str | None, spherical: bool) -> None:
-        if points.ndim != 2:
-            raise ValueError(f"points must be (n, d), got shape {tuple(points.shape)}")
-        self.points, self.spherical = points, spherical
-        self.n, self.d = int(points.shape[0]), int(points.shape[1])
-        self.device = torch.device(device) if device is not None else points.device if isinstance(points, Tensor) else torch.device("cpu")
-        self.dtype = _dtype_of(points)
-        self.sums = torch.float32 if self.device.type == "mps" else torch.float64
-        self.n_total, self.first = self.n, 0
-        self.shift: Tensor | None = None
-        self.is_unit = False
-        """Whether all ranks' rows have unit norm already."""
-        self.squares = 0.0
-        """Sum of the squared lengths of all ranks' rows, after the shift."""
-        self._step = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // max(1, self.d)))
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, self.n, self._step):
-            where = slice(start, min(self.n, start + self._step))
-            yield where, self.moved(self._floating(self.points[where]))
-
-    def rows(self, index: Tensor) -> Iterator[Tensor]:
-        """These rows in blocks, where they really are."""
-        for part in index.split(self._step):
-            yield self._floating(self._taken(part))
-
-    def _taken(self, index: Tensor) -> Any:
-        return self.points[index.to(self.points.device) if isinstance(self.points, Tensor) else index.cpu().numpy()]
-
-    def _floating(self, block: Any) -> Tensor:
-        if not isinstance(block, Tensor):
-            block = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
-            block = torch.from_numpy(block if block.flags.writeable else block.copy())
-        block = block.detach().to(self.device, self.dtype).contiguous()
-        if not self.spherical or self.is_unit:
-            return block
-        # In float64, since large float32 rows have no float32 norm, and so that rows of one direction become equal.
-        return normalize(block.to(self.sums)).to(self.dtype)
-
-    def count(self) -> None:
-        """How many rows there are over all ranks, and where this rank's begin, is known."""
-        counts = distributed.gather_rows(torch.tensor([self.n], device=self.device)).tolist()
-        self.n_total, self.first = sum(counts), sum(counts[: distributed.rank()])
-
-    def survey(self) -> None:
-        """One pass: every value is finite, and whether the points are to be moved to the origin is known.
-
-        Raises:
-            ValueError: some value is not finite.
-        """
-        total = torch.zeros(self.d + 1, dtype=self.sums, device=self.device)
-        finite, is_unit, self.is_unit = True, True, True  # rows as they are
-        # The squared distance of two opposite corners must be a number of this kind.
-        largest = torch.finfo(self.dtype).max if self.spherical else (torch.finfo(self.dtype).max / 4 / max(1, self.d)) ** 0.5
-        for _, block in self.blocks():
-            wide = block.to(self.sums)
-            finite = finite and bool(torch.stack(torch.aminmax(block)).abs().max() <= largest)  # nothing else is as fast; NaN is not less
-            is_unit = is_unit and self.spherical and bool(((wide.square().sum(dim=1) - 1).abs() < 1e-6).all())
-            total += torch.cat([block.sum(dim=0, dtype=self.sums), torch.dot(wide.flatten(), wide.flatten())[None]])
-        if distributed.any_rank(not finite):
-            raise ValueError("points hold a value that is not finite, or too large to be squared; leave such rows out")
-        self.is_unit = not distributed.any_rank(not is_unit)
-        total = distributed.all_reduce_sum(total)
-        self.squares = float(total[-1])
-        self.move_from(total[:-1], self.squares, self.n_total)
-        if self.shift is not None:
-            shifted = sum((block.to(self.sums).square().sum() for _, block in self.blocks()), torch.zeros_like(total[0]))
-            self.squares = float(distributed.all_reduce_sum(shifted))
-
-    def move_from(self, total: Tensor, squares: float, n: int) -> None:
-        """Blocks are moved by the mean of n rows from here on, if it is longer than the rows' spread."""
-        mean = total / n
-        length = float(mean.square().sum()) * n
-        if not self.spherical and length > squares - length:
-            self.shift = mean.to(self.dtype)
-
-    def as_centroids(self, centroids: Tensor) -> Tensor:
-        """Of the points' device and kind, and of unit norm where the points are."""
-        centroids = centroids.detach().to(self.device, self.dtype)
-        return normalize(centroids) if self.spherical else centroids.clone()
-
-    def moved(self, rows: Tensor) -> Tensor:
-        """Points or centroids, moved as `blocks` moves points."""
-        return rows if self.shift is None else rows - self.shift
-
-    def of_all_ranks(self, index: np.ndarray) -> Tensor:
-        """Points by their number over all ranks, on every rank, where they really are."""
-        out = torch.zeros(len(index), self.d, dtype=self.dtype, device=self.device)
-        mine = np.flatnonzero((index >= self.first) & (index < self.first + self.n))
-        out[torch.from_numpy(mine).to(self.device)] = self._floating(self._taken(torch.from_numpy(index[mine] - self.first)))
-        return distributed.all_reduce_sum(out)
-
-    def of_rank(self, owner: int, row: int) -> Tensor:
-        """One point of this rank's, on every rank, where it really is."""
-        point = torch.zeros(1, self.d, dtype=self.dtype, device=self.device)
-        if owner == distributed.rank():
-            point += self._floating(self._taken(torch.tensor([row])))
-        return distributed.all_reduce_sum(point)[0]
-
-
-def _dtype_of(points: Points) -> torch.dtype:
-    is_double = points.dtype == torch.float64 if isinstance(points, Tensor) else points.dtype.newbyteorder("=") == np.float64
-    return torch.float64 if is_double else torch.float32
 
 
 def _same_on_all_ranks(
@@ -298,7 +177,7 @@ def _same_on_all_ranks(
     """
     start = f"{tuple(init.shape)} of sum {float(init.detach().sum())}" if isinstance(init, Tensor) else init
     mine = (
-        f"rows of shape {tuple(points.shape[1:])}, {_dtype_of(points)}, k={k}, iterations={iterations}, spherical={spherical}, "
+        f"rows of shape {tuple(points.shape[1:])}, {dtype_of(points)}, k={k}, iterations={iterations}, spherical={spherical}, "
         f"init={start}, empty={empty}, tolerance={tolerance}, seed={seed}"
     )
     every = distributed.joined({distributed.rank(): mine})
@@ -320,7 +199,7 @@ def _check_settings(k: int, iterations: int, empty: str, tolerance: float) -> No
 # ----------------------------------------------------------------------------------------------------------------- start
 
 
-def _start(source: _Source, k: int, init: Any, seed: int, chunk_bytes: int | None) -> Tensor:
+def _start(source: PointSource, k: int, init: Any, seed: int, chunk_bytes: int | None) -> Tensor:
     if isinstance(init, Tensor):
         if init.shape != (k, source.d):
             raise ValueError(f"init has shape {tuple(init.shape)}, but k and the points want ({k}, {source.d})")
@@ -339,7 +218,7 @@ _RANDOM, _PLUS_PLUS, _TIES = 0x5A, 0x5B, 0x5C
 """Keep the draws of one seed apart."""
 
 
-def _plus_plus(source: _Source, k: int, seed: int, chunk_bytes: int | None) -> Tensor:
+def _plus_plus(source: PointSource, k: int, seed: int, chunk_bytes: int | None) -> Tensor:
     """Rows drawn with chance in proportion to the squared distance from those drawn before, an eighth more at a time.
 
     Source: Arthur and Vassilvitskii, "k-means++", 2007; batches as in k-means||, Bahmani et al., 2012.
@@ -367,7 +246,7 @@ def _plus_plus(source: _Source, k: int, seed: int, chunk_bytes: int | None) -> T
     return chosen
 
 
-def _draw(source: _Source, weights: Tensor, uniform: np.ndarray) -> np.ndarray:
+def _draw(source: PointSource, weights: Tensor, uniform: np.ndarray) -> np.ndarray:
     """Numbers of rows over all ranks, with chances in proportion to the weights; without those of weight 0."""
     running = weights.to(source.sums).cumsum(dim=0).cpu()
     mine = torch.zeros(distributed.n_ranks(), dtype=source.sums, device=source.device)
@@ -400,7 +279,7 @@ class _Assignment:
 
 
 def _assign(
-    source: _Source, centroids: Tensor, previous: _Assignment | None, chunk_bytes: int | None, *, with_sums: bool = True
+    source: PointSource, centroids: Tensor, previous: _Assignment | None, chunk_bytes: int | None, *, with_sums: bool = True
 ) -> _Assignment:
     """Every point with its nearest centroid: the one pass over the points that an iteration takes.
 
@@ -433,7 +312,7 @@ def _assign(
     return _Assignment(assignments, sizes, sums, inertia, round(float(counts[-1])))
 
 
-def _inertia(source: _Source, centroids: Tensor, sizes: Tensor, sums: Tensor) -> float:
+def _inertia(source: PointSource, centroids: Tensor, sizes: Tensor, sums: Tensor) -> float:
     """Sum over points of |x - c|^2 = |x|^2 - 2 x.c + |c|^2, from the clusters' sums; spherical: of 1 - x.c."""
     centroids = centroids.to(source.sums)
     along = float((sums * centroids).sum())
@@ -450,7 +329,7 @@ class _Scorer:
             chunk_bytes = 1 << 24 if centroids.device.type == "cpu" else 1 << 28
         self.centroids = centroids
         self.bias = torch.zeros_like(centroids[:, 0]) if spherical else centroids.square().sum(dim=1) / 2
-        self.rows = max(1, min(_BLOCK_ROWS, chunk_bytes // (len(centroids) * centroids.element_size())))
+        self.rows = max(1, min(BLOCK_ROWS, chunk_bytes // (len(centroids) * centroids.element_size())))
         self.scores = centroids.new_empty(self.rows, len(centroids))
 
     def __call__(self, block: Float[Tensor, "n d"]) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -463,7 +342,7 @@ class _Scorer:
             yield part, scores, chosen
 
 
-def _means(found: _Assignment, centroids: Tensor, source: _Source) -> Tensor:
+def _means(found: _Assignment, centroids: Tensor, source: PointSource) -> Tensor:
     """The mean of each cluster's points; an empty cluster keeps its centroid."""
     means = found.sums / found.sizes.clamp(min=1)[:, None]
     if source.shift is not None:
@@ -478,7 +357,7 @@ def _global_sizes(assignments: Tensor, k: int) -> Tensor:
 # -------------------------------------------------------------------------------------------------------- empty clusters
 
 
-def _fill(source: _Source, centroids: Tensor, found: _Assignment, seed: int, pins: list[tuple[int, int]] | None = None) -> int:
+def _fill(source: PointSource, centroids: Tensor, found: _Assignment, seed: int, pins: list[tuple[int, int]] | None = None) -> int:
     """Empty clusters hold points again, as far as some cluster has two distinct ones; centroids and `found` are changed in place.
 
     Args:
@@ -518,7 +397,7 @@ def _fill(source: _Source, centroids: Tensor, found: _Assignment, seed: int, pin
     return n_filled
 
 
-def _counted(source: _Source, rows: Tensor) -> tuple[int, Tensor]:
+def _counted(source: PointSource, rows: Tensor) -> tuple[int, Tensor]:
     """How many rows, and their sum, over all ranks."""
     total = torch.zeros(source.d + 1, dtype=source.sums, device=source.device)
     for block in source.rows(rows):
@@ -555,7 +434,7 @@ class _Split:
     goes: Tensor
 
 
-def _split(source: _Source, centroid: Tensor, members: Tensor) -> _Split | None:
+def _split(source: PointSource, centroid: Tensor, members: Tensor) -> _Split | None:
     """Splits off a cluster's farthest point and what is nearer to it than to the centroid; None where all points are equal."""
     to_centroid = _squared_distances(source, members, centroid)
     at = int(to_centroid.argmax()) if len(members) else 0
@@ -572,18 +451,18 @@ def _split(source: _Source, centroid: Tensor, members: Tensor) -> _Split | None:
     return _Split(point, row, members[~goes], members[goes])
 
 
-def _squared_distances(source: _Source, rows: Tensor, point: Tensor) -> Tensor:
+def _squared_distances(source: PointSource, rows: Tensor, point: Tensor) -> Tensor:
     """In float64, or points that differ by very little would be at distance 0."""
     return _over(source, rows, lambda block: (block.to(source.sums) - point.to(source.sums)).square().sum(dim=1))
 
 
-def _over(source: _Source, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+def _over(source: PointSource, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
     """One value for each of these rows, computed block by block."""
     nothing = torch.empty(0, source.d, dtype=source.dtype, device=source.device)
     return torch.cat([compute(nothing), *(compute(block) for block in source.rows(rows))])
 
 
-def _fill_for_good(source: _Source, centroids: Tensor, found: _Assignment, seed: int, chunk_bytes: int | None) -> None:
+def _fill_for_good(source: PointSource, centroids: Tensor, found: _Assignment, seed: int, chunk_bytes: int | None) -> None:
     """No cluster is empty after the last assignment either, while some cluster holds two distinct points.
 
     A new centroid may take all points of another cluster, so points are assigned and empty clusters filled again until it ends.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from selfcluster import kmeans as module
+from selfcluster import points as reading
 from selfcluster.kmeans import Clustering, kmeans, nearest, reassign_empty
 from tests import reference
 from tests.ranks import on_ranks
@@ -283,7 +284,7 @@ def test_chunks_change_nothing(init: str, spherical: bool) -> None:
 def test_scores_take_no_more_than_the_chunk() -> None:
     for rows, chunk_bytes in ((1, 1), (3, 3 * 50 * 4), (3, 3 * 50 * 4 + 199)):
         assert module._Scorer(_points(50, 2), False, chunk_bytes).scores.shape == (rows, 50)
-    assert module._Scorer(_points(50, 2), False, None).scores.shape[0] <= module._BLOCK_ROWS
+    assert module._Scorer(_points(50, 2), False, None).scores.shape[0] <= reading.BLOCK_ROWS
 
 
 class _Watched(np.memmap):
@@ -298,7 +299,8 @@ class _Watched(np.memmap):
 
 
 def test_a_memory_map_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 64)
+    for reader in (module, reading):
+        monkeypatch.setattr(reader, "BLOCK_ROWS", 64)
     points = torch.cat([_points(500, 3), torch.zeros(500, 3)])
     watched = _Watched(tmp_path / "points", dtype=np.float32, mode="w+", shape=(1000, 3))
     watched[:] = points.numpy()
@@ -382,7 +384,7 @@ def test_plus_plus_starts_better_than_random_on_clumps() -> None:
 def test_plus_plus_draws_by_the_squared_distance() -> None:
     """From 0 the chances of 1 and 3 are 1 : 9, from 1 those of 0 and 3 are 1 : 4, from 3 those of 0 and 1 are 9 : 4."""
     pairs = {(0, 1): 0, (0, 3): 0, (1, 3): 0}
-    source = module._Source(torch.tensor([[0.0], [1.0], [3.0]]), None, False)
+    source = reading.PointSource(torch.tensor([[0.0], [1.0], [3.0]]), None, False)
     source.count()
     for seed in range(600):
         drawn = module._plus_plus(source, 2, seed, None)[:, 0].tolist()
@@ -394,14 +396,14 @@ def test_plus_plus_draws_by_the_squared_distance() -> None:
 
 def test_plus_plus_takes_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     passes = 0
-    blocks = module._Source.blocks
+    blocks = reading.PointSource.blocks
 
     def counted(self: Any) -> Iterator[Any]:
         nonlocal passes
         passes += 1
         return blocks(self)
 
-    monkeypatch.setattr(module._Source, "blocks", counted)
+    monkeypatch.setattr(reading.PointSource, "blocks", counted)
     points, counts = _points(3000, 4), []
     for init in ("random", "k-means++"):
         passes = 0
@@ -648,7 +650,7 @@ def test_refuses_words_it_does_not_know() -> None:
     """The annotations are checked here, and would catch these earlier."""
     with pytest.raises(ValueError, match="empty 'drop' must be 'split' or 'keep'"):
         module._check_settings(2, 1, "drop", 0.0)
-    source = module._Source(_points(5, 3), None, False)
+    source = reading.PointSource(_points(5, 3), None, False)
     with pytest.raises(ValueError, match=r"init 'first' must be 'random', 'k-means\+\+' or a tensor of shape \(2, 3\)"):
         module._start(source, 2, "first", 0, None)
 

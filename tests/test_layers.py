@@ -19,6 +19,7 @@ ROWS = [
     ["distributed"],
     ["randomness"],
     ["batch"],
+    ["points"],
     ["sinkhorn", "losses", "metrics", "pixels", "kmeans", "whitening"],
     ["threads"],
     ["images"],
