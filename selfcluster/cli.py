@@ -141,9 +141,10 @@ def _train(arguments: list[str]) -> None:
     kind = Train[METHOD_SETTINGS[method]]  # type: ignore[valid-type]
     names = flatten(defaults)
     _check_flags(arguments, [*names, *(f.name for f in dataclasses.fields(Train) if f.name != "settings"), "help"], method)
+    arguments, batch = _without_auto_batch(arguments)
     parsed = _parse(kind, "train", arguments, default=kind(settings=defaults))
     values = flatten(parsed.settings)
-    given = {name: values[name] for name in names if _is_given(name, arguments)}
+    given = {name: values[name] for name in names if _is_given(name, arguments)} | batch
 
     asked: dict[str, Any] = {"method": parsed.method or None, "preset": parsed.preset or None, "config": parsed.config or None, **given}
 
@@ -208,6 +209,14 @@ def _flag(argument: str) -> str | None:
 
 def _is_given(name: str, arguments: Sequence[str]) -> bool:
     return any(_flag(argument) in (name, f"no_{name}") for argument in arguments)
+
+
+def _without_auto_batch(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """`--batch auto` is taken out, since the setting is a number, and given as a setting of its own."""
+    if _value_of("--batch", arguments) != "auto":
+        return arguments, {}
+    at = next(i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--batch")
+    return arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :], {"batch": "auto"}
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

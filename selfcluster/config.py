@@ -189,7 +189,7 @@ class OptimSettings:
     max_minutes: float = 0.0
     """Fit the schedule to this time on this machine; 0 for no limit. What it came to is recorded as max_steps."""
     batch: int = 256
-    """Images in a step, over all ranks."""
+    """Images in a step, over all ranks; auto for the largest that fits the memory."""
     accumulate: int = 1
     """Parts in which a batch goes through the network, for batches that do not fit: codes are made over all of it, batch norm is over a part."""
     optimizer: Literal["lars", "sgd", "adamw"] = "lars"

@@ -6,6 +6,9 @@ train on a laptop. Since timm knows their names, what is exported loads again wi
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -143,6 +146,18 @@ def _why_not(encoder: nn.Module, size: int, channels: int) -> str | None:
     finally:
         encoder.train(was_training)
     return None if features.ndim == 2 else f"its output has shape {tuple(features.shape)} instead of one vector"
+
+
+def compile_encoder(encoder: nn.Module) -> None:
+    """The encoder's forward and backward will be compiled when they are first used; what was compiled once is kept for later runs.
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
+        raise ConfigError("--compile needs a C++ compiler, and there is no g++ or clang++; install one, or leave --compile out")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/selfcluster/compiled").expanduser()))
+    encoder.compile()
 
 
 def recompute_activations(encoder: nn.Module, name: str) -> None:

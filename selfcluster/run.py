@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 
 from selfcluster import distributed, folder, loop, training
 from selfcluster.cache import CachedImages
+from selfcluster.capacity import largest_batch
 from selfcluster.checkpoint import load_checkpoint
 from selfcluster.config import DEFAULT_METHOD, Config, DataSettings, check_values, default_config, flatten, replace
-from selfcluster.cost import Cost, measure
+from selfcluster.cost import Cost, measure, peak_memory
 from selfcluster.data import Data, open_data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.features import Layer, extract_features
@@ -134,7 +134,7 @@ def train(
         preset, config: a named preset, and a TOML file of settings (whose method and images count where they are not given here).
         resume: go on with the run in `out`.
         overwrite: replace the run in `out`.
-        settings: any setting by its name, such as epochs=50.
+        settings: any setting by its name, such as epochs=50; batch="auto" finds the largest that fits.
     Returns:
         the trained run.
     Raises:
@@ -180,6 +180,8 @@ def _look(
     preset = preset or top.get("preset")
     method = method or (method_of(preset) if preset is not None else top.get("method", DEFAULT_METHOD))
     from_file, flags = _absolute(from_file), _absolute(flags)
+    if is_auto := flags.get("batch", from_file.get("batch")) == "auto":
+        flags, from_file = ({name: value for name, value in given.items() if name != "batch"} for given in (flags, from_file))
     chosen = replace(default_config(method), {**from_file, **flags})
     check_values(chosen)
     check_extras(chosen.run)
@@ -193,7 +195,20 @@ def _look(
     def settle(found: Mapping[str, Any]) -> Resolved:
         return resolve(method, facts, preset=preset, file=from_file, flags={**flags, **found})
 
-    return settle, opened, device
+    return _with_batch_that_fits(settle, opened, device) if is_auto else settle, opened, device
+
+
+def _with_batch_that_fits(settle: Settle, data: Data, device: torch.device) -> Settle:
+    """The same, with the largest batch that fits; the rest of the recipe follows from it, such as lr."""
+    say("batch auto: trying steps of more and more images")
+    capacity = largest_batch(lambda batch: settle({"batch": batch} if batch else {}).config, data, device)
+    origin = f"auto: {capacity.peak_bytes / 2**30:.1f} GiB, and {capacity.why}"
+
+    def settled(found: Mapping[str, Any]) -> Resolved:
+        resolved = settle({"batch": capacity.batch, **found})
+        return Resolved(resolved.config, {**resolved.origins, "batch": origin})
+
+    return settled
 
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,14 +345,5 @@ def _estimate(t: training.Training, opened: Data) -> str:
     clustering = f", {cost.assign:.1f} s of clustering between epochs" if cost.assign > 0.1 else ""
     return (
         f"estimate: {parameters / 1e6:.1f} million parameters; {cost.step:.2f} s a step, {batch / cost.step:,.0f} images/s{clustering}; "
-        f"{n_steps:,} steps in about {duration(cost.of(n_steps))}; {_peak_memory(t.device) / 2**30:.1f} GiB of memory"
+        f"{n_steps:,} steps in about {duration(cost.of(n_steps))}; {peak_memory(t.device) / 2**30:.1f} GiB of memory"
     )
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU where there is one, otherwise of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

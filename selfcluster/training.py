@@ -25,7 +25,7 @@ from selfcluster.checkpoint import load_checkpoint, save_checkpoint
 from selfcluster.config import CHANGEABLE_ON_RESUME, Config, flatten
 from selfcluster.crops import MultiCrop
 from selfcluster.data import Data
-from selfcluster.encoders import create_encoder, feature_width, recompute_activations
+from selfcluster.encoders import compile_encoder, create_encoder, feature_width, recompute_activations
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.health import Watch, require_finite
 from selfcluster.images import Images
@@ -137,7 +137,7 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
     if config.run.recompute:
         recompute_activations(model.encoder, config.model.encoder)
     if config.run.compile:
-        model.encoder.compile()
+        compile_encoder(model.encoder)
     if ranks > 1:
         synchronize_batch_norm(model)
     model.to(device)

@@ -142,6 +142,12 @@ def test_a_config_file_of_another_run_can_be_used(tmp_path: Path) -> None:
     assert "seed = 1  # flag" in second
 
 
+def test_batch_auto_finds_one_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    for given in (["--batch", "auto"], ["--batch=auto"]):
+        assert _run("train", "digits", *given, "--n-prototypes", "8", "--device", "cpu", "--dry-run") == 0
+        assert re.search(r"batch +128 +auto: .* GiB, and 1,797 images want no larger one", capsys.readouterr().err)
+
+
 def test_collapse_is_status_3(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "same.npy", np.full((40, 20, 20, 3), 99, dtype=np.uint8))
     flags = ["--jitter", "0", "--grey", "0", "--flip", "0", "--collapse-steps", "20", "--freeze-steps", "1"]

@@ -43,6 +43,7 @@ ROWS = [
     ["training"],
     ["extraction", "accumulate"],
     ["cost", "loop"],
+    ["capacity"],
     ["folder"],
     ["run"],
     ["estimator"],
