@@ -15,11 +15,17 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/installed
-	$(BIN)/python -m benchmarks.step
+bench: .venv/benched
+	$(BIN)/python -m benchmarks.crops
+	$(BIN)/python -m benchmarks.step digits=digits --peer
+	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.kmeans --sizes 50000
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.venv/benched: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	touch $@
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "selfcluster needs Python 3.11 or newer")'

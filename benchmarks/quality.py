@@ -26,7 +26,7 @@ from selfcluster.run import train
 
 def one(a: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
     """Train and evaluate in this process."""
-    settings: dict[str, Any] = {name: _value(text) for name, text in (pair.split("=", 1) for pair in a.set)}
+    settings: dict[str, Any] = {name: value_of(text) for name, text in (pair.split("=", 1) for pair in a.set)}
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         run = train(a.data, method=method, out=Path(folder) / "run", max_minutes=a.max_minutes, seed=seed, **settings)
@@ -79,7 +79,8 @@ def main() -> None:
     print(record(f"quality-{a.name}", {"name": a.name, "max_minutes": a.max_minutes, "runs": runs}).name)
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """A setting as it is written on the command line."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,29 +1,39 @@
-"""The training step beside the bare forward and backward of the same network, with the same crops already in memory.
+"""The training step of SwAV beside the bare forward and backward of the same network, and beside a step built of lightly's parts.
 
-    python -m benchmarks.step [DATA ...] [--pairs 5] [--steps 8]
+    python -m benchmarks.step [NAME=DATA ...] [--pairs 5] [--steps 8] [--peer] [--set encoder=resnet50 ...]
 
-DATA is anything that `selfcluster train` takes; by default the digits. For each, the settings are the recipe's. Both sides run in
-one process and in turns (A B A B ...); the ratio is taken pair by pair. Results: results/step-<data>.json.
+DATA is anything that `selfcluster train` takes; by default the digits. Settings are the recipe's, but for those that are set. The bare
+step has the same crops already in memory. The peer (--peer, extra bench) has the same encoder, crops, batch, prototypes and precision,
+with as many workers as there are cores, and profits from whatever this process has been told of threads and memory. All run in one
+process and in turns (A B C A B C ...); ratios are taken turn by turn. Results: results/step-NAME.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.quality import value_of
 from benchmarks.record import record, spread
 from selfcluster import distributed, loop, training
 from selfcluster.batch import Batch
 from selfcluster.config import DataSettings, flatten
-from selfcluster.data import open_data
+from selfcluster.data import Data, open_data
 from selfcluster.log import Log
 from selfcluster.recipe import look_at
 from selfcluster.resolve import resolve
+
+Turn = Callable[[], float]
+"""Does some steps, and says how many seconds they took."""
 
 
 class Rows(Log):
@@ -51,77 +61,158 @@ class Rows(Log):
         pass
 
 
-def measure(given: str, *, n_pairs: int, n_steps: int) -> dict[str, Any]:
-    """Images per second of both sides, their ratio, and the share of time that the step waits for data."""
+def measure(given: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int, peer: bool) -> dict[str, Any]:
+    """Images per second of each, our step over the others', and the share of time that it waits for data."""
     device = distributed.start("auto")
     data = open_data(given, DataSettings())
-    flags = {"log_steps": n_steps, "on_collapse": "warn", "epochs": 100_000}
+    flags = {"log_steps": n_steps, "on_collapse": "warn", "epochs": 100_000, **settings}
     config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config
-    t = training.build(config, data, device)
-    bare = _bare(t)
-    log = Rows()
-
-    def full() -> None:
-        with contextlib.suppress(loop.Interrupted):
-            loop.fit(t, log, None, stop_at=t.state.step + n_steps)
-
-    full()
-    for _ in range(2):
-        bare()
+    t, log = training.build(config, data, device), Rows()
+    contestants = {"step": _step(t, log, n_steps), "bare": _bare(t, n_steps)}
+    if peer:
+        contestants["lightly"] = _lightly(t, data, n_steps)
+    for turn in contestants.values():
+        turn()
     log.rows.clear()
-    times = [(_seconds(full, device), _seconds(lambda: [bare() for _ in range(n_steps)], device)) for _ in range(n_pairs)]
+    turns = [{name: turn() for name, turn in contestants.items()} for _ in range(n_pairs)]
     images = n_steps * config.optim.batch
     waits = [row["train/data_wait"] for row in log.rows if "train/data_wait" in row]
     kept = ("encoder", "batch", "n_crops", "crop_pixels", "n_prototypes")
     return {
-        "data": data.name,
         "settings": {name: flatten(config)[name] for name in kept},
         "precision": str(training.precision_of(config, device)),
-        "step_images_per_second": spread([images / a for a, _ in times]),
-        "bare_images_per_second": spread([images / b for _, b in times]),
-        "step_over_bare": spread([b / a for a, b in times]),
+        "images_per_second": {name: spread([images / turn[name] for turn in turns]) for name in contestants},
+        "step_over": {name: spread([turn[name] / turn["step"] for turn in turns]) for name in contestants if name != "step"},
         "data_wait": spread(waits),
+        "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "other_versions": {"lightly": version("lightly")} if peer else {},
     }
 
 
-def _bare(t: training.Training) -> Callable[[], None]:
+def _step(t: training.Training, log: Rows, n_steps: int) -> Turn:
+    """The loop itself."""
+
+    def turn() -> float:
+        with _timed(t.device) as seconds, contextlib.suppress(loop.Interrupted):
+            loop.fit(t, log, None, stop_at=t.state.step + n_steps)
+        return seconds[0]
+
+    return turn
+
+
+def _bare(t: training.Training, n_steps: int) -> Turn:
     """Forward and backward on one batch of crops that lies in memory."""
     plan = t.method.begin_epoch(0, lambda *_, **__: None)
     batch: Batch = next(iter(t.loader.epoch(0, plan)))
     with torch.no_grad(), t.autocast():
         codes = t.method.assign(t.model(batch.crops), batch)
 
-    def step() -> None:
+    def turn() -> float:
+        with _timed(t.device) as seconds:
+            for _ in range(n_steps):
+                with t.autocast():
+                    out = t.model(batch.crops)
+                t.method.loss(out, codes).backward()
+                t.model.zero_grad(set_to_none=True)
+        return seconds[0]
+
+    return turn
+
+
+class _Pictures(Dataset):
+    """Images as lightly's transform wants them."""
+
+    def __init__(self, data: Data, transform: Callable[[Image.Image], list[torch.Tensor]]) -> None:
+        self.images, self.transform = data.images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        if self.images.in_memory:
+            pixels = self.images.array[index]  # type: ignore[attr-defined]
+            return self.transform(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB"))
+        with Image.open(self.images.root / self.images.path(index)) as image:  # type: ignore[attr-defined]
+            return self.transform(image.convert("RGB"))
+
+
+def _lightly(t: training.Training, data: Data, n_steps: int) -> Turn:
+    """As in lightly's own example of SwAV, with our encoder."""
+    from lightly.loss import SwaVLoss
+    from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
+    from lightly.transforms import SwaVTransform
+
+    c, m = t.config.crops, t.config.model
+    low, high = zip(*c.area, strict=True)
+    transform = SwaVTransform(crop_sizes=c.crop_pixels, crop_counts=c.n_crops, crop_min_scales=low, crop_max_scales=high)
+    encoder = training.build_model(t.config).encoder.to(t.device)
+    head = SwaVProjectionHead(t.model.n_features, m.head_width, m.embedding_width).to(t.device)
+    prototypes = SwaVPrototypes(m.embedding_width, t.config.n_prototypes[0]).to(t.device)
+    criterion = SwaVLoss()
+    parameters = [*encoder.parameters(), *head.parameters(), *prototypes.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    loader = DataLoader(
+        _Pictures(data, transform),
+        batch_size=t.config.optim.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=os.cpu_count() or 1,
+        pin_memory=t.device.type == "cuda",
+    )
+
+    def batches() -> Iterator[list[torch.Tensor]]:
+        while True:
+            yield from loader
+
+    def step(views: list[torch.Tensor]) -> None:
+        prototypes.normalize()
         with t.autocast():
-            out = t.model(batch.crops)
-        t.method.loss(out, codes).backward()
-        t.model.zero_grad(set_to_none=True)
+            crops = [view.to(t.device, non_blocking=True).contiguous(memory_format=torch.channels_last) for view in views]
+            scores = [prototypes(torch.nn.functional.normalize(head(encoder(crop)), dim=1)) for crop in crops]
+        loss = criterion([s.float() for s in scores[: c.n_crops[0]]], [s.float() for s in scores[c.n_crops[0] :]])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
-    return step
+    def turn() -> float:
+        # Its workers run in its own turns only; those that begin have batches ready when the clock starts.
+        coming = batches()
+        step(next(coming))
+        with _timed(t.device) as seconds:
+            for _ in range(n_steps):
+                step(next(coming))
+        coming.close()
+        return seconds[0]
+
+    return turn
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+@contextlib.contextmanager
+def _timed(device: torch.device) -> Iterator[list[float]]:
+    """Inside time passes; afterwards the list holds how many seconds."""
+    seconds: list[float] = []
     started = time.perf_counter()
-    run()
+    yield seconds
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    seconds.append(time.perf_counter() - started)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="*", default=["digits"])
+    parser.add_argument("data", nargs="*", default=["digits=digits"], metavar="NAME=DATA")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
-    arguments = parser.parse_args()
-    for given in arguments.data:
-        figures = measure(given, n_pairs=arguments.pairs, n_steps=arguments.steps)
-        file = record(f"step-{figures['data']}", figures)
-        ratio, wait = figures["step_over_bare"], figures["data_wait"]
-        print(
-            f"{figures['data']}: {figures['step_images_per_second']['median']:,.0f} images/s, bare {figures['bare_images_per_second']['median']:,.0f}; "
-            f"step/bare {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}, {ratio['n']} pairs); waits {wait['median']:.1%}  -> {file.name}"
-        )
+    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
+    a = parser.parse_args()
+    settings = {name: value_of(text) for name, text in (pair.split("=", 1) for pair in a.set)}
+    for name, given in (pair.split("=", 1) for pair in a.data):
+        figures = measure(given, settings, n_pairs=a.pairs, n_steps=a.steps, peer=a.peer)
+        file = record(f"step-{name}", {"data": name, **figures})
+        speeds = ", ".join(f"{who} {speed['median']:,.1f} images/s" for who, speed in figures["images_per_second"].items())
+        ratios = ", ".join(f"step / {who} {r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})" for who, r in figures["step_over"].items())
+        print(f"{name}: {speeds}; {ratios}; waits {figures['data_wait']['median']:.1%}  -> {file.name}")
 
 
 if __name__ == "__main__":

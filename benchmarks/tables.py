@@ -54,6 +54,8 @@ def results() -> str:
         parts.append("## K-means\n\n" + _kmeans(_result("kmeans")))
     if (RESULTS / "growth.json").exists():
         parts.append("## Growth of DeepCluster's assign phase\n\n" + _growth(_result("growth")))
+    if (RESULTS / "crops.json").exists():
+        parts.append("## Making the crops\n\n" + _crops(_result("crops")))
     parts.append("## The training step\n\n" + _steps([_result(file.stem) for file in sorted(RESULTS.glob("step-*.json"))]))
     return "\n\n".join(parts) + "\n"
 
@@ -168,22 +170,53 @@ def _growth(result: dict[str, Any]) -> str:
     return intro + _table(["images", "time", "microseconds an image", "peak memory beside the mapped files"], rows)
 
 
+def _crops(result: dict[str, Any]) -> str:
+    names = list(result["results"][0]["milliseconds_an_image"])
+    rows = []
+    for r in result["results"]:
+        times = [f"{r['milliseconds_an_image'][name]['median']:.2f} ms" for name in names]
+        ratios = [_ratio(r["ours_over"][mine]["lightly"]) for mine in names[:2]]
+        rows.append([f"{r['recipe']} px, from {r['from_pixels']}", *times, *ratios])
+    intro = (
+        "Milliseconds an image on one thread, from the decoded image to normalised crops, the paper's augmentation, in turns. The ratios are "
+        "ours over lightly's: in memory, and from files that are decoded already.\n\n"
+    )
+    return intro + _table(["crops", *names, "in memory / lightly", "files / lightly"], rows)
+
+
 def _steps(results: list[dict[str, Any]]) -> str:
     rows = []
     for r in results:
-        ratio = r["step_over_bare"]
+        speed, over, s = r["images_per_second"], r["step_over"], r["settings"]
+        crops = " + ".join(f"{n} x {side}" for n, side in zip(s["n_crops"], s["crop_pixels"], strict=True))
         rows.append(
             [
                 r["data"],
-                f"`{r['settings']['encoder']}`",
-                f"{r['step_images_per_second']['median']:,.0f}",
-                f"{r['bare_images_per_second']['median']:,.0f}",
-                f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}, {ratio['n']} pairs)",
+                f"`{s['encoder']}`, {crops} px, batch {s['batch']}",
+                *(f"{speed[name]['median']:,.4g}" if name in speed else "" for name in ("step", "bare", "lightly")),
+                *(_ratio(over[name]) if name in over else "" for name in ("bare", "lightly")),
                 f"{100 * r['data_wait']['median']:.0f} %",
             ]
         )
-    intro = "The whole step (decode, crops, codes, loss, update) beside the bare forward and backward of the same network with the same crops in memory, in turns.\n\n"
-    return intro + _table(["data", "encoder", "step, images/s", "bare, images/s", "step / bare", "waits for data"], rows)
+    intro = (
+        "The whole step (decode, crops, codes, loss, update) beside the bare forward and backward of the same network with the same crops in memory, and beside a step built of lightly's parts with the same "
+        "encoder, crops and batch, in turns.\n\n"
+    )
+    head = [
+        "data",
+        "encoder and crops",
+        "step, images/s",
+        "bare, images/s",
+        "lightly, images/s",
+        "step / bare",
+        "step / lightly",
+        "waits for data",
+    ]
+    return intro + _table(head, rows)
+
+
+def _ratio(r: dict[str, float]) -> str:
+    return f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f}, {r['n']} turns)"
 
 
 def _number(metric: str, value: float) -> str:
