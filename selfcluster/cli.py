@@ -10,66 +10,13 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Generic, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import tyro
 
-from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, Config, default_config, flatten, known, known_setting
+from selfcluster.commands import Demo, Evaluate, Train
+from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known, known_setting
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
-
-MethodSettings = TypeVar("MethodSettings")
-
-
-@dataclass(frozen=True)
-class Train(Generic[MethodSettings]):
-    """Train an encoder on unlabelled images. Settings that are left out follow from the images; --dry-run prints them."""
-
-    settings: Annotated[Config[MethodSettings], tyro.conf.arg(name="")]
-    data: tyro.conf.Positional[str] = ""
-    """A folder of images (nested or flat), a .npy or .npz file, or a set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
-    method: str = ""
-    """The algorithm: swav, deepcluster, deepcluster-v2 or sela-v2; by default that of the preset or the config file, or else swav."""
-    preset: str = ""
-    """A named experiment instead of the recipe."""
-    config: str = ""
-    """A TOML file of settings, such as the config.toml of another run."""
-    out: str = ""
-    """Folder of the run; by default runs/<data>-<method>-<n>."""
-    resume: bool = False
-    """Go on with the run in --out, from its last checkpoint."""
-    overwrite: bool = False
-    """Replace the run in --out."""
-    dry_run: bool = False
-    """Print the settings, with an estimate of time and memory, and stop."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Measure a run against labels: nearest neighbours and clusters, beside raw pixels and the untrained encoder."""
-
-    run: tyro.conf.Positional[str]
-    """Folder of the run."""
-    data: tyro.conf.Positional[str] = ""
-    """Labelled images; by default the run's own."""
-    test: str = ""
-    """Other labelled images to test on; by default the data's own test split."""
-    test_share: float = 0.2
-    """Share of the images to test on, where there is no test split."""
-    labels: str = "auto"
-    """auto, none, a CSV file (path, label), or a .npy file."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-
-
-@dataclass(frozen=True)
-class Demo:
-    """The main job on data that comes with the install: SwAV on scikit-learn's handwritten digits."""
-
-    out: str = ""
-    """Folder of the run; by default runs/digits-swav-<n>."""
-    seed: int = 0
-    """Another number is another run."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             print(f"selfcluster {version('selfcluster')}")
         else:
-            _COMMANDS[known(arguments[0], _COMMANDS, "command")](arguments[1:])
+            _run(known(arguments[0], _COMMANDS, "command"), arguments[1:])
     except SelfclusterError as error:
         _leave(str(error), error.exit_status)
     except Interrupted as interrupted:
@@ -106,7 +53,7 @@ def _leave(message: str, status: int) -> NoReturn:
 
 def _overview() -> str:
     lines = ["usage: selfcluster COMMAND ...", "", "Learns image representations from unlabelled images by clustering.", ""]
-    lines += [f"  {name:<10}{(kind.__doc__ or '').strip()}" for name, kind in (("train", Train), ("evaluate", Evaluate), ("demo", Demo))]
+    lines += [f"  {name:<10}{(kind.__doc__ or '').strip()}" for name, (kind, _) in _COMMANDS.items()]
     return "\n".join([*lines, "", "selfcluster COMMAND --help tells the settings of each. Start with: selfcluster demo"])
 
 
@@ -163,16 +110,19 @@ def _train(arguments: list[str]) -> None:
     distributed.stop()
 
 
-def _alone(command: str) -> None:
+def _run(command: str, arguments: list[str]) -> None:
+    """Any command but train, whose settings depend on the method, is read and done here."""
+    kind, does = _COMMANDS[command]
+    if kind is Train:
+        _train(arguments)
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"{command} runs in one process; start it without torchrun")
+    _check_flags(arguments, [*(f.name for f in dataclasses.fields(kind)), "help"])
+    does(_parse(kind, command, arguments))
 
 
-def _evaluate(arguments: list[str]) -> None:
-    _alone("evaluate")
-    _check_flags(arguments, [*(f.name for f in dataclasses.fields(Evaluate)), "help"])
-    parsed = _parse(Evaluate, "evaluate", arguments)
-
+def _evaluate(parsed: Evaluate) -> None:
     from selfcluster.evaluate import evaluate
     from selfcluster.run import load
 
@@ -187,17 +137,18 @@ def _evaluate(arguments: list[str]) -> None:
     print(f"next, in Python: timm.create_model('local-dir:{parsed.run}/model', pretrained=True)")
 
 
-def _demo(arguments: list[str]) -> None:
-    _alone("demo")
-    _check_flags(arguments, [*(f.name for f in dataclasses.fields(Demo)), "help"])
-    parsed = _parse(Demo, "demo", arguments)
-
+def _demo(parsed: Demo) -> None:
     from selfcluster.demo import demo
 
     demo(out=parsed.out or None, seed=parsed.seed)
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train, "evaluate": _evaluate, "demo": _demo}
+_COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "train": (Train, _train),
+    "evaluate": (Evaluate, _evaluate),
+    "demo": (Demo, _demo),
+}
+"""In the order in which they are listed."""
 
 
 def _flag(argument: str) -> str | None:

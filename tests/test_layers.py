@@ -14,6 +14,7 @@ ROOT = Path(selfcluster.__file__).parent
 ROWS = [
     ["errors"],
     ["config"],
+    ["commands"],
     ["toml"],
     ["allocator"],
     ["distributed"],
@@ -86,7 +87,7 @@ def test_imports_go_up_only(module: str) -> None:
 
 
 def test_config_and_errors_need_no_torch() -> None:
-    for module in ("config", "errors", "toml", "cli"):
+    for module in ("config", "commands", "errors", "toml", "cli"):
         tree = ast.parse(MODULES[module].read_text())
         top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
         names = {alias.name for n in top if isinstance(n, ast.Import) for alias in n.names} | {
