@@ -143,6 +143,8 @@ class Loader:
         self.wait_seconds = 0.0
         """Time that the training step has waited for this loader; whoever reads it resets it."""
         self._each = in_threads(threads) if device.type == "cpu" else map
+        self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+        """Where crops are varied while the network trains on those before."""
         self._tasks = _Tasks()
         self._loader: DataLoader = DataLoader(
             _CutCrops(images, crops, seed, map if workers else self._each),
@@ -175,7 +177,9 @@ class Loader:
                 self.note_broken(cut.broken)
                 if cut.failure:
                     raise DataError(cut.failure)
-                batch = self._finish(cut)
+                with torch.cuda.stream(self._beside):  # does nothing where there is none
+                    batch = self._finish(cut)
+                self._hand_over(batch)
                 self.wait_seconds += time.perf_counter() - asked
                 yield batch
         except BaseException:  # also where the epoch is left in the middle
@@ -203,6 +207,14 @@ class Loader:
         if self.images.in_memory:
             crops = self.crops.cut(crops[0], cut.drawn)
         return Batch(index=cut.index, crops=self.crops.vary(crops, cut.drawn, self._each))
+
+    def _hand_over(self, batch: Batch) -> None:
+        """What follows waits for these crops, and their memory for what follows."""
+        if self._beside is not None:
+            training = torch.cuda.current_stream(self.device)
+            training.wait_stream(self._beside)
+            for crops in batch.crops:
+                crops.record_stream(training)
 
     def note_broken(self, broken: dict[int, str]) -> None:
         """These images cannot be read, for these reasons.
