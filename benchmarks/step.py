@@ -26,14 +26,14 @@ from benchmarks.quality import value_of
 from benchmarks.record import record, spread
 from selfcluster import distributed, loop, training
 from selfcluster.batch import Batch
-from selfcluster.config import DataSettings, flatten
+from selfcluster.config import Config, DataSettings, flatten
 from selfcluster.data import Data, open_data
 from selfcluster.log import Log
 from selfcluster.recipe import look_at
 from selfcluster.resolve import resolve
 
-Turn = Callable[[], float]
-"""Does some steps, and says how many seconds they took."""
+Turn = Callable[[int], float]
+"""Does so many steps, and says how many seconds they took."""
 
 
 class Rows(Log):
@@ -63,36 +63,48 @@ class Rows(Log):
 
 def measure(given: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int, peer: bool) -> dict[str, Any]:
     """Images per second of each, our step over the others', and the share of time that it waits for data."""
-    device = distributed.start("auto")
-    data = open_data(given, DataSettings())
-    flags = {"log_steps": n_steps, "on_collapse": "warn", "epochs": 100_000, **settings}
-    config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config
-    t, log = training.build(config, data, device), Rows()
-    contestants = {"step": _step(t, log, n_steps), "bare": _bare(t, n_steps)}
+    t, data, log = prepared(given, settings, log_steps=n_steps)
+    contestants = {"step": whole(t, log), "bare": bare(t)}
     if peer:
-        contestants["lightly"] = _lightly(t, data, n_steps)
+        contestants["lightly"] = lightly(t, data)
     for turn in contestants.values():
-        turn()
+        turn(n_steps)
     log.rows.clear()
-    turns = [{name: turn() for name, turn in contestants.items()} for _ in range(n_pairs)]
-    images = n_steps * config.optim.batch
+    turns = [{name: turn(n_steps) for name, turn in contestants.items()} for _ in range(n_pairs)]
+    images = n_steps * t.config.optim.batch
     waits = [row["train/data_wait"] for row in log.rows if "train/data_wait" in row]
-    kept = ("encoder", "batch", "n_crops", "crop_pixels", "n_prototypes")
     return {
-        "settings": {name: flatten(config)[name] for name in kept},
-        "precision": str(training.precision_of(config, device)),
+        "settings": kept(t.config),
+        "precision": str(t.precision),
         "images_per_second": {name: spread([images / turn[name] for turn in turns]) for name in contestants},
         "step_over": {name: spread([turn[name] / turn["step"] for turn in turns]) for name in contestants if name != "step"},
         "data_wait": spread(waits),
-        "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "peak_bytes": torch.cuda.max_memory_allocated() if t.device.type == "cuda" else None,
         "other_versions": {"lightly": version("lightly")} if peer else {},
     }
 
 
-def _step(t: training.Training, log: Rows, n_steps: int) -> Turn:
+def prepared(given: str, settings: dict[str, Any], *, log_steps: int) -> tuple[training.Training, Data, Rows]:
+    """Training that stands before its first step, and where its rows go."""
+    device = distributed.start("auto")
+    data = open_data(given, DataSettings())
+    flags = {"log_steps": log_steps, "on_collapse": "warn", "epochs": 100_000, **settings}
+    config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config
+    return training.build(config, data, device), data, Rows()
+
+
+def kept(config: Config[Any]) -> dict[str, Any]:
+    """The settings that a table names."""
+    values = flatten(config)
+    return {
+        name: values[name] for name in ("encoder", "batch", "n_crops", "crop_pixels", "n_prototypes", "workers", "threads", "cache_gib")
+    }
+
+
+def whole(t: training.Training, log: Rows) -> Turn:
     """The loop itself."""
 
-    def turn() -> float:
+    def turn(n_steps: int) -> float:
         with _timed(t.device) as seconds, contextlib.suppress(loop.Interrupted):
             loop.fit(t, log, None, stop_at=t.state.step + n_steps)
         return seconds[0]
@@ -100,14 +112,14 @@ def _step(t: training.Training, log: Rows, n_steps: int) -> Turn:
     return turn
 
 
-def _bare(t: training.Training, n_steps: int) -> Turn:
+def bare(t: training.Training) -> Turn:
     """Forward and backward on one batch of crops that lies in memory."""
     plan = t.method.begin_epoch(0, lambda *_, **__: None)
     batch: Batch = next(iter(t.loader.epoch(0, plan)))
     with torch.no_grad(), t.autocast():
         codes = t.method.assign(t.model(batch.crops), batch)
 
-    def turn() -> float:
+    def turn(n_steps: int) -> float:
         with _timed(t.device) as seconds:
             for _ in range(n_steps):
                 with t.autocast():
@@ -136,7 +148,7 @@ class _Pictures(Dataset):
             return self.transform(image.convert("RGB"))
 
 
-def _lightly(t: training.Training, data: Data, n_steps: int) -> Turn:
+def lightly(t: training.Training, data: Data) -> Turn:
     """As in lightly's own example of SwAV, with our encoder."""
     from lightly.loss import SwaVLoss
     from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
@@ -174,7 +186,7 @@ def _lightly(t: training.Training, data: Data, n_steps: int) -> Turn:
         optimizer.step()
         optimizer.zero_grad()
 
-    def turn() -> float:
+    def turn(n_steps: int) -> float:
         # Its workers run in its own turns only; those that begin have batches ready when the clock starts.
         coming = batches()
         step(next(coming))
