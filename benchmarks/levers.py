@@ -1,9 +1,9 @@
 """What each lever of speed and memory does: the same training with it and without it.
 
-    python -m benchmarks.levers [DATA] [--turns 5] [--only kept-memory compile ...]
+    python -m benchmarks.levers [DATA] [--turns 5] [--only kept-memory compile ...] [--set encoder=resnet18 ...]
 
 DATA is anything that `selfcluster train` takes; by default the digits. Contestants are processes of their own; see `benchmarks.turns`.
-For --compile the time to the first step is told twice: with nothing compiled before, and with what was kept. Results: results/levers.json.
+For --compile the time to the first step is told twice: with nothing compiled before, and with what was kept. Results: results/levers-NAME.json.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import os
 import tempfile
 from typing import Any
 
+from benchmarks.quality import value_of
 from benchmarks.record import record
 from benchmarks.turns import Entry, take_turns
-from selfcluster.config import DataSettings
-from selfcluster.data import open_data
 
 
-def levers(data: str) -> dict[str, tuple[Entry, Entry]]:
+def levers(data: str, settings: dict[str, Any]) -> dict[str, tuple[Entry, Entry]]:
     """Without and with, for each."""
+    large = {"batch": 256, **settings}
     return {
-        "kept-memory": (Entry(data, gives_memory_back=True), Entry(data)),
-        "accumulate 4": (Entry(data, {"batch": 256}), Entry(data, {"batch": 256, "accumulate": 4})),
-        "recompute": (Entry(data, {"batch": 256}), Entry(data, {"batch": 256, "recompute": True})),
-        "compile": (Entry(data), Entry(data, {"compile": True})),
+        "kept-memory": (Entry(data, settings, gives_memory_back=True), Entry(data, settings)),
+        "accumulate": (Entry(data, large), Entry(data, {**large, "accumulate": 4})),
+        "recompute": (Entry(data, large), Entry(data, {**large, "recompute": True})),
+        "compile": (Entry(data, settings), Entry(data, {**settings, "compile": True})),
     }
 
 
@@ -59,10 +59,11 @@ def main() -> None:
     parser.add_argument("--name", default="digits")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
     a = parser.parse_args()
-    open_data(a.data, DataSettings())
     results = {}
-    for name, (without, with_it) in levers(a.data).items():
+    settings = {name: value_of(text) for name, text in (pair.split("=", 1) for pair in a.set)}
+    for name, (without, with_it) in levers(a.data, settings).items():
         if a.only and name not in a.only:
             continue
         r = results[name] = (compiled if name == "compile" else measure)(without, with_it, a.turns)
