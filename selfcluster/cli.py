@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from selfcluster.commands import Demo, Evaluate, Train
+from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Train
 from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known, known_setting
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
 
@@ -137,6 +137,74 @@ def _evaluate(parsed: Evaluate) -> None:
     print(f"next, in Python: timm.create_model('local-dir:{parsed.run}/model', pretrained=True)")
 
 
+def _embed(parsed: Embed) -> None:
+    from selfcluster.embeddings import write_embeddings
+    from selfcluster.run import load
+
+    run = load(parsed.run, device=parsed.device)
+    found = write_embeddings(run, parsed.data or None, out=parsed.out, layer=parsed.layer, overwrite=parsed.overwrite)
+    unreadable = f"; {found.n_unreadable:,} could not be read" if found.n_unreadable else ""
+    print(f"{found.n:,} embeddings of {found.width} numbers, {found.images_per_second:,.0f} images/s{unreadable}: {found.file}")
+    print(f"next: selfcluster cluster {shlex.quote(parsed.run)}")
+
+
+def _cluster(parsed: Cluster) -> None:
+    from pathlib import Path
+
+    from selfcluster.clusters import describe, write_table
+    from selfcluster.embeddings import check_destination
+    from selfcluster.run import load
+    from selfcluster.sorting import check_sortable, sort_into
+
+    k = _number_or_auto(parsed.k)
+    run = load(parsed.run, device=parsed.device)
+    images = run.data(parsed.data or None).images
+    if parsed.out:
+        check_destination(Path(parsed.out), (".parquet", ".csv"), overwrite=parsed.overwrite)
+    if parsed.copy_to:
+        check_sortable(Path(parsed.copy_to), images, links=parsed.links)
+    found = run.cluster(parsed.data or None, k=k, seed=parsed.seed, projection=parsed.map)
+    print(describe(found))
+    print(f"table: {run.path / 'clusters.parquet'}")
+    if parsed.out:
+        write_table(found.table, Path(parsed.out))
+        print(f"table: {parsed.out}")
+    if parsed.copy_to:
+        n = sort_into(Path(parsed.copy_to), found.table, images, links=parsed.links)
+        print(f"{n:,} images sorted into {parsed.copy_to}")
+    print(f"next: selfcluster report {shlex.quote(parsed.run)}")
+
+
+def _number_or_auto(k: str) -> Any:
+    if k in ("", "auto"):
+        return k or None
+    if not k.isdecimal():
+        raise ConfigError(f"--k {k!r} must be a number of clusters, or auto")
+    return int(k)
+
+
+def _assign(parsed: Assign) -> None:
+    from pathlib import Path
+
+    from selfcluster.clusters import describe_assigned, read_centroids, write_table
+    from selfcluster.embeddings import check_destination
+    from selfcluster.run import load
+    from selfcluster.sorting import check_sortable, sort_into
+
+    run = load(parsed.run, device=parsed.device)
+    read_centroids(run.path)
+    images = run.data(parsed.data).images
+    check_destination(Path(parsed.out), (".parquet", ".csv"), overwrite=parsed.overwrite)
+    if parsed.copy_to:
+        check_sortable(Path(parsed.copy_to), images, links=parsed.links)
+    table = run.assign(parsed.data)
+    write_table(table, Path(parsed.out))
+    print(describe_assigned(table))
+    print(f"table: {parsed.out}")
+    if parsed.copy_to:
+        print(f"{sort_into(Path(parsed.copy_to), table, images, links=parsed.links):,} images sorted into {parsed.copy_to}")
+
+
 def _demo(parsed: Demo) -> None:
     from selfcluster.demo import demo
 
@@ -146,6 +214,9 @@ def _demo(parsed: Demo) -> None:
 _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (Train, _train),
     "evaluate": (Evaluate, _evaluate),
+    "embed": (Embed, _embed),
+    "cluster": (Cluster, _cluster),
+    "assign": (Assign, _assign),
     "demo": (Demo, _demo),
 }
 """In the order in which they are listed."""

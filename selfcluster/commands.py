@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import tyro
 
@@ -49,6 +49,70 @@ class Evaluate:
     """Share of the images to test on, where there is no test split."""
     labels: str = "auto"
     """auto, none, a CSV file (path, label), or a .npy file."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write the embedding of every image to a file: parquet, or .npy for the numbers alone."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run."""
+    data: tyro.conf.Positional[str] = ""
+    """Images; by default the run's own."""
+    out: str = "embeddings.parquet"
+    """A .parquet (path, index, embedding, label) or .npy file. Begun once, it is gone on with."""
+    layer: Literal["features", "head"] = "features"
+    """features (the encoder's output) or head (the unit vectors that training compares)."""
+    overwrite: bool = False
+    """Replace the file."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Put every image in a cluster, with how typical it is of it; find copies and strays."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run, which keeps the clusters for assign and report."""
+    data: tyro.conf.Positional[str] = ""
+    """Images; by default the run's own."""
+    k: str = ""
+    """A number of clusters; auto for the number of the best silhouette; by default the method's own prototypes."""
+    out: str = ""
+    """A .parquet or .csv file for the table; by default clusters.parquet in the run's folder."""
+    copy_to: str = ""
+    """A new folder, which gets one for each cluster with copies of its images, most typical first."""
+    links: bool = False
+    """Links instead of copies."""
+    map: Literal["pca", "umap"] = "pca"
+    """How the map of all images is made."""
+    seed: int = 0
+    """Of the starts."""
+    overwrite: bool = False
+    """Replace the file in --out."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Put new images in the clusters that are there, and say which are far from all of them."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run, after selfcluster cluster."""
+    data: tyro.conf.Positional[str]
+    """New images."""
+    out: str = "assigned.parquet"
+    """A .parquet or .csv file for the table."""
+    copy_to: str = ""
+    """A new folder, which gets one for each cluster with copies of its images, most typical first."""
+    links: bool = False
+    """Links instead of copies."""
+    overwrite: bool = False
+    """Replace the file in --out."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 

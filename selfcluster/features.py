@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -73,8 +73,7 @@ def _as_is(item: object) -> object:
     return item
 
 
-@torch.no_grad()
-def extract_features(
+def stream_features(
     encoder: Callable[[Tensor], Tensor],
     images: Images,
     *,
@@ -85,8 +84,8 @@ def extract_features(
     batch: int = 256,
     workers: int = 0,
     threads: int = 1,
-) -> Float[Tensor, "n f"]:
-    """The encoder's output for each image, in the order of the index; the encoder is in eval mode meanwhile.
+) -> Iterator[Float[Tensor, "b f"]]:
+    """The encoder's output, batch by batch in the order of the index; the encoder is in eval mode meanwhile.
 
     Args:
         encoder: from normalised images (n, 3, pixels, pixels) to rows.
@@ -94,18 +93,23 @@ def extract_features(
         index: which of them; None for all.
         pixels: side that images are resized to.
         precision: of the network; the result is float32.
+        batch: images at a time.
         workers, threads: who reads the images, as in `Loader`.
-    Returns:
+    Yields:
         float32 on the CPU; rows of images that could not be read are NaN.
     """
-    rows = []
     with in_mode(encoder, training=False):
         for prepared, readable in prepared_images(images, index=index, pixels=pixels, batch=batch, workers=workers, threads=threads):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+            # Around the network alone: whoever waits for the next batch would otherwise have no gradients either.
+            with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
                 features = encoder(normalise(prepared.to(device, non_blocking=True))).float().cpu()
             features[~readable] = torch.nan
-            rows.append(features)
-    return torch.cat(rows)
+            yield features
+
+
+def extract_features(encoder: Callable[[Tensor], Tensor], images: Images, **how: Any) -> Float[Tensor, "n f"]:
+    """All that `stream_features` yields, which takes the same arguments, as one tensor."""
+    return torch.cat(list(stream_features(encoder, images, **how)))
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,6 +17,8 @@ from selfcluster import distributed
 from selfcluster.checkpoint import write_atomically
 from selfcluster.config import RunSettings
 from selfcluster.errors import ConfigError
+
+Batch = TypeVar("Batch", bound=Sized)
 
 Sink = Callable[[int, dict[str, float]], object]
 """Takes the values of a step to another tool."""
@@ -148,6 +150,26 @@ class Log:
             if file is not None:
                 file.close()
         self._text = self._rows = None
+
+
+def telling(batches: Iterable[Batch], what: str, total: int, *, settings: RunSettings, done: int = 0) -> Iterator[Batch]:
+    """The batches, while the user is told how far they are.
+
+    Args:
+        batches: each as long as it has images.
+        what: such as "embedding".
+        total: images.
+        settings: how often.
+        done: images that were done before.
+    """
+    log, began, before = Log(None, settings), time.monotonic(), done
+    try:
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            log.working(what, done, total, (done - before) / max(time.monotonic() - began, 1e-9))
+    finally:
+        log.close()
 
 
 def cut_back(metrics: Path, step: int, epoch: int | None = None) -> None:

@@ -3,100 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, final
 
 import numpy as np
+import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
-from selfcluster import distributed, folder, loop, training
+from selfcluster import clusters, distributed, folder, loop, training
 from selfcluster.cache import CachedImages
 from selfcluster.capacity import largest_batch
 from selfcluster.checkpoint import load_checkpoint
-from selfcluster.config import DEFAULT_METHOD, Config, DataSettings, check_values, default_config, flatten, replace
+from selfcluster.clusters import Clusters
+from selfcluster.config import DEFAULT_METHOD, check_values, default_config, flatten, replace
 from selfcluster.cost import Cost, measure, peak_memory
 from selfcluster.data import Data, open_data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
-from selfcluster.features import Layer, extract_features
-from selfcluster.log import Log, check_extras, cut_back, duration, read_rows, say, table
-from selfcluster.model import ClusterModel
+from selfcluster.log import Log, check_extras, cut_back, duration, say, table
+from selfcluster.maps import Projection
+from selfcluster.opened import OpenedRun
 from selfcluster.presets import method_of
 from selfcluster.recipe import look_at
 from selfcluster.resolve import Resolved, resolve, resumed
 from selfcluster.toml import read_toml
 
 
-class Run:
-    """A trained (or half-trained) run in its folder.
+@final
+class Run(OpenedRun):
+    """A trained (or half-trained) run in its folder, and what can be done with it."""
 
-    Attributes:
-        path: the folder.
-        config: all settings.
-        model: encoder, head and prototypes, in eval mode.
-        metrics: the rows of metrics.jsonl, oldest first.
-    """
+    def cluster(
+        self, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
+    ) -> Clusters:
+        """Every image in a cluster, see `clusters.cluster`; kept in the run's folder, for `assign` and the report."""
+        found = clusters.cluster(self, images, k=k, seed=seed, projection=projection)
+        clusters.keep(found, self.path)
+        return found
 
-    def __init__(self, path: Path, config: Config[Any], images: str, model: ClusterModel) -> None:
-        self.path, self.config, self.model = path, config, model.eval()
-        self.images = images
-        """Where the images were, or "" for an array that was passed in."""
-        self.device = next(model.parameters()).device
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, method={self.config.method!r}, encoder={self.config.model.encoder!r})"
-
-    @property
-    def metrics(self) -> list[dict[str, float]]:
-        return read_rows(self.path / "metrics.jsonl")
-
-    @property
-    def pixels(self) -> int:
-        """Side to which images are resized for this encoder outside training."""
-        return self.config.crops.crop_pixels[0]
-
-    def data(self, given: Any = None, *, labels: str = "auto") -> Data:
-        """The run's own data with its labels, unless others are named; or other data under the run's limits.
-
-        Raises:
-            DataError: the run was trained on an array, which has to be given again.
-        """
-        if given is None and not self.images:
-            raise DataError(f"run {str(self.path)!r} was trained on an array that is not kept; give the images again")
-        own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)
-        return open_data(self.images if given is None else given, own if labels == "auto" else dataclasses.replace(own, labels=labels))
-
-    def trained_on(self) -> NDArray[np.int64]:
-        """Indices of the images that it was trained on; the others were kept out."""
-        return folder.read_trained_on(self.path)
-
-    def embed(self, images: Any = None, *, layer: Layer = "features") -> NDArray[np.float32]:
-        """Features of each image, in the order of the data.
-
-        Args:
-            images: anything that `train` takes; None for the run's own.
-            layer: "features" (the encoder's output) or "head" (z, of unit norm; DeepCluster has no head, so there it is the same).
-        Returns:
-            (n, F) float32; rows of images that cannot be read are NaN.
-        """
-        if layer not in ("features", "head"):
-            raise ConfigError(f"layer {layer!r} must be 'features' or 'head'")
-        with distributed.alone():
-            data = self.data(images)
-        self.model.eval()
-
-        return extract_features(
-            self.model.encode if layer == "features" else self.model.embed,
-            data.images,
-            pixels=self.pixels,
-            device=self.device,
-            precision=training.precision_of(self.config, self.device),
-            workers=training.n_workers(self.config, data.images, self.device),
-            threads=training.n_threads(self.config),
-        ).numpy()
+    def assign(self, images: Any) -> pa.Table:
+        """New images in the clusters that `cluster` has found, see `clusters.assign`."""
+        return clusters.assign(self, images)
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Run:

@@ -1,0 +1,353 @@
+"""Where are my clusters? Every image with its cluster, how typical it is of it, and its place on a map.
+
+Images are compared with centroids by cosine: with the method's own prototypes, in the space of embeddings; or, for a number of
+clusters of the user's choice, with those of k-means, in the space of features. The centroids stay in the run's folder, so that new
+images can be assigned to the clusters that are there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from selfcluster import distributed, randomness
+from selfcluster.checkpoint import write_atomically
+from selfcluster.data import Data
+from selfcluster.duplicates import duplicates_of, thumbnails
+from selfcluster.embeddings import names_of
+from selfcluster.errors import CheckpointError, ConfigError, DataError
+from selfcluster.how_many import Tried, how_many
+from selfcluster.kmeans import kmeans
+from selfcluster.log import table as tabulated
+from selfcluster.log import telling
+from selfcluster.maps import Projection, project
+from selfcluster.model import Prototypes
+from selfcluster.opened import OpenedRun
+
+_FAR = 0.99
+"""An image is far from a cluster beyond the distance that this share of its own images keep."""
+_ENOUGH = 50
+"""Images of a cluster whose distances say what far is; where there are fewer, those of all clusters together do."""
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """What images are assigned by."""
+
+    vectors: Float[Tensor, "k d"]
+    """Of unit norm."""
+    layer: Literal["features", "head"]
+    """What is compared with them."""
+    far: Float[Tensor, " k"]
+    """Distance (1 - cosine) beyond which an image is far from this cluster."""
+
+    def assign(self, points: Float[Tensor, "n d"]) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """For each row the cluster of the largest cosine, the distance to its centroid, 1 - cosine, and how much farther the next is."""
+        two = min(2, len(self.vectors))
+        parts = [(normalize(part) @ self.vectors.T).topk(two, dim=1) for part in points.split(_ROWS)]
+        cosines, nearest = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+        margins = cosines[:, 0] - cosines[:, 1] if two == 2 else torch.full_like(cosines[:, 0], torch.inf)
+        return nearest[:, 0], (1 - cosines[:, 0]).clamp(min=0), margins
+
+
+_ROWS = 8192
+"""That are compared with all centroids at a time."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One cluster."""
+
+    cluster: int
+    size: int
+    cohesion: float
+    """Mean cosine of its images with its centroid."""
+    nearest: tuple[int, ...]
+    """The clusters whose centroids are nearest, nearest first; only such as hold images."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """All images in their clusters."""
+
+    table: pa.Table
+    """A row for each image, in the order of the data: path, index, cluster (-1 where it cannot be read), distance (1 - cosine with the centroid), margin
+    (how much farther the next centroid is), rank_in_cluster (0 for the most typical), x and y (of the map), far (from its cluster, as
+    1 % are), duplicate_of (index of an earlier image that looks the same, or null), and label where there is one."""
+    features: Float[NDArray[np.float32], "n f"]
+    """Of the encoder; NaN where an image cannot be read."""
+    centroids: Centroids
+    summaries: tuple[Summary, ...]
+    """Of the clusters that hold images, largest first."""
+    tried: tuple[Tried, ...] = ()
+    """Numbers of clusters that were tried, where the number was asked for."""
+
+
+def cluster(
+    run: OpenedRun, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
+) -> Clusters:
+    """Every image is in a cluster.
+
+    Args:
+        run: whose encoder, and whose prototypes.
+        images: anything that `train` takes; None for the run's own.
+        k: None for the method's own prototypes (of several heads, the first; for DeepCluster, the mean features of what its top layer tells
+            apart); a number for that many clusters by spherical k-means on features, the best of 10 starts; "auto" for a number by
+            silhouette, see `how_many`.
+        seed: of the starts.
+        projection: of the map: "pca" or "umap" (extra `umap`).
+    Raises:
+        ConfigError: k below 1, or umap is not installed.
+        DataError: fewer readable images than clusters.
+    """
+    if isinstance(k, int) and k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+    with distributed.alone():
+        data = run.data(images)
+        features, looks = _features_and_looks(run, data)
+        readable = np.flatnonzero(~np.isnan(features[:, 0]))
+        if len(readable) < max(2, k if isinstance(k, int) else 0):
+            raise DataError(f"{len(readable):,} readable images are fewer than {k or 2} clusters; lower k, or give more images")
+        of_readable = torch.from_numpy(features[readable])
+        tried: tuple[Tried, ...] = ()
+        if k == "auto":
+            k, tried = how_many(of_readable, seed=seed)
+        points, vectors, layer = _by_prototypes(run, of_readable) if k is None else _by_kmeans(of_readable, k, seed)
+        centroids = Centroids(vectors, layer, torch.full((len(vectors),), torch.inf))
+        assignments, distances, margins = centroids.assign(points)
+        centroids = Centroids(vectors, layer, _far(assignments, distances, len(vectors)))
+        table = _table(data, readable, assignments, distances, margins, centroids.far)
+        table = _with_map(table, readable, project(of_readable, projection, seed=seed))
+        same = duplicates_of(of_readable, looks[readable], assignments)
+        table = _with_duplicates(table, readable, same)
+        return Clusters(table, features, centroids, _summaries(centroids, assignments, distances), tried)
+
+
+def assign(run: OpenedRun, images: Any) -> pa.Table:
+    """New images in the clusters that `cluster` has found and left in the run's folder.
+
+    Returns:
+        a row for each image: path, index, cluster (-1 where it cannot be read), distance, margin, rank_in_cluster (among these images), far (from
+        every cluster, so that it may belong to none), and label where there is one.
+    Raises:
+        CheckpointError: no clusters are there yet.
+    """
+    centroids = read_centroids(run.path)
+    with distributed.alone():
+        data = run.data(images)
+        coming = run.stream(data.images, layer=centroids.layer)
+        rows = torch.cat(list(telling(coming, "embedding", len(data.images), settings=run.config.run)))
+        readable = np.flatnonzero(~rows[:, 0].isnan().numpy())
+        if len(readable) == 0:
+            raise DataError(f"none of {len(rows):,} images can be read (first: {data.images.path(0)!r})")
+        assignments, distances, margins = centroids.assign(rows[torch.from_numpy(readable)])
+        return _table(data, readable, assignments, distances, margins, centroids.far)
+
+
+def keep(found: Clusters, folder: Path) -> None:
+    """The run's folder holds them: clusters.parquet, clusters.json and, for `assign`, clusters.safetensors."""
+    named = {"vectors": found.centroids.vectors.contiguous(), "far": found.centroids.far.contiguous()}
+    write_atomically(folder / "clusters.safetensors", save(named, metadata={"layer": found.centroids.layer}))
+    write_table(found.table, folder / "clusters.parquet")
+    said = {
+        "layer": found.centroids.layer,
+        "clusters": [vars(summary) for summary in found.summaries],
+        "tried": [vars(tried) for tried in found.tried],
+    }
+    write_atomically(folder / "clusters.json", json.dumps(said, indent=1).encode())
+
+
+def read_centroids(folder: Path) -> Centroids:
+    """Those that `keep` has left there.
+
+    Raises:
+        CheckpointError: there are none, or they are damaged.
+    """
+    file = folder / "clusters.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{str(folder)!r} holds no clusters to assign to; run selfcluster cluster {folder} first")
+    try:
+        with safe_open(file, "pt") as opened:
+            layer: Any = opened.metadata()["layer"]
+            return Centroids(opened.get_tensor("vectors"), layer, opened.get_tensor("far"))
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{str(file)!r} is damaged: {error}; run selfcluster cluster {folder} again") from None
+
+
+def write_table(table: pa.Table, file: Path) -> None:
+    """The table is in the file, parquet or CSV by its ending, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    if file.suffix == ".csv":
+        pa.csv.write_csv(table, sink)
+    else:
+        pq.write_table(table, sink, compression="zstd")
+    write_atomically(file, sink.getvalue().to_pybytes())
+
+
+def describe(found: Clusters, n_shown: int = 12) -> str:
+    """What a user wants to know at once: sizes, cohesion, nearest clusters, copies and strays."""
+    t = found.table
+    by = "the method's own prototypes" if found.centroids.layer == "head" else "features"
+    empty = len(found.centroids.vectors) - len(found.summaries)
+    lines = [f"{len(t):,} images in {len(found.summaries):,} clusters, by {by}" + (f" ({empty} more hold none)" if empty else "")]
+    if found.tried:
+        lines.append("silhouette: " + ", ".join(f"{one.k}: {one.silhouette:.3f}" for one in found.tried))
+    shown = [["cluster", "images", "cohesion", "nearest", "most typical"]]
+    typical = _most_typical(t)
+    for s in found.summaries[:n_shown]:
+        shown.append([str(s.cluster), f"{s.size:,}", f"{s.cohesion:.3f}", " ".join(map(str, s.nearest)), typical[s.cluster]])
+    lines.append(tabulated(shown, right=(0, 1, 2)))
+    if len(found.summaries) > n_shown:
+        lines.append(f"... and {len(found.summaries) - n_shown} smaller ones")
+    copies, strays = len(t) - t["duplicate_of"].null_count, pc.sum(t["far"]).as_py()
+    lines.append(f"copies of other images: {copies:,} (duplicate_of); far from their cluster: {strays:,} (far)")
+    if unreadable := pc.sum(pc.equal(t["cluster"], -1)).as_py():
+        lines.append(f"{unreadable:,} images cannot be read (cluster -1)")
+    return "\n".join(lines)
+
+
+def describe_assigned(table: pa.Table, n_shown: int = 12) -> str:
+    """How many went where, and how many belong nowhere."""
+    clusters = table["cluster"].to_numpy()
+    sizes = np.bincount(clusters[clusters >= 0])
+    largest = [c for c in np.argsort(-sizes, kind="stable").tolist() if sizes[c]][:n_shown]
+    typical = _most_typical(table)
+    shown = [["cluster", "images", "most typical"], *([str(c), f"{sizes[c]:,}", typical[c]] for c in largest)]
+    strays, unreadable = pc.sum(table["far"]).as_py(), int((clusters < 0).sum())
+    lines = [f"{len(table):,} images in {int((sizes > 0).sum()):,} clusters", tabulated(shown, right=(0, 1))]
+    lines.append(f"far from all clusters: {strays:,} ({strays / max(1, len(table)):.1%}; 1 % of those that were clustered)")
+    return "\n".join(lines + ([f"{unreadable:,} images cannot be read (cluster -1)"] if unreadable else []))
+
+
+def _most_typical(table: pa.Table) -> dict[int, str]:
+    first = table.filter(pc.equal(table["rank_in_cluster"], 0))
+    return dict(zip(first["cluster"].to_pylist(), first["path"].to_pylist(), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------------- parts
+
+
+def _features_and_looks(run: OpenedRun, data: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The features of all images, and thumbnails of a few pixels; every image is read once."""
+    coming = run.stream(data.images, beside=thumbnails)
+    rows = torch.cat(list(telling(coming, "embedding", len(data.images), settings=run.config.run)))
+    return rows[:, : -thumbnails.width].numpy(), rows[:, -thumbnails.width :].numpy()
+
+
+def _by_prototypes(run: OpenedRun, features: Float[Tensor, "n f"]) -> tuple[Tensor, Tensor, Literal["features", "head"]]:
+    """Points, centroids and layer of the method's own clusters."""
+    prototypes = run.model.prototypes
+    with torch.no_grad():
+        if isinstance(prototypes, Prototypes):
+            device = prototypes.weight.device
+            points = torch.cat([run.model.head(part.to(device)).float().cpu() for part in features.split(_ROWS)])
+            return points, prototypes.heads()[0].detach().cpu().clone(), "head"
+        top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(_ROWS)])
+    points = normalize(features)
+    sums = torch.zeros(int(top.max()) + 1, points.shape[1]).index_add_(0, top, points)
+    return points, normalize(sums[torch.bincount(top) > 0]), "features"
+
+
+def _by_kmeans(features: Float[Tensor, "n f"], k: int, seed: int, n_starts: int = 10) -> tuple[Tensor, Tensor, Literal["features", "head"]]:
+    starts = (
+        kmeans(features, k, spherical=True, init="k-means++", iterations=100, tolerance=1e-4, seed=randomness.seed_from(seed, start))
+        for start in range(n_starts)
+    )
+    return features, normalize(min(starts, key=lambda found: found.inertia[-1]).centroids), "features"
+
+
+def _far(assignments: Int64[Tensor, " n"], distances: Float[Tensor, " n"], k: int) -> Float[Tensor, " k"]:
+    """Of each cluster, the distance that all but the last hundredth of its images keep."""
+    ordered, ends = distances[_order(assignments, distances)], torch.bincount(assignments, minlength=k).cumsum(dim=0)
+    sizes = ends.diff(prepend=ends.new_zeros(1))
+    far = distances.sort().values[round(_FAR * (len(distances) - 1))].repeat(k)
+    enough = (sizes >= _ENOUGH).nonzero()[:, 0]
+    far[enough] = ordered[(ends - sizes)[enough] + (_FAR * (sizes[enough] - 1)).round().long()]
+    return far
+
+
+def _order(assignments: Int64[Tensor, " n"], distances: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Rows cluster by cluster, nearest first."""
+    return torch.from_numpy(np.lexsort((distances.numpy(), assignments.numpy())))
+
+
+def _ranks(assignments: Int64[Tensor, " n"], distances: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """How many of its cluster are nearer to the centroid."""
+    order = _order(assignments, distances)
+    sizes = torch.bincount(assignments)
+    begins = sizes.cumsum(dim=0) - sizes
+    ranks = torch.empty_like(assignments)
+    ranks[order] = torch.arange(len(order)) - begins[assignments[order]]
+    return ranks
+
+
+def _table(data: Data, readable: NDArray[np.int64], assignments: Tensor, distances: Tensor, margins: Tensor, far: Tensor) -> pa.Table:
+    """A row for each image, whether it can be read or not."""
+    columns: dict[str, tuple[Tensor, Any]] = {  # and what stands where an image cannot be read
+        "cluster": (assignments.int(), -1),
+        "distance": (distances, np.nan),
+        "margin": (margins, np.nan),
+        "rank_in_cluster": (_ranks(assignments, distances).int(), -1),
+        "far": (distances > far[assignments], False),
+    }
+    found = {"path": data.images.paths(), "index": np.arange(len(data.images))}
+    for name, (values, otherwise) in columns.items():
+        found[name] = _spread(values.numpy(), readable, len(data.images), otherwise)
+    labels = names_of(data.images.labels)
+    return pa.table(found if labels is None else {**found, "label": labels})
+
+
+def _spread(values: NDArray[Any], readable: NDArray[np.int64], n: int, otherwise: Any) -> NDArray[Any]:
+    whole = np.full(n, otherwise, dtype=values.dtype)
+    whole[readable] = values
+    return whole
+
+
+def _with_map(table: pa.Table, readable: NDArray[np.int64], places: NDArray[np.float32]) -> pa.Table:
+    for axis, name in enumerate("xy"):
+        table = table.add_column(6 + axis, name, pa.array(_spread(places[:, axis], readable, len(table), np.nan)))
+    return table
+
+
+def _with_duplicates(table: pa.Table, readable: NDArray[np.int64], same: NDArray[np.int64]) -> pa.Table:
+    first = np.where(same >= 0, readable[same], -1)
+    whole = _spread(first, readable, len(table), -1)
+    return table.add_column(9, "duplicate_of", pa.array(whole, mask=whole < 0))
+
+
+def _summaries(centroids: Centroids, assignments: Int64[Tensor, " n"], distances: Float[Tensor, " n"]) -> tuple[Summary, ...]:
+    k = len(centroids.vectors)
+    sizes = torch.bincount(assignments, minlength=k)
+    cohesion = 1 - torch.zeros(k).index_add_(0, assignments, distances) / sizes.clamp(min=1)
+    used = (sizes > 0).nonzero()[:, 0]
+    nearest = _nearest_clusters(centroids.vectors[used])
+    found = (
+        Summary(int(c), int(sizes[c]), float(cohesion[c]), tuple(int(used[other]) for other in others))
+        for c, others in zip(used.tolist(), nearest, strict=True)
+    )
+    return tuple(sorted(found, key=lambda summary: (-summary.size, summary.cluster)))
+
+
+def _nearest_clusters(vectors: Float[Tensor, "k d"], n: int = 3) -> Iterator[list[int]]:
+    """For each, the places of the n others that are nearest."""
+    n = min(n, len(vectors) - 1)
+    for start in range(0, len(vectors), _ROWS):
+        cosines = vectors[start : start + _ROWS] @ vectors.T
+        cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -torch.inf
+        yield from cosines.topk(n, dim=1).indices.tolist()

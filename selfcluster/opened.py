@@ -1,0 +1,110 @@
+"""A run's folder, opened: its settings, its weights and its images. What every use of a run is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selfcluster import distributed, folder, training
+from selfcluster.config import Config, DataSettings
+from selfcluster.data import Data, open_data
+from selfcluster.errors import ConfigError, DataError
+from selfcluster.features import Layer, stream_features
+from selfcluster.images import Images
+from selfcluster.log import read_rows
+from selfcluster.model import ClusterModel
+
+
+class OpenedRun:
+    """A trained (or half-trained) run in its folder.
+
+    Attributes:
+        path: the folder.
+        config: all settings.
+        model: encoder, head and prototypes, in eval mode.
+        metrics: the rows of metrics.jsonl, oldest first.
+    """
+
+    def __init__(self, path: Path, config: Config[Any], images: str, model: ClusterModel) -> None:
+        self.path, self.config, self.model = path, config, model.eval()
+        self.images = images
+        """Where the images were, or "" for an array that was passed in."""
+        self.device = next(model.parameters()).device
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, method={self.config.method!r}, encoder={self.config.model.encoder!r})"
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        return read_rows(self.path / "metrics.jsonl")
+
+    @property
+    def pixels(self) -> int:
+        """Side to which images are resized for this encoder outside training."""
+        return self.config.crops.crop_pixels[0]
+
+    def data(self, given: Any = None, *, labels: str = "auto") -> Data:
+        """The run's own data with its labels, unless others are named; or other data under the run's limits.
+
+        Raises:
+            DataError: the run was trained on an array, which has to be given again.
+        """
+        if given is None and not self.images:
+            raise DataError(f"run {str(self.path)!r} was trained on an array that is not kept; give the images again")
+        own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)
+        return open_data(self.images if given is None else given, own if labels == "auto" else dataclasses.replace(own, labels=labels))
+
+    def trained_on(self) -> NDArray[np.int64]:
+        """Indices of the images that it was trained on; the others were kept out."""
+        return folder.read_trained_on(self.path)
+
+    def embed(self, images: Any = None, *, layer: Layer = "features") -> NDArray[np.float32]:
+        """Features of each image, in the order of the data.
+
+        Args:
+            images: anything that `train` takes; None for the run's own.
+            layer: "features" (the encoder's output) or "head" (z, of unit norm; DeepCluster has no head, so there it is the same).
+        Returns:
+            (n, F) float32; rows of images that cannot be read are NaN.
+        """
+        with distributed.alone():
+            data = self.data(images)
+            return torch.cat(list(self.stream(data.images, layer=layer))).numpy()
+
+    def stream(
+        self,
+        images: Images,
+        *,
+        layer: Layer = "features",
+        index: NDArray[np.int64] | None = None,
+        beside: Callable[[Tensor], Tensor] | None = None,
+    ) -> Iterator[Float[Tensor, "b _"]]:
+        """What `embed` gives, batch by batch.
+
+        Args:
+            images: where they come from.
+            layer: as for `embed`.
+            index: which of them, in which order; None for all.
+            beside: what else is made of the prepared images, as further columns.
+        """
+        if layer not in ("features", "head"):
+            raise ConfigError(f"layer {layer!r} must be 'features' or 'head'")
+        encode = self.model.encode if layer == "features" else self.model.embed
+        return stream_features(
+            encode if beside is None else lambda prepared: torch.cat([encode(prepared).float(), beside(prepared)], dim=1),
+            images,
+            index=index,
+            pixels=self.pixels,
+            device=self.device,
+            precision=training.precision_of(self.config, self.device),
+            workers=training.n_workers(self.config, images, self.device),
+            threads=training.n_threads(self.config),
+        )

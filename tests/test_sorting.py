@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from selfcluster.config import DataSettings
+from selfcluster.data import open_data
+from selfcluster.errors import ConfigError, DataError
+from selfcluster.images import Images
+from selfcluster.sorting import sort_into
+from tests import tiny
+
+TABLE = pa.table({"cluster": [0, 11, 11, -1], "rank_in_cluster": [0, 1, 0, -1]})
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    for name in ("one", "two"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(tiny.images(1)[0]).save(tmp_path / "data" / name / f"{i}.jpg")
+    return open_data(str(tmp_path / "data"), DataSettings()).images
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir())
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_a_folder_for_each_cluster_most_typical_first(images: Images, tmp_path: Path, links: bool) -> None:
+    assert sort_into(tmp_path / "out", TABLE, images, links=links) == 3
+    assert names(tmp_path / "out") == ["cluster-00/0-0.jpg", "cluster-11/0-0.jpg", "cluster-11/1-1.jpg"]
+    copy = tmp_path / "out" / "cluster-11" / "0-0.jpg"
+    assert copy.is_symlink() == links
+    assert copy.read_bytes() == (tmp_path / "data" / "two" / "0.jpg").read_bytes()
+
+
+def test_images_of_an_array_become_files(tmp_path: Path) -> None:
+    array = tiny.images(4)
+    sort_into(tmp_path / "out", TABLE, open_data(array, DataSettings()).images)
+    assert names(tmp_path / "out") == ["cluster-00/0-0.png", "cluster-11/0-2.png", "cluster-11/1-1.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "cluster-11" / "0-2.png")), array[2])
+
+
+def test_nothing_is_half_copied(images: Images, tmp_path: Path) -> None:
+    (tmp_path / "data" / "two" / "0.jpg").unlink()
+    with pytest.raises(DataError, match="not there any more"):
+        sort_into(tmp_path / "out", TABLE, images)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data"]
+
+
+def test_a_folder_in_use_is_left_alone(images: Images, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds files already"):
+        sort_into(tmp_path / "data", TABLE, images)
+    (tmp_path / "empty").mkdir()
+    assert sort_into(tmp_path / "empty", TABLE, images) == 3
+    with pytest.raises(ConfigError, match="cannot be made"):
+        sort_into(tmp_path / "no" / "where", TABLE, images)
+    with pytest.raises(ConfigError, match="files of their own"):
+        sort_into(tmp_path / "out", TABLE, open_data(tiny.images(4), DataSettings()).images, links=True)
