@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from selfcluster.errors import DivergenceError as DivergenceError
     from selfcluster.errors import SelfclusterError as SelfclusterError
     from selfcluster.estimator import KMeans as KMeans
+    from selfcluster.learner import ClusterLearner as ClusterLearner
     from selfcluster.run import Run as Run
     from selfcluster.run import load as load
     from selfcluster.run import train as train
 
 _HOME = {
+    "ClusterLearner": "learner",
     "CheckpointError": "errors",
     "CollapseError": "errors",
     "Config": "config",

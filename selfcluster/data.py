@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from selfcluster import distributed, named_sets, randomness
 from selfcluster.config import DataSettings, known
 from selfcluster.errors import DataError
-from selfcluster.images import ArrayImages, FolderImages, Images, read_array, with_labels
+from selfcluster.images import ArrayImages, FolderImages, Images, ListedImages, read_array, with_labels
 
 _TEST_FOLDERS = ("val", "test", "valid", "validation")
 
@@ -43,7 +43,7 @@ def open_data(given: Any, settings: DataSettings) -> Data:
     """The images behind what the user gave.
 
     Args:
-        given: a folder, a .npy or .npz file (keys images, labels), the name of a set, or an array of images.
+        given: a folder, a .npy or .npz file (keys images, labels), the name of a set, an array of images, or a list of paths to image files.
         settings: labels and limits.
     Raises:
         DataError: nothing there, no images, an array of the wrong shape or type, or labels that do not fit.
@@ -63,6 +63,9 @@ def open_data(given: Any, settings: DataSettings) -> Data:
 
 
 def _open(given: Any, settings: DataSettings) -> Data:
+    if isinstance(given, list | tuple) and given and isinstance(given[0], str | Path):
+        listed = ListedImages(given, max_megapixels=settings.max_megapixels)
+        return Data("files", "", listed, None, (f"{len(listed):,} files",))
     if not isinstance(given, str | Path):
         return Data("array", "", ArrayImages(_as_array(given)))
     if not str(given):

@@ -15,9 +15,10 @@ import os
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -266,6 +267,23 @@ class FolderImages(Images):
         if len(names) < 2:
             return None
         return Labels(encoded.indices.to_numpy().astype(np.int64), tuple(names))
+
+
+class ListedImages(FolderImages):
+    """Image files that are named one by one, in that order.
+
+    Args:
+        files: their paths.
+        max_megapixels: an image that declares more is refused before it is decoded.
+    Raises:
+        DataError: no path is named, or what is named is none.
+    """
+
+    def __init__(self, files: Sequence[Any], *, max_megapixels: float = 100.0) -> None:
+        if not all(isinstance(file, str | Path) for file in files) or not files:
+            raise DataError(f"a list of {len(files):,} things was given, but not of paths to image files")
+        self.root, self.max_megapixels, self.n_left_alone = Path(Path.cwd().anchor), max_megapixels, 0
+        self.files = pa.array([os.fsencode(Path(file).absolute().relative_to(self.root)) for file in files], type=pa.large_binary())
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ ROOT = Path(selfcluster.__file__).parent
 def test_the_public_names_are_exactly_these() -> None:
     assert selfcluster.__all__ == [
         "CheckpointError",
+        "ClusterLearner",
         "CollapseError",
         "Config",
         "ConfigError",
