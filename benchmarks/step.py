@@ -15,6 +15,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.quality import value_of
 from benchmarks.record import record, spread
-from selfcluster import distributed, loop, training
+from selfcluster import distributed, loop, optim, training
 from selfcluster.batch import Batch
 from selfcluster.config import Config, DataSettings, flatten
 from selfcluster.data import Data, open_data
@@ -64,7 +65,7 @@ class Rows(Log):
 def measure(given: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int, peer: bool) -> dict[str, Any]:
     """Images per second of each, our step over the others', and the share of time that it waits for data."""
     t, data, log = prepared(given, settings, log_steps=n_steps)
-    contestants = {"step": whole(t, log), "bare": bare(t)}
+    contestants = {"step": whole(t, log), "bare": bare(t), "beside": beside(t)}
     if peer:
         contestants["lightly"] = lightly(t, data)
     for turn in contestants.values():
@@ -76,8 +77,11 @@ def measure(given: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int,
     return {
         "settings": kept(t.config),
         "precision": str(t.precision),
-        "images_per_second": {name: spread([images / turn[name] for turn in turns]) for name in contestants},
-        "step_over": {name: spread([turn[name] / turn["step"] for turn in turns]) for name in contestants if name != "step"},
+        "images_per_second": {name: spread([images / turn[name] for turn in turns]) for name in contestants if name != "beside"},
+        "step_over": {
+            name: spread([turn[name] / turn["step"] for turn in turns]) for name in contestants if name not in ("step", "beside")
+        },
+        "share_of_codes_loss_and_update": spread([turn["beside"] / turn["step"] for turn in turns]),
         "data_wait": spread(waits),
         "peak_bytes": torch.cuda.max_memory_allocated() if t.device.type == "cuda" else None,
         "other_versions": {"lightly": version("lightly")} if peer else {},
@@ -126,6 +130,32 @@ def bare(t: training.Training) -> Turn:
                     out = t.model(batch.crops)
                 t.method.loss(out, codes).backward()
                 t.model.zero_grad(set_to_none=True)
+        return seconds[0]
+
+    return turn
+
+
+def beside(t: training.Training) -> Turn:
+    """What a step does beside crops and network: codes, loss and its gradient at the scores, clipping and update, at a rate of 0."""
+    plan = t.method.begin_epoch(0, lambda *_, **__: None)
+    batch: Batch = next(iter(t.loader.epoch(0, plan)))
+    with t.autocast():
+        out = t.model(batch.crops)
+    t.method.loss(out, t.method.assign(out, batch)).backward()
+    gradients = {p: p.grad for p in t.model.parameters() if p.grad is not None}
+    out = replace(out, scores=[scores.detach().requires_grad_() for scores in out.scores])
+
+    def turn(n_steps: int) -> float:
+        for optimizer in t.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+        with _timed(t.device) as seconds:
+            for _ in range(n_steps):
+                t.method.loss(out, t.method.assign(out, batch)).backward()
+                for parameter, gradient in gradients.items():
+                    parameter.grad = gradient
+                optim.clip_gradients(t.optimizers, t.config.optim.clip_norm)
+                optim.update(t.optimizers)
         return seconds[0]
 
     return turn

@@ -2,7 +2,7 @@
 
     python -m benchmarks.tables
 
-Writes docs/results.md, and the README's table between its two markers.
+Writes docs/results.md, docs/speed.svg (extra bench), and the README's table between its two markers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import statistics
 from typing import Any
 
+from benchmarks import speed_tables
 from benchmarks.record import RESULTS
 
 ROOT = RESULTS.parents[1]
@@ -57,7 +58,8 @@ def results() -> str:
     if (RESULTS / "crops.json").exists():
         parts.append("## Making the crops\n\n" + _crops(_result("crops")))
     parts.append("## The training step\n\n" + _steps([_result(file.stem) for file in sorted(RESULTS.glob("step-*.json"))]))
-    return "\n\n".join(parts) + "\n"
+    parts.append("![How many times as fast as lightly's parts](speed.svg)")
+    return "\n\n".join([*parts, *speed_tables.sections()]) + "\n"
 
 
 def _result(name: str) -> dict[str, Any]:
@@ -230,6 +232,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def main() -> None:
     (ROOT / "README.md").write_text(readme((ROOT / "README.md").read_text()))
     (ROOT / "docs" / "results.md").write_text(results())
+    (ROOT / "docs" / "speed.svg").write_text(speed_tables.plot())
 
 
 if __name__ == "__main__":
