@@ -15,10 +15,17 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Each prints ratios with their spread, and writes its figures to benchmarks/results; half an hour on two cores.
 bench: .venv/benched
 	$(BIN)/python -m benchmarks.crops
 	$(BIN)/python -m benchmarks.step digits=digits --peer
+	$(BIN)/python -m benchmarks.epochs
 	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.kmeans --sizes 50000
+	$(BIN)/python -m benchmarks.embed
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.growth_step
+	$(BIN)/python -m benchmarks.levers
+	$(BIN)/python -m benchmarks.startup
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -29,7 +29,9 @@ def times_faster() -> list[tuple[str, dict[str, float]]]:
         found.append(("epoch of JPEG files", _result("epochs")["seconds_over_the_first"]["lightly"]))
     for r in _result("crops")["results"]:
         over = r["ours_over"]["selfcluster, images in memory"]["lightly"]
-        found.append((f"crops, {r['recipe']}", {"median": 1 / over["median"], "min": 1 / over["max"], "max": 1 / over["min"]}))
+        found.append(
+            (f"crops, {r['recipe'].replace(' x ', 'x')}", {"median": 1 / over["median"], "min": 1 / over["max"], "max": 1 / over["min"]})
+        )
     return found
 
 
@@ -56,7 +58,7 @@ def plot() -> str:
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     for y, (_, r) in enumerate(rows):
         axes.annotate(f"{r['median']:.1f}", (r["max"], y), xytext=(5, 0), textcoords="offset points", va="center")
-    axes.set_xlabel("times as fast as lightly's parts on the same work, 2 CPU cores (median and spread over turns)")
+    axes.set_xlabel("times as fast as lightly's parts (median and spread over turns)")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     out = StringIO()
@@ -132,7 +134,7 @@ def _levers(results: Sequence[dict[str, Any]]) -> str:
                 [
                     result["data"],
                     f"`{s['encoder']}`, batch {s['batch']}",
-                    name,
+                    name.split()[0],
                     _ratio(r["seconds_with_over_without"]),
                     f"{r['peak_bytes_with_over_without']:.2f}",
                     pays,

@@ -197,7 +197,8 @@ def _steps(results: list[dict[str, Any]]) -> str:
                 f"`{s['encoder']}`, {crops} px, batch {s['batch']}",
                 *(f"{speed[name]['median']:,.4g}" if name in speed else "" for name in ("step", "bare", "lightly")),
                 *(_ratio(over[name]) if name in over else "" for name in ("bare", "lightly")),
-                f"{100 * r['data_wait']['median']:.0f} %",
+                f"{100 * r['data_wait']['median']:.1f} %",
+                f"{100 * r['share_of_codes_loss_and_update']['median']:.1f} %" if "share_of_codes_loss_and_update" in r else "",
             ]
         )
     intro = (
@@ -213,6 +214,7 @@ def _steps(results: list[dict[str, Any]]) -> str:
         "step / bare",
         "step / lightly",
         "waits for data",
+        "codes, loss, update",
     ]
     return intro + _table(head, rows)
 

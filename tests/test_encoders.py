@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 
-from selfcluster.encoders import create_encoder, feature_width
+from selfcluster.encoders import compile_encoder, create_encoder, feature_width
 from selfcluster.errors import ConfigError
 
 SMALL = {
@@ -93,3 +94,26 @@ def test_weights_that_cannot_be_had_are_one_clear_line(name: str, tmp_path: Path
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
     assert "--init random" in str(error.value)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
+def test_a_compiled_encoder_gives_what_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
+    images = torch.randn(2, 3, 8, 8)
+    before = encoder(images)
+    names = list(encoder.state_dict())
+    compile_encoder(encoder)
+    after = encoder(images)
+    torch.testing.assert_close(after, before)
+    after.sum().backward()
+    assert list(encoder.state_dict()) == names  # a checkpoint must not tell whether it was compiled
+    assert any(tmp_path.rglob("*.so"))
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
+        compile_encoder(torch.nn.Identity())
