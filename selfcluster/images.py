@@ -7,13 +7,9 @@ batches is keyed by it, so the digest of the paths is stored with every run.
 from __future__ import annotations
 
 import abc
-import contextlib
 import csv
 import hashlib
-import math
 import os
-import threading
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,9 +22,9 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import UInt8
 from numpy.typing import ArrayLike, NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from selfcluster.decoding import opened, reduce, upright_pixels, upright_size
 from selfcluster.errors import DataError
 
 ENDINGS = frozenset(
@@ -205,25 +201,24 @@ class ArrayImages(Images):
         return digest.hexdigest()
 
 
-class FolderImages(Images):
-    """The image files below a folder, nested or flat.
+class EncodedImages(Images):
+    """Images that are kept as image files: in a folder, or as bytes inside larger files.
 
     Args:
-        root: the folder.
+        files: the path of each image, as bytes, in the order of the index.
         max_megapixels: an image that declares more is refused before it is decoded.
-    Raises:
-        DataError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, root: str | Path, *, max_megapixels: float = 100.0) -> None:
-        self.root, self.max_megapixels = Path(root), max_megapixels
-        if not self.root.is_dir():
-            raise DataError(f"no folder {str(root)!r}")
-        found, self.n_left_alone = _scan(self.root)
-        if len(found) == 0:
-            raise DataError(f"no images found in {str(root)!r}; looked for {' '.join(sorted(ENDINGS))}")
-        self.files = found.take(pc.sort_indices(found))
-        self.labels = self._classes()
+    def __init__(self, files: pa.Array, *, max_megapixels: float) -> None:
+        self.files, self.max_megapixels = files, max_megapixels
+
+    @abc.abstractmethod
+    def encoded(self, index: int) -> Path | bytes:
+        """The image's file, or that file's bytes.
+
+        Raises:
+            DataError: it cannot be got; the message is the reason.
+        """
 
     def __len__(self) -> int:
         return len(self.files)
@@ -244,32 +239,42 @@ class FolderImages(Images):
         return digest.hexdigest()
 
     def decode(self, index: int, least: Least = in_full) -> Decoded:
-        with self._opened(index) as image:
-            size = _upright_size(image)
-            _reduce(image, least(*size))
-            return Decoded(_to_tensor(_upright_rgb(image)), size)
+        with opened(self.encoded(index), self.max_megapixels) as image:
+            size = upright_size(image)
+            reduce(image, least(*size))
+            return Decoded(upright_pixels(image), size)
 
     def decoded_size(self, index: int, least: Least = in_full) -> tuple[int, int]:
-        with self._opened(index) as image:
-            _reduce(image, least(*_upright_size(image)))
-            return _upright_size(image)
-
-    def _opened(self, index: int) -> contextlib.AbstractContextManager[Image.Image]:
-        return _opened(self.root / self.path(index), self.max_megapixels)
-
-    def _classes(self) -> Labels | None:
-        """Parent folders, where every image lies exactly one level deep in at least two of them."""
-        depth = pc.count_substring(self.files, b"/")
-        if pc.min_max(depth).as_py() != {"min": 1, "max": 1}:
-            return None
-        encoded = pc.dictionary_encode(pc.replace_substring_regex(self.files, rb"(?s)/.*", b""))
-        names = [os.fsdecode(name) for name in encoded.dictionary.to_pylist()]
-        if len(names) < 2:
-            return None
-        return Labels(encoded.indices.to_numpy().astype(np.int64), tuple(names))
+        with opened(self.encoded(index), self.max_megapixels) as image:
+            reduce(image, least(*upright_size(image)))
+            return upright_size(image)
 
 
-class ListedImages(FolderImages):
+class FolderImages(EncodedImages):
+    """The image files below a folder, nested or flat.
+
+    Args:
+        root: the folder.
+        max_megapixels: an image that declares more is refused before it is decoded.
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+
+    def __init__(self, root: str | Path, *, max_megapixels: float = 100.0) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"no folder {str(root)!r}")
+        found, self.n_left_alone = _scan(self.root)
+        if len(found) == 0:
+            raise DataError(f"no images found in {str(root)!r}; looked for {' '.join(sorted(ENDINGS))}")
+        super().__init__(found.take(pc.sort_indices(found)), max_megapixels=max_megapixels)
+        self.labels = parent_folders(self.files)
+
+    def encoded(self, index: int) -> Path:
+        return self.root / self.path(index)
+
+
+class ListedImages(EncodedImages):
     """Image files that are named one by one, in that order.
 
     Args:
@@ -282,98 +287,25 @@ class ListedImages(FolderImages):
     def __init__(self, files: Sequence[Any], *, max_megapixels: float = 100.0) -> None:
         if not all(isinstance(file, str | Path) for file in files) or not files:
             raise DataError(f"a list of {len(files):,} things was given, but not of paths to image files")
-        self.root, self.max_megapixels, self.n_left_alone = Path(Path.cwd().anchor), max_megapixels, 0
-        self.files = pa.array([os.fsencode(Path(file).absolute().relative_to(self.root)) for file in files], type=pa.large_binary())
+        super().__init__(pa.array([os.fsencode(Path(file).absolute()) for file in files], type=pa.large_binary()), max_megapixels=max_megapixels)
+
+    def encoded(self, index: int) -> Path:
+        return Path(self.path(index))
+
+    def contents(self) -> str:
+        return f"{len(self):,} images"
 
 
-@contextlib.contextmanager
-def _opened(path: Path, max_megapixels: float) -> Iterator[Image.Image]:
-    """An opened image file; whatever goes wrong inside is told as a DataError."""
-    try:
-        with _pillow_quiet, Image.open(path) as image:
-            width, height = image.size
-            if width * height > max_megapixels * 1e6:
-                raise DataError(f"declares {width} x {height} pixels, over the limit of {max_megapixels:g} megapixels")
-            yield image
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly every kind of exception for a damaged file
-        raise DataError(_reason(error, path)) from None
-
-
-class _PillowQuiet:
-    """Inside, Pillow's own limit of pixels is off, and its warnings (of size, damaged EXIF, odd tags) are not shown.
-
-    Both are the whole process's, so of several threads the first to come in changes them and the last to leave restores them.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.n_inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.n_inside += 1
-            if self.n_inside == 1:
-                self.limit, self.warnings = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
-                self.warnings.__enter__()
-                warnings.simplefilter("ignore")
-                # Beyond twice its limit Pillow refuses, whatever max_megapixels says.
-                Image.MAX_IMAGE_PIXELS = None
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.n_inside -= 1
-            if self.n_inside == 0:
-                Image.MAX_IMAGE_PIXELS = self.limit
-                self.warnings.__exit__(None, None, None)
-
-
-_pillow_quiet = _PillowQuiet()
-
-
-def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is empty" if path.stat().st_size == 0 else "is not an image"
-    if isinstance(error, FileNotFoundError):
-        return "is not there any more"
-    return " ".join(str(error).replace(str(path), path.name).split()) or type(error).__name__
-
-
-def _reduce(image: Image.Image, share: float) -> None:
-    """Where the file is a JPEG, it will be decoded at this share of its size, or at the next larger one that there is."""
-    if share <= 0.5:
-        image.draft(None, (math.ceil(share * image.width), math.ceil(share * image.height)))
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return image.size if lies else (image.height, image.width)
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    """First frame, turned upright, alpha laid over white, 16 bits scaled to 8."""
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _to_8_bits(values: NDArray) -> NDArray[np.uint8]:
-    """Whole numbers are taken for 16 bits, fractions for 0 to 1; where they go beyond, for their own range."""
-    fractions = np.issubdtype(values.dtype, np.floating)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    low, high = 0.0, 1.0 if fractions else 65535.0
-    if values.min() < low or values.max() > high:
-        low, high = values.min(), values.max()
-    # A flat image outside the range is black.
-    return np.round((values - low) / max(high - low, np.finfo(np.float64).tiny) * 255).astype(np.uint8)
-
-
-def _to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def parent_folders(paths: pa.Array) -> Labels | None:
+    """Parent folders as classes, where every image lies exactly one level deep in at least two of them."""
+    depth = pc.count_substring(paths, b"/")
+    if pc.min_max(depth).as_py() != {"min": 1, "max": 1}:
+        return None
+    encoded = pc.dictionary_encode(pc.replace_substring_regex(paths, rb"(?s)/.*", b""))
+    names = [os.fsdecode(name) for name in encoded.dictionary.to_pylist()]
+    if len(names) < 2:
+        return None
+    return Labels(encoded.indices.to_numpy().astype(np.int64), tuple(names))
 
 
 def _scan(root: Path) -> tuple[pa.Array, int]:

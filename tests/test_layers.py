@@ -23,6 +23,7 @@ ROWS = [
     ["points"],
     ["sinkhorn", "losses", "metrics", "pixels", "kmeans", "whitening"],
     ["threads"],
+    ["decoding"],
     ["images"],
     ["named_sets", "cache"],
     ["data"],

@@ -1,0 +1,117 @@
+"""From an image file to upright pixels with three channels, whatever its format, depth and orientation.
+
+A file may lie in a folder or be bytes from a larger file: it is opened here alone, so both are read, refused and reduced alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from selfcluster.errors import DataError
+
+
+@contextlib.contextmanager
+def opened(file: Path | bytes, max_megapixels: float) -> Iterator[Image.Image]:
+    """An image whose header is read and whose pixels are not; whatever goes wrong inside is told as a DataError.
+
+    Args:
+        file: where it is, or its bytes.
+        max_megapixels: an image that declares more is refused.
+    """
+    try:
+        with _pillow_quiet, Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            width, height = image.size
+            if width * height > max_megapixels * 1e6:
+                raise DataError(f"declares {width} x {height} pixels, over the limit of {max_megapixels:g} megapixels")
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every kind of exception for a damaged file
+        raise DataError(_reason(error, file)) from None
+
+
+class _PillowQuiet:
+    """Inside, Pillow's own limit of pixels is off, and its warnings (of size, damaged EXIF, odd tags) are not shown.
+
+    Both are the whole process's, so of several threads the first to come in changes them and the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.n_inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.n_inside += 1
+            if self.n_inside == 1:
+                self.limit, self.warnings = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
+                self.warnings.__enter__()
+                warnings.simplefilter("ignore")
+                # Beyond twice its limit Pillow refuses, whatever max_megapixels says.
+                Image.MAX_IMAGE_PIXELS = None
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.n_inside -= 1
+            if self.n_inside == 0:
+                Image.MAX_IMAGE_PIXELS = self.limit
+                self.warnings.__exit__(None, None, None)
+
+
+_pillow_quiet = _PillowQuiet()
+
+
+def _reason(error: Exception, file: Path | bytes) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        n_bytes = len(file) if isinstance(file, bytes) else file.stat().st_size
+        return "is empty" if n_bytes == 0 else "is not an image"
+    if isinstance(error, FileNotFoundError):
+        return "is not there any more"
+    message = str(error) if isinstance(file, bytes) else str(error).replace(str(file), file.name)
+    return " ".join(message.split()) or type(error).__name__
+
+
+def reduce(image: Image.Image, share: float) -> None:
+    """Where the file is a JPEG, it will be decoded at this share of its size, or at the next larger one that there is."""
+    if share <= 0.5:
+        image.draft(None, (math.ceil(share * image.width), math.ceil(share * image.height)))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width once it is turned upright."""
+    lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return image.size if lies else (image.height, image.width)
+
+
+def upright_pixels(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    """First frame, turned upright, alpha laid over white, 16 bits scaled to 8."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _to_8_bits(values: NDArray) -> NDArray[np.uint8]:
+    """Whole numbers are taken for 16 bits, fractions for 0 to 1; where they go beyond, for their own range."""
+    fractions = np.issubdtype(values.dtype, np.floating)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    low, high = 0.0, 1.0 if fractions else 65535.0
+    if values.min() < low or values.max() > high:
+        low, high = values.min(), values.max()
+    # A flat image outside the range is black.
+    return np.round((values - low) / max(high - low, np.finfo(np.float64).tiny) * 255).astype(np.uint8)
