@@ -10,6 +10,7 @@ import abc
 import csv
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ ENDINGS = frozenset(
     ]
 )
 """File names that are taken for images; every other file is left alone."""
+
+PACKED = re.compile(rb"\.(tar(\.(gz|bz2|xz|zst|lz4|Z))?|tgz|tbz2?|txz|tzst|parquet)$", re.IGNORECASE)
+"""Names of files that hold many images, compressed ones too, so that they can be told why not."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,10 @@ class EncodedImages(Images):
             DataError: it cannot be got; the message is the reason.
         """
 
+    @abc.abstractmethod
+    def contents(self) -> str:
+        """What there is, for the user: how many images, in what, and what was left alone."""
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -256,22 +264,29 @@ class FolderImages(EncodedImages):
     Args:
         root: the folder.
         max_megapixels: an image that declares more is refused before it is decoded.
+        found: what `scan` has found there, where it was asked before.
     Raises:
         DataError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, root: str | Path, *, max_megapixels: float = 100.0) -> None:
+    def __init__(self, root: str | Path, *, max_megapixels: float = 100.0, found: Found | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"no folder {str(root)!r}")
-        found, self.n_left_alone = _scan(self.root)
-        if len(found) == 0:
+        found = found or scan(self.root)
+        self.packed, self.n_left_alone = found.packed, found.n_other + len(found.packed)
+        if len(found.images) == 0:
             raise DataError(f"no images found in {str(root)!r}; looked for {' '.join(sorted(ENDINGS))}")
-        super().__init__(found.take(pc.sort_indices(found)), max_megapixels=max_megapixels)
+        super().__init__(found.images.take(pc.sort_indices(found.images)), max_megapixels=max_megapixels)
         self.labels = parent_folders(self.files)
 
     def encoded(self, index: int) -> Path:
         return self.root / self.path(index)
+
+    def contents(self) -> str:
+        left = f"; {self.n_left_alone:,} files of other kinds left alone" if self.n_left_alone else ""
+        packed = f", {self.packed[0]!r} among them: name it to train on what it holds" if self.packed else ""
+        return f"{len(self):,} images{left}{packed}"
 
 
 class ListedImages(EncodedImages):
@@ -308,12 +323,23 @@ def parent_folders(paths: pa.Array) -> Labels | None:
     return Labels(encoded.indices.to_numpy().astype(np.int64), tuple(names))
 
 
-def _scan(root: Path) -> tuple[pa.Array, int]:
-    """Relative paths of the image files as one Arrow array, and how many other files there are.
+@dataclass(frozen=True)
+class Found:
+    """The files below a folder, by their paths relative to it."""
+
+    images: pa.Array
+    """Unsorted."""
+    packed: tuple[str, ...]
+    """Those that hold many images, sorted bytewise."""
+    n_other: int
+
+
+def scan(root: Path) -> Found:
+    """What lies below a folder.
 
     Hidden files and folders are passed over, and so is every run folder; links to folders are followed once.
     """
-    chunks, n_other, seen, folders = [], 0, set(), [b""]
+    chunks, packed, n_other, seen, folders = [], [], 0, set(), [b""]
     base = os.fsencode(root)
     while folders:
         folder = folders.pop()
@@ -337,12 +363,14 @@ def _scan(root: Path) -> tuple[pa.Array, int]:
                 folders_here.append(path)
             elif os.path.splitext(entry.name)[1].lower().decode(errors="replace") in ENDINGS:
                 files.append(path)
+            elif PACKED.search(entry.name):
+                packed.append(path)
             else:
                 n_other += 1
         chunks.append(pa.array(files, type=pa.large_binary()))
         # In bytewise order, so that of two ways to one folder the first is taken, whatever order the file system lists them in.
         folders.extend(sorted(folders_here, reverse=True))
-    return pa.concat_arrays(chunks), n_other
+    return Found(pa.concat_arrays(chunks), tuple(os.fsdecode(path) for path in sorted(packed)), n_other)
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -370,6 +398,19 @@ def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -
     unlabelled = known < 0 if np.issubdtype(known.dtype, np.integer) else known.astype(str) == ""
     codes = np.where(unlabelled[codes], -1, codes - unlabelled.sum())
     return Labels(codes.astype(np.int64), tuple(known[~unlabelled].astype(str).tolist()))
+
+
+def labels_in(column: pa.Array) -> Labels:
+    """Labels from an Arrow array of class names (text, or bytes of text) or numbers; null, a negative number or empty text is none.
+
+    Text is taken for numbers where all of it is, so that class 10 comes behind class 9.
+    """
+    encoded = pc.dictionary_encode(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
+    values = encoded.dictionary.to_pylist()
+    texts = [value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value for value in values]
+    are_numbers = all(isinstance(text, str) and text.removeprefix("-").isdecimal() for text in texts)
+    distinct = labels_of([int(text) for text in texts] if are_numbers else texts, len(texts))
+    return Labels(np.append(distinct.codes, -1)[encoded.indices.fill_null(len(texts)).to_numpy()], distinct.names)
 
 
 def with_labels(images: Images, labels: str) -> None:
