@@ -18,7 +18,7 @@ class Train(Generic[MethodSettings]):
 
     settings: Annotated[Config[MethodSettings], tyro.conf.arg(name="")]
     data: tyro.conf.Positional[str] = ""
-    """A folder of images (nested or flat), a .npy or .npz file, or a set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
+    """A folder of images (nested or flat); .tar or .parquet files: one, a folder of them, or a pattern in quotes; a .npy or .npz file; or a set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
     method: str = ""
     """The algorithm: swav, deepcluster, deepcluster-v2 or sela-v2; by default that of the preset or the config file, or else swav."""
     preset: str = ""

@@ -1,10 +1,11 @@
-"""From what the user calls DATA to images: a folder, an array file, an array, or a named set; and the split for evaluation."""
+"""From what the user calls DATA to images: a folder, tar or parquet files, an array file, an array, or a named set; and the split for evaluation."""
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from numpy.typing import NDArray
 from selfcluster import distributed, named_sets, randomness
 from selfcluster.config import DataSettings, known
 from selfcluster.errors import DataError
-from selfcluster.images import ArrayImages, FolderImages, Images, ListedImages, read_array, with_labels
-
-_TEST_FOLDERS = ("val", "test", "valid", "validation")
+from selfcluster.images import ArrayImages, EncodedImages, FolderImages, Found, Images, ListedImages, read_array, scan, with_labels
+from selfcluster.packed import TEST_SPLITS, absolute, files_of, is_packed, is_pattern, open_packed, splits_among
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def open_data(given: Any, settings: DataSettings) -> Data:
     """The images behind what the user gave.
 
     Args:
-        given: a folder, a .npy or .npz file (keys images, labels), the name of a set, an array of images, or a list of paths to image files.
+        given: a folder; tar or parquet files (one, a folder of them, or a pattern; `#column` behind it names the column of images); a .npy or .npz
+            file (keys images, labels); the name of a set; an array of images; or a list of paths to image files.
         settings: labels and limits.
     Raises:
         DataError: nothing there, no images, an array of the wrong shape or type, or labels that do not fit.
@@ -70,15 +71,17 @@ def _open(given: Any, settings: DataSettings) -> Data:
         return Data("array", "", ArrayImages(_as_array(given)))
     if not str(given):
         raise DataError("no data given; name a folder of images, a .npy file, or a set such as digits")
-    path = Path(given).expanduser()
+    path, column = _without_column(given)
     if path.is_dir():
-        return _open_folder(path, settings)
+        return _open_folder(path, column, settings)
     if path.is_file():
-        return _open_file(path)
+        return _open_packed_file(path, column, settings) if is_packed(path.name) else _open_file(path, column)
     if str(given) in named_sets.NAMES:
         with distributed.rank_0_first():
             train, test = named_sets.open_named(str(given))
         return Data(str(given), str(given), train, test, (f"{given}: {len(train):,} images",))
+    if is_pattern(str(path)):
+        return _open_pattern(str(path), column, settings)
     try:
         known(str(given), named_sets.NAMES, "name of a data set")
     except ValueError as error:
@@ -94,34 +97,67 @@ def _as_array(given: Any) -> NDArray:
         raise DataError(f"cannot make one array of what was given: {' '.join(str(error).split())}") from None
 
 
-def _open_folder(path: Path, settings: DataSettings) -> Data:
-    def images_in(folder: Path) -> FolderImages:
-        return FolderImages(folder, max_megapixels=settings.max_megapixels)
+def _without_column(given: str | Path) -> tuple[Path, str]:
+    """What comes before and behind the sign in `photos.parquet#thumbnail`, unless there is a file of that very name."""
+    before, sign, column = str(given).rpartition("#")
+    is_column = bool(sign) and not Path(given).expanduser().exists()
+    return Path(before if is_column else given).expanduser(), column if is_column else ""
 
-    def said(images: FolderImages, what: str) -> str:
-        left = f"; {images.n_left_alone:,} files of other kinds left alone" if images.n_left_alone else ""
-        return f"{what}: {len(images):,} images{left}"
 
-    where = str(path.resolve())
-    test_folder = next((path / name for name in _TEST_FOLDERS if (path / name).is_dir()), None)
-    if (path / "train").is_dir() and test_folder is not None:
-        train, test = images_in(path / "train"), images_in(test_folder)
-        other = [name for name in _TEST_FOLDERS if name != test_folder.name and (path / name).is_dir()]
-        unused = f"; {other[0]}/ is not used" if other else ""
-        notes = (
-            f"{path} has splits: training on train/, keeping {test_folder.name}/ for evaluation{unused}",
-            said(train, "train"),
-            said(test, test_folder.name),
-        )
+def _named(path: str, column: str) -> str:
+    return f"{path}#{column}" if column else path
+
+
+def _without(column: str, path: Path) -> None:
+    if column:
+        raise DataError(f"#{column} would be a column of parquet files, but {str(path)!r} is of another kind; leave it out")
+
+
+def _open_folder(path: Path, column: str, settings: DataSettings) -> Data:
+    def images_in(folder: Path, found: Found) -> EncodedImages:
+        if found.packed and not len(found.images):
+            return open_packed(folder, found.packed, column=column, max_megapixels=settings.max_megapixels)
+        _without(column, folder)
+        return FolderImages(folder, max_megapixels=settings.max_megapixels, found=found)
+
+    def of_splits(train: EncodedImages, test: EncodedImages, name: str, said: str) -> Data:
+        notes = (f"{path} has splits: {said}", f"train: {train.contents()}", f"{name}: {test.contents()}")
         return Data(path.resolve().name, where, train, test, notes)
-    images = images_in(path)
-    return Data(path.resolve().name, where, images, None, (said(images, str(path)),))
+
+    where = _named(str(path.resolve()), column)
+    test_folder = next((path / name for name in TEST_SPLITS if (path / name).is_dir()), None)
+    if (path / "train").is_dir() and test_folder is not None:
+        train, test = (images_in(folder, scan(folder)) for folder in (path / "train", test_folder))
+        other = [name for name in TEST_SPLITS if name != test_folder.name and (path / name).is_dir()]
+        unused = f"; {other[0]}/ is not used" if other else ""
+        return of_splits(train, test, test_folder.name, f"training on train/, keeping {test_folder.name}/ for evaluation{unused}")
+    found = scan(path)
+    if not len(found.images) and (splits := splits_among(found.packed)) is not None:
+        train, test = (images_in(path, replace(found, packed=names)) for names in (splits.train, splits.test))
+        unused = f"; {len(splits.unused):,} others are not used, such as {splits.unused[0]!r}" if splits.unused else ""
+        said = f"training on the files called train, keeping those called {splits.name} for evaluation{unused}"
+        return of_splits(train, test, splits.name, said)
+    images = images_in(path, found)
+    return Data(path.resolve().name, where, images, None, (f"{path}: {images.contents()}",))
 
 
-def _open_file(path: Path) -> Data:
+def _open_packed_file(path: Path, column: str, settings: DataSettings) -> Data:
+    images = open_packed(path.parent, [path.name], column=column, max_megapixels=settings.max_megapixels)
+    # Links stay, since what they lead to may have a name that says nothing, as in the cache of the Hugging Face hub.
+    return Data(path.stem, _named(os.path.abspath(path), column), images, None, (f"{path}: {images.contents()}",))
+
+
+def _open_pattern(pattern: str, column: str, settings: DataSettings) -> Data:
+    root, names = files_of(pattern)
+    images = open_packed(root, names, column=column, max_megapixels=settings.max_megapixels)
+    return Data(root.name, _named(absolute(pattern), column), images, None, (f"{pattern}: {images.contents()}",))
+
+
+def _open_file(path: Path, column: str) -> Data:
+    _without(column, path)
     if path.suffix.lower() not in (".npy", ".npz"):
         raise DataError(
-            f"{str(path)!r} is a file of a kind that is not known; give a folder, a .npy or .npz file, or one of {', '.join(named_sets.NAMES)}"
+            f"{str(path)!r} is a file of a kind that is not known; give a folder, a .tar, .parquet, .npy or .npz file, or one of {', '.join(named_sets.NAMES)}"
         )
     content = read_array(path)
     array, labels = (content, None) if isinstance(content, np.ndarray) else _images_and_labels(path, content)

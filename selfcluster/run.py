@@ -76,7 +76,7 @@ def train(
     """Train an encoder on unlabelled images.
 
     Args:
-        data: a folder of images, a .npy or .npz file, an array (N, H, W) or (N, H, W, 3) of uint8, or the name of a set.
+        data: a folder of images, tar or parquet files (one, a folder of them, a pattern), a .npy or .npz file, an array (N, H, W) or (N, H, W, 3) of uint8, or the name of a set.
         method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2"; None for that of the preset or the TOML file, or else "swav".
         out: the run's folder; None for runs/<data>-<method>-<n>.
         preset, config: a named preset, and a TOML file of settings (whose method and images count where they are not given here).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from selfcluster.config import DataSettings
 from selfcluster.data import open_data, split
 from selfcluster.errors import DataError
 from selfcluster.images import ArrayImages, FolderImages
+from selfcluster.parquet import ParquetImages
+from selfcluster.shards import TarImages
+from tests import packing
 
 SETTINGS = DataSettings()
 
@@ -173,7 +177,7 @@ def test_what_is_nowhere_gets_the_nearest_name(given: str, message: str) -> None
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,2")
-    with pytest.raises(DataError, match=r"give a folder, a \.npy or \.npz file, or one of digits"):
+    with pytest.raises(DataError, match=r"give a folder, a \.tar, \.parquet, \.npy or \.npz file, or one of digits"):
         open_data(tmp_path / "x.csv", SETTINGS)
 
 
@@ -223,3 +227,128 @@ def test_training_keeps_its_hands_off_the_test_share() -> None:
     data = open_data(array, SETTINGS)
     assert np.array_equal(data.trained_on(SETTINGS, 0), np.arange(40))
     assert np.array_equal(data.trained_on(DataSettings(test_share=0.25), 7), split(data.images, 0.25, 7)[0])
+
+
+# ---- packed images
+
+
+def pack(root: Path, *names: str) -> Path:
+    """Tars or parquet files of two classes, of six images each."""
+    for name in names:
+        pngs = packing.pngs(6, seed=len(name))
+        if name.endswith(".tar"):
+            packing.tar(root / name, {f"{'ab'[i % 2]}/{i}.png": content for i, content in enumerate(pngs)})
+        else:
+            packing.parquet(root / name, {"image": packing.structs(pngs), "label": ["a", "b"] * 3})
+    return root
+
+
+def test_a_tar_and_a_parquet_file_are_data(tmp_path: Path) -> None:
+    pack(tmp_path, "x.tar", "y.parquet")
+    tar, table = (open_data(tmp_path / name, SETTINGS) for name in ("x.tar", "y.parquet"))
+    assert isinstance(tar.images, TarImages)
+    assert isinstance(table.images, ParquetImages)
+    assert (tar.name, tar.where) == ("x", str(tmp_path / "x.tar"))
+    assert (table.name, table.where) == ("y", str(tmp_path / "y.parquet"))
+    assert tar.notes == (f"{tmp_path / 'x.tar'}: 6 images in 1 tar file",)
+    for images in (tar.images, table.images):
+        assert images.labels is not None
+        assert images.labels.names == ("a", "b")
+        assert images.labels.codes.tolist() in ([0, 0, 0, 1, 1, 1], [0, 1] * 3)
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_folder_of_them_and_a_pattern_are_data(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(tmp_path / "many", f"x-0.{ending}", f"x-1.{ending}")
+    (tmp_path / "many" / "README.md").write_text("x")
+    folder = open_data(tmp_path / "many", SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    pattern = open_data(f"many/x-{{0..1}}.{ending}", SETTINGS)
+    assert (folder.name, folder.where) == ("many", str(tmp_path / "many"))
+    assert (pattern.name, pattern.where) == ("many", str(tmp_path / "many" / f"x-{{0..1}}.{ending}"))
+    assert len(folder.images) == len(pattern.images) == 12
+    assert folder.images.digest() == pattern.images.digest()
+    assert "12 images in" in pattern.notes[0]
+    monkeypatch.chdir("/")
+    assert open_data(pattern.where, SETTINGS).images.digest() == pattern.images.digest()
+
+
+@pytest.mark.parametrize(
+    ("names", "n_unused"),
+    [
+        (("train-0.tar", "train-1.tar", "val-0.tar"), 0),
+        (("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"), 0),
+        (("train.parquet", "validation.parquet", "test.parquet", "x.parquet"), 2),
+    ],
+)
+def test_splits_among_packed_files_are_recognised_and_said(tmp_path: Path, names: tuple[str, ...], n_unused: int) -> None:
+    data = open_data(pack(tmp_path, *names), SETTINGS)
+    assert data.test is not None
+    assert len(data.images) == 6 * sum("train" in name for name in names)
+    assert len(data.test) == 6
+    assert all("train" in data.images.path(index) for index in range(len(data.images)))
+    assert "has splits: training on the files called train, keeping those called" in data.notes[0]
+    assert (f"; {n_unused} others are not used, such as" in data.notes[0]) == (n_unused > 0)
+    assert data.notes[1].startswith(f"train: {len(data.images)} images in ")
+    assert data.images.labels is not None
+    assert data.test.labels is not None
+    assert open_data(tmp_path, DataSettings(labels="none")).test.labels is None  # type: ignore[union-attr]
+
+
+def test_folders_of_splits_may_hold_packed_files(tmp_path: Path) -> None:
+    data = open_data(pack(tmp_path, "train/0.tar", "train/1.tar", "val/0.tar"), SETTINGS)
+    assert data.test is not None
+    assert (len(data.images), len(data.test)) == (12, 6)
+    assert data.notes[1:] == ("train: 12 images in 2 tar files", "val: 6 images in 1 tar file")
+
+
+def test_images_come_before_packed_files_which_are_left_alone_and_said(tmp_path: Path) -> None:
+    data = open_data(pack(fill(tmp_path, "1.png"), "backup.tar"), SETTINGS)
+    assert isinstance(data.images, FolderImages)
+    assert data.notes == (
+        f"{tmp_path}: 1 images; 1 files of other kinds left alone, 'backup.tar' among them: name it to train on what it holds",
+    )
+
+
+def test_a_column_is_chosen_behind_the_name(tmp_path: Path) -> None:
+    pngs = packing.pngs(6)
+    packing.parquet(tmp_path / "x.parquet", {"left": pngs, "right": pngs[::-1]})
+    with pytest.raises(DataError, match=r"left, right; choose one, as in '.*x\.parquet#left'"):
+        open_data(tmp_path / "x.parquet", SETTINGS)
+    for given in (f"{tmp_path}/x.parquet#right", f"{tmp_path}#right", f"{tmp_path}/*.parquet#right"):
+        data = open_data(given, SETTINGS)
+        assert isinstance(data.images, ParquetImages)
+        assert data.where == given
+        assert data.images.encoded(0) == pngs[5]
+    fill(tmp_path / "photos #1", "1.png")
+    assert len(open_data(tmp_path / "photos #1", SETTINGS).images) == 1
+    np.save(tmp_path / "x.npy", np.zeros((2, 4, 4), np.uint8))
+    for given in (f"{tmp_path}/photos #1#left", f"{tmp_path}/x.npy#left"):
+        with pytest.raises(DataError, match=r"#left would be a column of parquet files, but .* is of another kind; leave it out"):
+            open_data(given, SETTINGS)
+
+
+@pytest.mark.parametrize("given", ["x.tar.gz", ".", "x.tar.*"])
+def test_compressed_tars_are_refused(tmp_path: Path, given: str) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(packing.tar(tmp_path / "x.tar", {"a.png": b""}).read_bytes()))
+    (tmp_path / "x.tar").unlink()
+    with pytest.raises(DataError, match=r"x\.tar\.gz' is compressed \(gzip\).*unpack it"):
+        open_data(tmp_path / given, SETTINGS)
+
+
+def test_a_link_to_a_file_without_a_telling_name_is_kept(tmp_path: Path) -> None:
+    pack(tmp_path, "x.parquet").joinpath("x.parquet").rename(tmp_path / "f00d")
+    (tmp_path / "x.parquet").symlink_to(tmp_path / "f00d")
+    where = open_data(tmp_path / "x.parquet", SETTINGS).where
+    assert len(open_data(where, SETTINGS).images) == 6
+
+
+def test_labels_by_path_and_the_limit_of_size_reach_packed_images(tmp_path: Path) -> None:
+    pack(tmp_path, "x.tar", "x.parquet")
+    (tmp_path / "y.csv").write_text("x.tar/a/0.png,p\nx.tar/b/1.png,q\nx.parquet/0,p\nx.parquet/1,q\n")
+    for name in ("x.tar", "x.parquet"):
+        data = open_data(tmp_path / name, DataSettings(labels=str(tmp_path / "y.csv"), max_megapixels=1e-5))
+        assert data.images.labels is not None
+        assert sorted(data.images.labels.codes.tolist()) == [-1, -1, -1, -1, 0, 1]
+        with pytest.raises(DataError, match="over the limit"):
+            data.images.decode(0)

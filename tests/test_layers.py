@@ -28,6 +28,7 @@ ROWS = [
     ["open_files"],
     ["tar_members", "unpacked"],
     ["shards", "parquet"],
+    ["packed"],
     ["named_sets", "cache"],
     ["data"],
     ["crops"],
