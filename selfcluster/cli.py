@@ -71,7 +71,10 @@ def _parse(kind: Any, command: str, arguments: list[str], default: Any = None) -
     except SystemExit as error:
         if not error.code:
             raise
-        raise ConfigError(f"{_one_line(said.getvalue())}; see selfcluster {command} --help") from None
+        problem = _one_line(said.getvalue())
+        if problem.startswith("Unrecognized") and sum(argument.endswith((".tar", ".parquet")) for argument in arguments) > 1:
+            problem += "; a pattern of several files goes in quotes, such as 'shards/*.tar'"
+        raise ConfigError(f"{problem}; see selfcluster {command} --help") from None
 
 
 def _one_line(box: str) -> str:

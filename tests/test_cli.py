@@ -73,6 +73,7 @@ def test_the_most_used_settings_are_short_flat_flags(capsys: pytest.CaptureFixtu
         ("train", "no data given"),
         ("train /no/such/folder", "no file or folder '/no/such/folder'"),
         ("train digit", "did you mean 'digits'?"),
+        ("train a-0.tar a-1.tar", "a pattern of several files goes in quotes, such as 'shards/*.tar'"),
         ("train digits --config /no/file.toml", "No such file"),
         ("train digits --batch 0", "batch 0 must be at least 1"),
         ("train digits --epochs -3", "epochs -3 must be at least 1"),
