@@ -302,7 +302,9 @@ class ListedImages(EncodedImages):
     def __init__(self, files: Sequence[Any], *, max_megapixels: float = 100.0) -> None:
         if not all(isinstance(file, str | Path) for file in files) or not files:
             raise DataError(f"a list of {len(files):,} things was given, but not of paths to image files")
-        super().__init__(pa.array([os.fsencode(Path(file).absolute()) for file in files], type=pa.large_binary()), max_megapixels=max_megapixels)
+        super().__init__(
+            pa.array([os.fsencode(Path(file).absolute()) for file in files], type=pa.large_binary()), max_megapixels=max_megapixels
+        )
 
     def encoded(self, index: int) -> Path:
         return Path(self.path(index))

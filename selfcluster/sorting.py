@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from selfcluster.errors import ConfigError, DataError
-from selfcluster.images import FolderImages, Images
+from selfcluster.images import ENDINGS, EncodedImages, FolderImages, Images, ListedImages
 
 
 def sort_into(folder: Path, table: pa.Table, images: Images, *, links: bool = False) -> int:
@@ -20,7 +20,7 @@ def sort_into(folder: Path, table: pa.Table, images: Images, *, links: bool = Fa
     Args:
         folder: is made; must not be there yet, or be empty.
         table: of `clusters.cluster` or `clusters.assign`.
-        images: those that the table tells of. Those in files are copied as they are, others are written as PNG.
+        images: those that the table tells of. Those in files are copied as they are, also out of tar files; others are written as PNG.
         links: symbolic links instead of copies.
     Returns:
         how many images are there.
@@ -49,7 +49,7 @@ def check_sortable(folder: Path, images: Images, *, links: bool) -> None:
         )
     if not folder.absolute().parent.is_dir() or not os.access(folder.absolute().parent, os.W_OK):
         raise ConfigError(f"--copy-to {str(folder)!r} cannot be made in {str(folder.absolute().parent)!r}; choose another place")
-    if links and not isinstance(images, FolderImages):
+    if links and not isinstance(images, FolderImages | ListedImages):
         raise ConfigError("--links wants images in files of their own; leave it out, and they are written as PNG")
 
 
@@ -69,14 +69,15 @@ def _fill(folder: Path, table: pa.Table, images: Images, links: bool) -> int:
 
 
 def _put(images: Images, index: int, target: Path, links: bool) -> None:
-    if not isinstance(images, FolderImages):
+    encoded = images.encoded(index) if isinstance(images, EncodedImages) else None
+    if isinstance(encoded, bytes) and target.suffix.lower() in ENDINGS:
+        target.write_bytes(encoded)
+    elif not isinstance(encoded, Path):
         pixels: Any = images.decode(index).pixels.permute(1, 2, 0).numpy()
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(target.with_suffix(".png"))
-        return
-    source = images.root / images.path(index)
-    if not source.is_file():
-        raise DataError(f"{str(source)!r} is not there any more; nothing was copied")
-    if links:
-        target.symlink_to(source.resolve())
+    elif not encoded.is_file():
+        raise DataError(f"{str(encoded)!r} is not there any more; nothing was copied")
+    elif links:
+        target.symlink_to(encoded.resolve())
     else:
-        shutil.copy2(source, target)
+        shutil.copy2(encoded, target)

@@ -12,7 +12,7 @@ from selfcluster.data import open_data
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.images import Images
 from selfcluster.sorting import sort_into
-from tests import tiny
+from tests import packing, tiny
 
 TABLE = pa.table({"cluster": [0, 11, 11, -1], "rank_in_cluster": [0, 1, 0, -1]})
 
@@ -62,3 +62,20 @@ def test_a_folder_in_use_is_left_alone(images: Images, tmp_path: Path) -> None:
         sort_into(tmp_path / "no" / "where", TABLE, images)
     with pytest.raises(ConfigError, match="files of their own"):
         sort_into(tmp_path / "out", TABLE, open_data(tiny.images(4), DataSettings()).images, links=True)
+
+
+def test_members_of_a_tar_are_copied_as_they_are(tmp_path: Path) -> None:
+    contents = packing.pngs(4)
+    packing.tar(tmp_path / "photos.tar", {f"{i}.png": content for i, content in enumerate(contents)})
+    sort_into(tmp_path / "out", TABLE, open_data(str(tmp_path / "photos.tar"), DataSettings()).images)
+    assert names(tmp_path / "out") == ["cluster-00/0-0.png", "cluster-11/0-2.png", "cluster-11/1-1.png"]
+    assert (tmp_path / "out" / "cluster-11" / "0-2.png").read_bytes() == contents[2]
+
+
+def test_rows_of_a_parquet_file_become_files(tmp_path: Path) -> None:
+    packing.parquet(tmp_path / "photos.parquet", {"image": packing.structs(packing.pngs(4))})
+    images = open_data(str(tmp_path / "photos.parquet"), DataSettings()).images
+    sort_into(tmp_path / "out", TABLE, images)
+    assert len(names(tmp_path / "out")) == 3
+    written = np.asarray(Image.open(tmp_path / "out" / "cluster-00" / "0-0.png"))
+    np.testing.assert_array_equal(written, images.decode(0).pixels.permute(1, 2, 0).numpy())
