@@ -7,10 +7,12 @@ checkpoints/last.json              swapped in when all that is on the disk; olde
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +67,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     Raises:
         CheckpointError: there is none, it is damaged (the file is named), or a newer version wrote it.
     """
-    last = folder / "last.json"
-    if not last.is_file():
-        raise CheckpointError(f"no checkpoint in {str(folder)!r}: the run stopped before its first one; start again with --overwrite")
-    here = folder / str(_read_json(last, "step")["step"])
-    state = _read_json(here / "state.json", "version", "files")
-    if state.get("version") != VERSION:
-        raise CheckpointError(
-            f"checkpoint {str(here)!r} has version {state.get('version')}, this selfcluster reads {VERSION}; use the one that wrote it"
-        )
+    here, state = read_state(folder)
     tensors = {}
     for name, expected in state["files"].items():
         file = here / name
@@ -89,6 +83,24 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot read checkpoint file {str(file)!r}: {error}; start again with --overwrite") from None
     return tensors, state
+
+
+def read_state(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of the last checkpoint and its state, without its tensors.
+
+    Raises:
+        CheckpointError: there is none, its JSON is damaged, or a newer version wrote it.
+    """
+    last = folder / "last.json"
+    if not last.is_file():
+        raise CheckpointError(f"no checkpoint in {str(folder)!r}: the run stopped before its first one; start again with --overwrite")
+    here = folder / str(_read_json(last, "step")["step"])
+    state = _read_json(here / "state.json", "version", "files")
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"checkpoint {str(here)!r} has version {state.get('version')}, this selfcluster reads {VERSION}; use the one that wrote it"
+        )
+    return here, state
 
 
 def _read_json(file: Path, *keys: str) -> dict[str, Any]:
@@ -109,11 +121,51 @@ def write_atomically(file: Path, content: bytes) -> None:
     _sync_folder(file.parent)
 
 
+@contextlib.contextmanager
+def folder_written_whole(target: Path) -> Iterator[Path]:
+    """Inside, an empty folder to fill; afterwards it stands in the target's place, or, if anything goes wrong, nothing has changed.
+
+    Args:
+        target: what stands there goes only when the new folder is on the disk.
+    """
+    target = target.resolve()
+    new, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "replaced"))
+    missing = [parent for parent in target.parents if not parent.exists()]
+    try:
+        new.mkdir(parents=True)
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _sync_folder(new)
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+    _sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _write(file: Path, content: bytes) -> None:
     with file.open("wb") as out:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _sync(file: Path) -> None:
+    with file.open("r+b") as there:
+        os.fsync(there.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from selfcluster import checkpoint
-from selfcluster.checkpoint import load_checkpoint, save_checkpoint
+from selfcluster.checkpoint import folder_written_whole, load_checkpoint, save_checkpoint
 from selfcluster.errors import CheckpointError
 
 
@@ -80,3 +80,37 @@ def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch
 def test_a_really_full_device_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         checkpoint._write(Path("/dev/full"), b"x")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "place"
+    with pytest.raises(FileNotFoundError), folder_written_whole(target) as partial:
+        (partial / "half").write_bytes((tmp_path / "missing").read_bytes())
+    assert list(tmp_path.iterdir()) == []
+    with folder_written_whole(target) as partial:
+        (partial / "a").write_text("1")
+        assert not target.exists()
+    with folder_written_whole(target) as partial:
+        (partial / "b").write_text("2")
+        assert [p.name for p in target.iterdir()] == ["a"]
+    assert [p.name for p in target.iterdir()] == ["b"]
+    assert [p.name for p in target.parent.iterdir()] == ["place"]
+
+
+def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "place"
+    target.mkdir()
+    (target / "a").write_text("1")
+    rename, calls = os.rename, []
+
+    def failing(source: Path, destination: Path) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"), folder_written_whole(target) as partial:
+        (partial / "b").write_text("2")
+    assert [p.name for p in tmp_path.iterdir()] == ["place"]
+    assert (target / "a").read_text() == "1"
