@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Train
+from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Train
 from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known, known_setting
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
 
@@ -208,6 +208,12 @@ def _assign(parsed: Assign) -> None:
         print(f"{sort_into(Path(parsed.copy_to), table, images, links=parsed.links):,} images sorted into {parsed.copy_to}")
 
 
+def _export(parsed: Export) -> None:
+    from selfcluster.run import load
+
+    print(load(parsed.run).export(parsed.format, out=parsed.out or None, layer=parsed.layer, overwrite=parsed.overwrite))
+
+
 def _demo(parsed: Demo) -> None:
     from selfcluster.demo import demo
 
@@ -220,6 +226,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "embed": (Embed, _embed),
     "cluster": (Cluster, _cluster),
     "assign": (Assign, _assign),
+    "export": (Export, _export),
     "demo": (Demo, _demo),
 }
 """In the order in which they are listed."""

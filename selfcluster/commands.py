@@ -118,6 +118,22 @@ class Assign:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a run's network for timm, torchvision, ONNX or the Hugging Face hub, compared with the run."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run."""
+    format: str
+    """timm, torchvision, onnx, hub (a folder to upload, with a model card) or whole (encoder, head and prototypes, for selfcluster)."""
+    out: str = ""
+    """Folder to write; by default export/<format> in the run's folder."""
+    layer: Literal["features", "head"] = "features"
+    """What an ONNX graph gives: the encoder's features, or the head's embeddings."""
+    overwrite: bool = False
+    """Replace the export in --out."""
+
+
+@dataclass(frozen=True)
 class Demo:
     """The main job on data that comes with the install: SwAV on scikit-learn's handwritten digits."""
 

@@ -30,8 +30,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from selfcluster import distributed
-from selfcluster.checkpoint import write_atomically
+from selfcluster import distributed, training
+from selfcluster.checkpoint import load_checkpoint, write_atomically
 from selfcluster.config import Config, default_config, replace
 from selfcluster.crops import DEVIATION, MEAN
 from selfcluster.data import Data
@@ -50,6 +50,7 @@ _OWN_FILES = [
     "evaluation.json",
     "clusters.parquet",
     "report.html",
+    "export",
     "model",
     "checkpoints",
 ]
@@ -85,8 +86,13 @@ def _next_free(parent: Path, name: str) -> Path:
     return parent / f"{name}-{n}"
 
 
-def prepare(folder: Path, resolved: Resolved, data: Data) -> None:
-    """The folder holds what is known before training, and nothing of an earlier run; files that are not a run's stay."""
+def prepare(folder: Path, resolved: Resolved, data: Data | None) -> None:
+    """The folder holds what is known before training, and nothing of an earlier run; files that are not a run's stay.
+
+    Args:
+        folder, resolved: of the run.
+        data: its images; None for a run that was trained elsewhere, on images that are not known here.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in _OWN_FILES:
         path = folder / name
@@ -102,8 +108,10 @@ def prepare(folder: Path, resolved: Resolved, data: Data) -> None:
         "versions": {name: version(name) for name in ("selfcluster", "torch", "torchvision", "timm", "numpy")},
     }
     write_atomically(folder / "environment.json", json.dumps(environment, indent=1).encode())
-    _write_data(folder, resolved.config, data)
-    write_atomically(folder / "config.toml", to_toml(resolved.config, resolved.origins, data.where).encode())
+    if data is not None:
+        _write_data(folder, resolved.config, data)
+    images = data.where if data is not None else ""
+    write_atomically(folder / "config.toml", to_toml(resolved.config, resolved.origins, images).encode())
 
 
 def _write_data(folder: Path, config: Config[Any], data: Data) -> None:
@@ -129,12 +137,35 @@ def read_config(folder: Path) -> tuple[Config[Any], str]:
     return replace(default_config(top["method"]), settings), top["images"]
 
 
+def read_model(folder: Path) -> tuple[Config[Any], str, ClusterModel]:
+    """The run's settings, where its images were ("" where nobody knows), and its network with the weights of the last checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: it is no run, has no checkpoint yet, or is damaged.
+    """
+    config, images = read_config(folder)
+    tensors, state = load_checkpoint(folder / "checkpoints")
+    training.check_settings(state, config)
+    model = training.build_model(replace(config, {"init": "random"}))
+    model.load_state_dict(tensors["model"])
+    return config, images, model
+
+
+def has_data(folder: Path) -> bool:
+    """Whether the run knows the images that it was trained on; a run that was imported or exported does not."""
+    return (folder / "data.parquet").is_file()
+
+
 def read_trained_on(folder: Path) -> NDArray[np.int64]:
     """Indices of the images that the run was trained on; the others were kept out."""
     return np.flatnonzero(_read_data(folder)["trained_on"].to_numpy())
 
 
 def _read_data(folder: Path) -> pa.Table:
+    if not has_data(folder):
+        raise CheckpointError(
+            f"{str(folder)!r} holds no data.parquet: a run that was imported or exported knows no images of its own; give the images (DATA)"
+        )
     try:
         return pq.read_table(folder / "data.parquet")
     except (OSError, pa.ArrowInvalid) as error:
@@ -158,9 +189,13 @@ def check_same_data(folder: Path, data: Data) -> None:
 
 
 def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
-    """model/ holds the encoder as `timm.create_model('local-dir:...')` loads it."""
-    target = folder / "model"
-    target.mkdir(exist_ok=True)
+    """model/ holds the encoder; see `write_encoder`."""
+    (folder / "model").mkdir(exist_ok=True)
+    write_encoder(folder / "model", model, config)
+
+
+def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> None:
+    """The folder holds the encoder as `timm.create_model('local-dir:...')` loads it: model.safetensors and config.json."""
     own = getattr(model.encoder, "pretrained_cfg", {})
     side = config.crops.crop_pixels[0]
     description = {

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from selfcluster.checkpoint import load_checkpoint
 from selfcluster.errors import CheckpointError, ConfigError
 from selfcluster.model import ClusterModel
 
@@ -30,9 +31,9 @@ def load_initial_weights(model: ClusterModel, init: str) -> None:
         return
     path = Path(init).expanduser()
     if path.is_dir():
-        load_encoder(model, _read(path / "model" / "model.safetensors"), init)
+        load_encoder(model, _of_run(path), init)
     elif path.is_file():
-        load_encoder(model, _read(path), init)
+        load_encoder(model, read_tensors(path), init)
     elif timm.is_model(init.split(".")[0]):
         load_encoder(model, _from_timm(init), init)
     else:
@@ -48,7 +49,19 @@ def _from_timm(name: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _of_run(folder: Path) -> dict[str, Tensor]:
+    """The encoder in model/, or, where a run is half trained or was exported whole, the network of its checkpoint."""
+    if not (folder / "model").exists() and (folder / "checkpoints" / "last.json").is_file():
+        return load_checkpoint(folder / "checkpoints")[0]["model"]
+    return read_tensors(folder / "model" / "model.safetensors")
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name: safetensors, or a checkpoint that torch reads with weights_only.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds no dictionary.
+    """
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -55,8 +55,10 @@ class OpenedRun:
         """The run's own data with its labels, unless others are named; or other data under the run's limits.
 
         Raises:
-            DataError: the run was trained on an array, which has to be given again.
+            DataError: the run was trained on an array, which has to be given again, or elsewhere, on images that nobody knows here.
         """
+        if given is None and not folder.has_data(self.path):
+            raise DataError(f"run {str(self.path)!r} was imported or exported, and knows no images of its own; give the images (DATA)")
         if given is None and not self.images:
             raise DataError(f"run {str(self.path)!r} was trained on an array that is not kept; give the images again")
         own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)

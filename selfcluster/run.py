@@ -15,12 +15,13 @@ import torch
 from selfcluster import clusters, distributed, folder, loop, training
 from selfcluster.cache import CachedImages
 from selfcluster.capacity import largest_batch
-from selfcluster.checkpoint import load_checkpoint
 from selfcluster.clusters import Clusters
 from selfcluster.config import DEFAULT_METHOD, check_values, default_config, flatten, replace
 from selfcluster.cost import Cost, measure, peak_memory
 from selfcluster.data import Data, open_data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
+from selfcluster.export import Exported, export
+from selfcluster.features import Layer
 from selfcluster.log import Log, check_extras, cut_back, duration, say, table
 from selfcluster.maps import Projection
 from selfcluster.opened import OpenedRun
@@ -46,6 +47,10 @@ class Run(OpenedRun):
         """New images in the clusters that `cluster` has found, see `clusters.assign`."""
         return clusters.assign(self, images)
 
+    def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> Exported:
+        """The network in a form that others read, checked against the run; see `selfcluster.export.export`."""
+        return export(self.path, self.config, self.model, format, out=out, layer=layer, overwrite=overwrite)
+
 
 def load(path: str | Path, *, device: str = "cpu") -> Run:
     """The run in this folder, with the weights of its last checkpoint.
@@ -53,13 +58,8 @@ def load(path: str | Path, *, device: str = "cpu") -> Run:
     Raises:
         CheckpointError: it is no run, has no checkpoint yet, or is damaged.
     """
-    path = Path(path)
-    config, images = folder.read_config(path)
-    tensors, state = load_checkpoint(path / "checkpoints")
-    training.check_settings(state, config)
-    model = training.build_model(replace(config, {"init": "random"}))
-    model.load_state_dict(tensors["model"])
-    return Run(path, config, images, model.to(distributed.start(device)))
+    config, images, model = folder.read_model(Path(path))
+    return Run(Path(path), config, images, model.to(distributed.start(device)))
 
 
 def train(
@@ -139,11 +139,23 @@ def _look(
         raise DataError("no data given; name a folder of images, a .npy file, or a set such as digits")
     opened = open_data(data, chosen.data)
     facts = look_at(opened.images, len(opened.trained_on(chosen.data, chosen.run.seed)), device)
+    followed = _network_of(chosen.model.init) if preset is None else {}
+    followed = {name: value for name, value in followed.items() if name not in flags and name not in from_file}
 
     def settle(found: Mapping[str, Any]) -> Resolved:
-        return resolve(method, facts, preset=preset, file=from_file, flags={**flags, **found})
+        resolved = resolve(method, facts, preset=preset, file=from_file, flags={**followed, **flags, **found})
+        return Resolved(resolved.config, {**resolved.origins, **dict.fromkeys(followed, "that of the run in init")})
 
     return _with_batch_that_fits(settle, opened, device) if is_auto else settle, opened, device
+
+
+def _network_of(init: str) -> dict[str, Any]:
+    """The encoder of the run that `init` names, since its weights fit no other; nothing where it names none."""
+    path = Path(init).expanduser()
+    if not (path / "config.toml").is_file():
+        return {}
+    network = folder.read_config(path)[0].model
+    return {"encoder": network.encoder, **({"sobel": True} if network.sobel else {})}
 
 
 def _with_batch_that_fits(settle: Settle, data: Data, device: torch.device) -> Settle:
@@ -195,6 +207,7 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
         raise ConfigError(f"cannot resume with method {method!r}: this run has {stored.method!r}; leave --method out, or start a new run")
     config = resumed(stored, settings)
     check_extras(config.run)
+    training.require_resumable(path)
     device = distributed.start(config.run.device)
     if data is None and not images:
         raise DataError(f"run {out!r} was trained on an array that is not kept; give the images again")

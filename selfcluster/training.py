@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from selfcluster import distributed, optim, randomness
 from selfcluster.batch import EpochPlan
 from selfcluster.cache import CachedImages, bytes_of
-from selfcluster.checkpoint import load_checkpoint, save_checkpoint
+from selfcluster.checkpoint import load_checkpoint, read_state, save_checkpoint
 from selfcluster.config import CHANGEABLE_ON_RESUME, Config, flatten
 from selfcluster.crops import MultiCrop
 from selfcluster.data import Data
@@ -234,6 +234,25 @@ def save(t: Training, folder: Path) -> None:
         state = {**counts, "broken": sorted(broken.items()), "settings": flatten(t.config)}
         save_checkpoint(folder / "checkpoints", s.step, tensors, state)
     distributed.barrier()
+
+
+def save_network(folder: Path, config: Config[Any], model: ClusterModel, *, step: int = 0, epoch: int = 0, seconds: float = 0.0) -> None:
+    """A checkpoint of the network alone is in the run folder: it can be loaded and trained from (`--init`), but not resumed.
+
+    Args:
+        folder, config, model: of the run.
+        step, epoch, seconds: how long it was trained.
+    """
+    counts = {"epoch": epoch, "step_in_epoch": 0, "seconds": seconds}
+    save_checkpoint(folder / "checkpoints", step, {"model": model.state_dict()}, {**counts, "broken": [], "settings": flatten(config)})
+
+
+def require_resumable(folder: Path) -> None:
+    """Raises CheckpointError where the last checkpoint holds the network alone, as `save_network` writes it."""
+    if "optimizer.safetensors" not in read_state(folder / "checkpoints")[1]["files"]:
+        raise CheckpointError(
+            f"{str(folder)!r} holds a network without the state of its training, since it was imported or exported; train from it by --init {folder}"
+        )
 
 
 def restore(t: Training, folder: Path) -> None:

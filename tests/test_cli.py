@@ -41,10 +41,10 @@ def _run(*arguments: str) -> int:
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run() == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("train", "evaluate", "demo"))
+    assert all(command in out for command in ("train", "evaluate", "export", "demo"))
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export", "demo"])
 def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(command, "--help") == 0
     assert f"usage: selfcluster {command}" in capsys.readouterr().out
@@ -82,6 +82,8 @@ def test_the_most_used_settings_are_short_flat_flags(capsys: pytest.CaptureFixtu
         ("train --resume --out x --preset swav-imagenet", "leave --preset, --config and --overwrite out"),
         ("train --resume --out x --dry-run", "leave --resume out"),
         ("evaluate /no/such/run", "is not a run folder"),
+        ("export /no/such/run --format timm", "is not a run folder"),
+        ("export /no/such/run", "--format"),
         ("evaluate", "run"),
     ],
 )
@@ -155,3 +157,24 @@ def test_collapse_is_status_3(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     status = _run("train", str(tmp_path / "same.npy"), "--out", str(tmp_path / "run"), *FAST, *flags, "--epochs", "20")
     assert status == 3
     assert capfd.readouterr().err.strip().splitlines()[-1].startswith("selfcluster: error: collapsed")
+
+
+def test_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "toys.npy", tiny.images(48))
+    out = str(tmp_path / "run")
+    assert _run("train", str(tmp_path / "toys.npy"), "--out", out, *FAST) == 0
+    capfd.readouterr()
+    assert _run("export", out, "--format", "whole") == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said[0].startswith(
+        f"wrote {out}/export/whole: checkpoints/6/model.safetensors, checkpoints/6/state.json, checkpoints/last.json, config.toml"
+    )
+    assert said[-1] == f"next, in Python: import selfcluster; run = selfcluster.load('{out}/export/whole')"
+    for arguments, message in (
+        (("--format", "whole"), "replace it by --overwrite"),
+        (("--format", "onxx"), "did you mean 'onnx'"),
+        (("--format", "torchvision"), "its stem is 3 x 3"),
+        (("--format", "onnx", "--layer", "heads"), "--layer"),
+    ):
+        assert _run("export", out, *arguments) == 2
+        assert message in capfd.readouterr().err
