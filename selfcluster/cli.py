@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Train
+from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Import, Train
 from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known, known_setting
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
 
@@ -214,6 +214,15 @@ def _export(parsed: Export) -> None:
     print(load(parsed.run).export(parsed.format, out=parsed.out or None, layer=parsed.layer, overwrite=parsed.overwrite))
 
 
+def _import(parsed: Import) -> None:
+    from selfcluster.originals import import_original
+
+    run = import_original(parsed.file, parsed.out or None)
+    print(f"wrote {run.path}: {run.config.method}, {run.config.model.encoder}, prototypes {' '.join(map(str, run.config.n_prototypes))}")
+    print("the licence of the file binds what you make of it (that of the originals' weights is CC BY-NC 4.0)")
+    print(f"next: selfcluster evaluate {shlex.quote(str(run.path))} DATA")
+
+
 def _demo(parsed: Demo) -> None:
     from selfcluster.demo import demo
 
@@ -227,6 +236,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "cluster": (Cluster, _cluster),
     "assign": (Assign, _assign),
     "export": (Export, _export),
+    "import": (Import, _import),
     "demo": (Demo, _demo),
 }
 """In the order in which they are listed."""

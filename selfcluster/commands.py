@@ -134,6 +134,16 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Import:
+    """Make a run of a checkpoint of the original SwAV or DeepCluster-v2."""
+
+    file: tyro.conf.Positional[str]
+    """The checkpoint, as torch.save wrote it."""
+    out: str = ""
+    """Folder of the run; by default runs/<name>-<method>-<n>."""
+
+
+@dataclass(frozen=True)
 class Demo:
     """The main job on data that comes with the install: SwAV on scikit-learn's handwritten digits."""
 

@@ -41,10 +41,10 @@ def _run(*arguments: str) -> int:
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run() == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("train", "evaluate", "export", "demo"))
+    assert all(command in out for command in ("train", "evaluate", "export", "import", "demo"))
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export", "demo"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export", "import", "demo"])
 def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(command, "--help") == 0
     assert f"usage: selfcluster {command}" in capsys.readouterr().out
@@ -84,6 +84,7 @@ def test_the_most_used_settings_are_short_flat_flags(capsys: pytest.CaptureFixtu
         ("evaluate /no/such/run", "is not a run folder"),
         ("export /no/such/run --format timm", "is not a run folder"),
         ("export /no/such/run", "--format"),
+        ("import /no/such/file.pth", "no file '/no/such/file.pth'"),
         ("evaluate", "run"),
     ],
 )
@@ -159,7 +160,10 @@ def test_collapse_is_status_3(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().err.strip().splitlines()[-1].startswith("selfcluster: error: collapsed")
 
 
-def test_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_export_and_import(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import torch
+    import torchvision
+
     np.save(tmp_path / "toys.npy", tiny.images(48))
     out = str(tmp_path / "run")
     assert _run("train", str(tmp_path / "toys.npy"), "--out", out, *FAST) == 0
@@ -178,3 +182,20 @@ def test_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ):
         assert _run("export", out, *arguments) == 2
         assert message in capfd.readouterr().err
+
+    weights = {name: tensor for name, tensor in torchvision.models.resnet18().state_dict().items() if not name.startswith("fc.")}
+    head = {"0.weight": (8, 512), "0.bias": (8,), "3.weight": (4, 8), "3.bias": (4,)}
+    head |= {f"1.{name}": (8,) for name in ("weight", "bias", "running_mean", "running_var")}
+    weights |= {f"projection_head.{name}": torch.ones(shape) for name, shape in head.items()} | {"prototypes.weight": torch.eye(4)}
+    torch.save(weights, tmp_path / "swav.pth")
+    run = str(tmp_path / "imported")
+    assert _run("import", str(tmp_path / "swav.pth"), "--out", run) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said[0] == f"wrote {run}: swav, resnet18, prototypes 4"
+    assert said[-1] == f"next: selfcluster evaluate {run} DATA"
+    assert _run("import", str(tmp_path / "swav.pth"), "--out", run) == 2
+    assert "in use" in capfd.readouterr().err
+    assert _run("evaluate", run) == 2
+    assert "give the images (DATA)" in capfd.readouterr().err
+    assert _run("train", "--resume", "--out", run) == 2
+    assert "--init" in capfd.readouterr().err

@@ -60,7 +60,7 @@ ROWS = [
     ["export.hub"],
     ["export"],
     ["run"],
-    ["estimator", "learner"],
+    ["originals", "estimator", "learner"],
     ["evaluate.knn", "evaluate.clusters"],
     ["evaluate"],
     ["demo"],
