@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import timm
 import torch
@@ -66,6 +67,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # whose message advises to trust the file
+        raise CheckpointError(
+            f"cannot read weights from {str(file)!r}: it is no checkpoint, or holds more than tensors and plain values; save its state_dict alone"
+        ) from None
     except Exception as error:  # a damaged file raises nearly anything
         raise CheckpointError(f"cannot read weights from {str(file)!r}: {' '.join(str(error).split())[:200]}") from None
     for key in ("state_dict", "model", "model_state_dict"):

@@ -93,7 +93,7 @@ def import_original(file: str | Path, out: str | Path | None = None) -> Run:
 
 
 def _require_free(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if out.is_file() or (out.is_dir() and any(out.iterdir())) or out.resolve() == Path.cwd():
         raise CheckpointError(f"{str(out)!r} is in use; choose another --out")
 
 

@@ -242,7 +242,7 @@ def test_a_half_trained_run_is_exported_and_trained_from(small: sc.Run, tmp_path
     )
 
 
-def test_an_export_is_replaced_when_asked_and_nothing_else_ever(small: sc.Run, tmp_path: Path) -> None:
+def test_an_export_is_replaced_when_asked_and_nothing_else_ever(small: sc.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = small.export("timm", out=tmp_path / "timm").path
     with pytest.raises(sc.CheckpointError, match="holds an export already; replace it by --overwrite"):
         small.export("timm", out=out)
@@ -256,6 +256,9 @@ def test_an_export_is_replaced_when_asked_and_nothing_else_ever(small: sc.Run, t
     for target in (tmp_path / "encoder.onnx", tmp_path / "encoder.pt"):
         with pytest.raises(sc.ConfigError, match=r"an export is a folder; use --out \S*encoder$"):
             small.export("timm", out=target)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sc.ConfigError, match="is the folder you are in"):
+        small.export("timm", out=".", overwrite=True)
     with pytest.raises(sc.CheckpointError, match="is a file"):
         small.export("timm", out=out / "notes.txt", overwrite=True)
     with pytest.raises(sc.ConfigError, match=r"cannot write .*Not a directory; choose another --out"):

@@ -176,7 +176,11 @@ def test_both_the_first_missing_and_the_first_surplus_are_named(resnet18: nn.Mod
 def test_files_and_folders_that_cannot_be_used(imported: sc.Run, tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pth")
-    for name, message in (("none.pth", "no file"), ("text.pth", "cannot read weights"), ("list.pth", "holds a list")):
+    for name, message in (
+        ("none.pth", "no file"),
+        ("text.pth", "cannot read weights .* save its state_dict alone"),
+        ("list.pth", "holds a list"),
+    ):
         with pytest.raises(sc.CheckpointError, match=message):
             import_original(tmp_path / name, tmp_path / "run")
     file = next(imported.path.parent.glob("*.pth"))

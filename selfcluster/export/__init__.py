@@ -115,6 +115,8 @@ def _claim(target: Path, files: tuple[str, ...], *, overwrite: bool) -> None:
         raise ConfigError(
             f"--out {str(target)!r} is named like a file, and an export is a folder; use --out {shlex.quote(str(target.with_suffix('')))}"
         )
+    if target.resolve() == Path.cwd():
+        raise ConfigError(f"--out {str(target)!r} is the folder you are in, which cannot be put in place as a whole; name one inside it")
     if target.is_file():
         raise CheckpointError(f"{str(target)!r} is a file; choose another --out")
     there = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
