@@ -172,8 +172,14 @@ def test_the_card_tells_what_the_run_recorded_and_no_more(photo: sc.Run, tmp_pat
     assert "None was recorded." in bare.read_text()
     figures = {"raw pixels": {"eval/knn_top1_k20": 0.25}, "trained encoder": {"eval/knn_top1_k20": 0.5, "cluster/ami": 0.125}}
     shutil.copytree(photo.path, tmp_path / "photo")
-    (tmp_path / "photo" / "evaluation.json").write_text(json.dumps({"figures": figures, "notes": ["tested on 7 images"]}))
-    text = (sc.load(tmp_path / "photo").export("hub").path / "README.md").read_text()
+    where = json.dumps(photo.images)
+    notes = ["tested on 7 images", f"trained on {photo.images}"]
+    (tmp_path / "photo" / "evaluation.json").write_text(json.dumps({"figures": figures, "notes": notes, "of": where}))
+    (tmp_path / "photo" / "evaluation-flowers.json").write_text(json.dumps({"figures": {"raw pixels": {"cluster/ami": 0.75}}, "notes": []}))
+    copied = sc.load(tmp_path / "photo")
+    text = (copied.export("hub").path / "README.md").read_text()
+    copied.export("whole")
+    assert json.loads((tmp_path / "photo" / "export" / "whole" / "evaluation.json").read_text())["figures"] == figures
     front = yaml.safe_load(text.split("---")[1])
     assert front["library_name"] == "timm"
     assert {"timm", "swav"} <= set(front["tags"])
@@ -182,10 +188,11 @@ def test_the_card_tells_what_the_run_recorded_and_no_more(photo: sc.Run, tmp_pat
     assert "1 steps (0.267 passes over the images) in" in text
     assert "| eval/knn_top1_k20 | 0.250 | 0.500 |" in text
     assert "| cluster/ami |  | 0.125 |" in text
-    assert "- tested on 7 images" in text
+    assert "- tested on 7 images\n- trained on pictures\n" in text
+    assert "On `flowers`:\n\n|  | raw pixels |\n| --- | --- |\n| cluster/ami | 0.750 |" in text
     assert "| encoder | resnet18 |" in text
-    for file in (tmp_path / "photo" / "export" / "hub").iterdir():
-        assert b"secret place" not in file.read_bytes()
+    for file in (tmp_path / "photo" / "export").rglob("*.*"):
+        assert file.is_dir() or b"secret place" not in file.read_bytes(), file
 
 
 @pytest.mark.parametrize("method", ["swav", "deepcluster", "deepcluster-v2", "sela-v2"])

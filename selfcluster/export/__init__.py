@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ class Format(Protocol):
     """What each format's module holds."""
 
     FILES: tuple[str, ...]
-    """Everything that it may write."""
+    """Everything that it may write, and what evaluation adds; patterns of names."""
 
     def check(self, config: Config[Any], /) -> None:
         """Raises ConfigError where the format cannot hold the network, or something is missing here; nothing is built before."""
@@ -120,7 +121,7 @@ def _claim(target: Path, files: tuple[str, ...], *, overwrite: bool) -> None:
     if target.is_file():
         raise CheckpointError(f"{str(target)!r} is a file; choose another --out")
     there = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
-    if others := sorted(there - set(files)):
+    if others := sorted(name for name in there if not any(fnmatch(name, pattern) for pattern in files)):
         raise CheckpointError(f"{str(target)!r} holds {others[0]!r}, which is no part of such an export; choose another --out")
     if there and not overwrite:
         raise CheckpointError(f"{str(target)!r} holds an export already; replace it by --overwrite, or choose another --out")

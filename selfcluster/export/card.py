@@ -130,16 +130,30 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def evaluations(path: Path) -> dict[str, dict[str, Any]]:
+    """What `selfcluster evaluate` has kept in the run folder, by file name: figures and notes, without the place of the images."""
+    kept = {}
+    for file in sorted(path.glob("evaluation*.json")):
+        content, where = json.loads(file.read_text()), read_config(path)[1]
+        notes = [note.replace(where, Path(where).name) if where else note for note in content["notes"]]
+        kept[file.name] = {"figures": content["figures"], "notes": notes}
+    return kept
+
+
 def _evaluation(path: Path) -> str:
-    if not (path / "evaluation.json").is_file():
-        return "None was recorded."
-    evaluation = json.loads((path / "evaluation.json").read_text())
-    figures: Mapping[str, Mapping[str, float]] = evaluation["figures"]
+    parts = []
+    for name, kept in evaluations(path).items():
+        other = name.removeprefix("evaluation").removesuffix(".json").strip("-")
+        parts += [f"On `{other}`:"] if other else []
+        parts += [_table(kept["figures"]), "\n".join(f"- {note}" for note in kept["notes"])]
+    return "\n\n".join(parts) or "None was recorded."
+
+
+def _table(figures: Mapping[str, Mapping[str, float]]) -> str:
     metrics = list(dict.fromkeys(metric for values in figures.values() for metric in values))
     rows = [[metric, *(f"{values[metric]:.3f}" if metric in values else "" for values in figures.values())] for metric in metrics]
     lines = [["", *figures], ["---"] * (1 + len(figures)), *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return "\n\n".join([table, "\n".join(f"- {note}" for note in evaluation["notes"])])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _limits(config: Config[Any]) -> str:

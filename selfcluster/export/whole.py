@@ -18,11 +18,12 @@ from torch import Tensor
 from selfcluster import training
 from selfcluster.checkpoint import read_state, write_atomically
 from selfcluster.config import Config
+from selfcluster.export.card import evaluations
 from selfcluster.export.network import Difference, Source, difference, probe
 from selfcluster.folder import read_model
 from selfcluster.model import ClusterModel
 
-FILES: tuple[str, ...] = ("config.toml", "environment.json", "metrics.jsonl", "evaluation.json", "checkpoints")
+FILES: tuple[str, ...] = ("config.toml", "environment.json", "metrics.jsonl", "evaluation*.json", "checkpoints")
 
 
 def check(config: Config[Any]) -> None:
@@ -36,9 +37,10 @@ def write(folder: Path, source: Source) -> Difference:
     environment = json.loads((source.path / "environment.json").read_text())
     environment.pop("command", None)
     write_atomically(folder / "environment.json", json.dumps(environment, indent=1).encode())
-    for name in ("metrics.jsonl", "evaluation.json"):
-        if (source.path / name).is_file():
-            write_atomically(folder / name, (source.path / name).read_bytes())
+    if (source.path / "metrics.jsonl").is_file():
+        write_atomically(folder / "metrics.jsonl", (source.path / "metrics.jsonl").read_bytes())
+    for name, kept in evaluations(source.path).items():
+        write_atomically(folder / name, json.dumps(kept, indent=1).encode())
     _, state = read_state(source.path / "checkpoints")
     trained = {"step": state["step"], "epoch": state["epoch"], "seconds": state["seconds"]}
     training.save_network(folder, source.config, source.network, **trained)
