@@ -11,7 +11,7 @@ from selfcluster import metrics
 CLASSES = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
 
 
-@pytest.mark.parametrize("figure", [metrics.nmi, metrics.ami, metrics.ari, metrics.matched_accuracy])
+@pytest.mark.parametrize("figure", [metrics.nmi, metrics.ami, metrics.ari, metrics.matched_accuracy, metrics.purity])
 def test_equal_partitions_score_one_whatever_the_names(figure) -> None:
     assert figure(CLASSES, CLASSES) == pytest.approx(1)
     assert figure(CLASSES, np.array([7, 7, 7, 0, 0, 0, 3, 3, 3])) == pytest.approx(1)
@@ -54,11 +54,17 @@ def test_too_few_clusters_leave_classes_wrong() -> None:
     assert metrics.matched_accuracy(CLASSES, np.zeros(9, dtype=int)) == pytest.approx(3 / 9)
 
 
-@pytest.mark.parametrize("figure", [metrics.nmi, metrics.ami, metrics.ari, metrics.matched_accuracy])
+@pytest.mark.parametrize("figure", [metrics.nmi, metrics.ami, metrics.ari, metrics.matched_accuracy, metrics.purity])
 @pytest.mark.parametrize(("labels", "clusters"), [([], []), ([0, 1], [0]), ([[0], [1]], [[0], [1]])])
 def test_refuses_what_is_no_pair_of_vectors(figure, labels: list, clusters: list) -> None:
     with pytest.raises(ValueError, match="two vectors"):
         figure(labels, clusters)
+
+
+def test_purity_takes_the_commonest_class_of_each_cluster() -> None:
+    assert metrics.purity(CLASSES, np.array([0, 0, 0, 0, 1, 1, 1, 1, 1])) == pytest.approx((3 + 3) / 9)
+    assert metrics.purity(CLASSES, np.arange(9)) == 1
+    assert metrics.purity(CLASSES, np.zeros(9)) == pytest.approx(1 / 3)
 
 
 def test_code_entropy() -> None:
