@@ -135,8 +135,14 @@ def _evaluate(parsed: Evaluate) -> None:
         test=parsed.test or None,
         test_share=parsed.test_share,
         labels=parsed.labels,
+        only=parsed.only,
+        finetune=parsed.finetune,
+        finetune_minutes=parsed.finetune_minutes,
+        beside=parsed.beside,
+        beside_untrained=parsed.beside_untrained,
     )
     print(result)
+    print(f"written: {result.file}")
     print(f"next, in Python: timm.create_model('local-dir:{parsed.run}/model', pretrained=True)")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar, get_args
 
 import tyro
 
@@ -35,20 +35,36 @@ class Train(Generic[MethodSettings]):
     """Print the settings, with an estimate of time and memory, and stop."""
 
 
+Evaluator = Literal["knn", "linear", "retrieval", "clusters", "label-free", "finetune"]
+
+EVALUATORS: tuple[str, ...] = get_args(Evaluator)
+"""What `evaluate` can measure, in the order in which it does."""
+
+
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run against labels: nearest neighbours and clusters, beside raw pixels and the untrained encoder."""
+    """Measure a run: neighbours, linear probe, retrieval and clusters against labels, and what needs no labels, beside its floors."""
 
     run: tyro.conf.Positional[str]
     """Folder of the run."""
     data: tyro.conf.Positional[str] = ""
-    """Labelled images; by default the run's own."""
+    """Images, labelled or not; by default the run's own."""
     test: str = ""
     """Other labelled images to test on; by default the data's own test split."""
     test_share: float = 0.2
     """Share of the images to test on, where there is no test split."""
     labels: str = "auto"
     """auto, none, a CSV file (path, label), or a .npy file."""
+    only: tuple[Evaluator, ...] = ()
+    """What to measure; by default everything but finetune. Other figures of the same run and images are kept."""
+    finetune: bool = False
+    """Also fine-tune the encoder on 1 % and 10 % of the labels, three times each."""
+    finetune_minutes: float = 1.0
+    """Limit of one of these trainings."""
+    beside: tuple[str, ...] = ()
+    """Encoders to measure in the same way: timm's pretrained networks by name, or folders of other runs."""
+    beside_untrained: bool = False
+    """Those of timm keep random weights, and nothing is downloaded."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 

@@ -26,6 +26,13 @@ from selfcluster.threads import Each, in_threads
 
 Layer = Literal["features", "head"]
 
+Seen = Callable[[int], object]
+"""Told after each batch how many images have been looked at."""
+
+
+def _unseen(n: int) -> None:
+    pass
+
 
 class _Centred(Dataset):
     """Runs in the workers: images prepared for evaluation, batch by batch, with a flag for each that could be read."""
@@ -107,9 +114,13 @@ def stream_features(
             yield features
 
 
-def extract_features(encoder: Callable[[Tensor], Tensor], images: Images, **how: Any) -> Float[Tensor, "n f"]:
-    """All that `stream_features` yields, which takes the same arguments, as one tensor."""
-    return torch.cat(list(stream_features(encoder, images, **how)))
+def extract_features(encoder: Callable[[Tensor], Tensor], images: Images, *, seen: Seen = _unseen, **how: Any) -> Float[Tensor, "n f"]:
+    """All that `stream_features` yields, which takes the same arguments, as one tensor; `seen` hears how many images there are so far."""
+    rows = []
+    for batch in stream_features(encoder, images, **how):
+        rows.append(batch)
+        seen(sum(map(len, rows)))
+    return torch.cat(rows)
 
 
 @contextlib.contextmanager
@@ -130,7 +141,13 @@ def in_mode(network: Callable[[Tensor], Tensor], *, training: bool) -> Iterator[
 
 
 def raw_pixels(
-    images: Images, *, index: NDArray[np.int64] | None = None, pixels: int, workers: int = 0, threads: int = 1
+    images: Images,
+    *,
+    index: NDArray[np.int64] | None = None,
+    pixels: int,
+    workers: int = 0,
+    threads: int = 1,
+    seen: Seen = _unseen,
 ) -> Float[Tensor, "n f"]:
     """The images themselves as rows, resized to `pixels` a side: the floor that every representation should clear."""
     rows = []
@@ -138,6 +155,7 @@ def raw_pixels(
         flat = prepared.flatten(1).float() / 255
         flat[~readable] = torch.nan
         rows.append(flat)
+        seen(sum(map(len, rows)))
     return torch.cat(rows)
 
 

@@ -94,8 +94,7 @@ def prepare(folder: Path, resolved: Resolved, data: Data | None) -> None:
         data: its images; None for a run that was trained elsewhere, on images that are not known here.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _OWN_FILES:
-        path = folder / name
+    for path in [*(folder / name for name in _OWN_FILES), *folder.glob("evaluation-*.json")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     environment = {
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],

@@ -86,6 +86,8 @@ def test_the_most_used_settings_are_short_flat_flags(capsys: pytest.CaptureFixtu
         ("export /no/such/run", "--format"),
         ("import /no/such/file.pth", "no file '/no/such/file.pth'"),
         ("evaluate", "run"),
+        ("evaluate runs/x --only knm", "--only"),
+        ("evaluate runs/x --finetun", "unknown flag --finetun; did you mean --finetune?"),
     ],
 )
 def test_mistakes_are_one_line_with_status_2(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

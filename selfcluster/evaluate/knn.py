@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from selfcluster.evaluate.bootstrap import mean_and_error
+
 _CHUNK = 1024
 
 
@@ -22,8 +24,9 @@ def run(
     *,
     ks: tuple[int, ...] = (20, 200),
     temperature: float = 0.1,
+    device: torch.device | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Yields `eval/knn_top1_k20` and so on: the share of test images whose weighted vote is right.
+    """Yields `eval/knn_top1_k20` and so on, each with its standard error: the share of test images whose weighted vote is right.
 
     Each of the k nearest training images votes for its class with weight exp(cosine / temperature); features are brought to unit
     norm, not centred.
@@ -33,23 +36,24 @@ def run(
         train_labels, test_labels: class of each row, from 0.
         ks: neighbours that vote; each is lowered below the smallest class of the training images (see `usable_k`).
         temperature: of the weights; 0.1 by convention.
+        device: where neighbours are looked for; None for where the features are.
     Source: instance discrimination, arXiv 1805.01978, section 3.4.
     """
+    device = device or train.device
     used = [usable_k(k, train_labels) for k in ks]
-    right = torch.zeros(len(ks))
-    bank, bank_labels = normalize(train), torch.from_numpy(train_labels)
+    bank, bank_labels = normalize(train.to(device)), torch.from_numpy(train_labels).to(device)
     n_classes = int(max(train_labels.max(), test_labels.max())) + 1
+    voted: list[list[Tensor]] = [[] for _ in ks]
     for start in range(0, len(test), _CHUNK):
-        cosine, neighbour = (normalize(test[start : start + _CHUNK]) @ bank.T).topk(max(used), dim=1)
+        cosine, neighbour = (normalize(test[start : start + _CHUNK].to(device)) @ bank.T).topk(max(used), dim=1)
         weights, labels = (cosine / temperature).exp(), bank_labels[neighbour]
-        wanted = torch.from_numpy(test_labels[start : start + _CHUNK])
-        for i, k in enumerate(used):
-            votes = torch.zeros(len(wanted), n_classes).scatter_add_(1, labels[:, :k], weights[:, :k])
-            right[i] += (votes.argmax(dim=1) == wanted).sum()
-    for k, share in zip(ks, (right / len(test)).tolist(), strict=True):
-        yield f"eval/knn_top1_k{k}", share
+        for votes_of_k, k in zip(voted, used, strict=True):
+            votes = weights.new_zeros(len(cosine), n_classes).scatter_add_(1, labels[:, :k], weights[:, :k])
+            votes_of_k.append(votes.argmax(dim=1).cpu())
+    for k, votes_of_k in zip(ks, voted, strict=True):
+        yield from mean_and_error(f"eval/knn_top1_k{k}", torch.cat(votes_of_k).numpy() == test_labels)
 
 
-def usable_k(k: int, train_labels: Int64[np.ndarray, n]) -> int:
+def usable_k(k: int, train_labels: Int64[np.ndarray, " n"]) -> int:
     """k, or where the smallest class has not so many images, one less than it has: more would outvote that class."""
     return max(1, min(k, int(np.bincount(train_labels)[np.unique(train_labels)].min()) - 1))
