@@ -77,7 +77,10 @@ def test_the_strength_is_the_best_of_those_tried_on_the_images_kept_out() -> Non
     problem = linear._Problem(features, torch.from_numpy(labels), 2, torch.device("cpu"))
     kept_out = linear.share_of_each_class(labels, 0.2, 1, linear._SPLIT, left=1)
     shares = [problem.share_right(problem.minimum(problem.start(), s, problem.without(kept_out)), kept_out) for s in linear.STRENGTHS]
-    assert shares[linear.STRENGTHS.index(probe.strength)] >= max(shares) - 1 / len(kept_out)
+    # The fit on all images is held in as firmly, by all of them.
+    place = int(np.abs(np.array(linear.STRENGTHS) * (60 - len(kept_out)) / 60 - probe.strength).argmin())
+    assert probe.strength == pytest.approx(linear.STRENGTHS[place] * (60 - len(kept_out)) / 60)
+    assert shares[place] >= max(shares) - 1 / len(kept_out)
 
 
 def test_images_kept_out_do_not_matter_to_the_fit() -> None:
@@ -111,3 +114,17 @@ def test_sgd_finds_about_the_same_where_images_are_many() -> None:
     exact = (linear.fit(train, labels).predict(test) == test_labels).mean()
     assert (by_sgd.predict(test) == test_labels).mean() == pytest.approx(exact, abs=0.02)
     assert 0.5 < exact < 0.99
+
+
+def test_of_many_images_the_strength_is_chosen_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, labels = _blobs(2000, 1.5)
+    test, test_labels = _blobs(1000, 1.5)
+    whole = linear.fit(train, labels)
+    monkeypatch.setattr(linear, "_MOST_TO_CHOOSE", 400)
+    monkeypatch.setattr(linear, "_MOST_FOR_BOUND", 300)
+    sampled = linear.fit(train, labels)
+    # Some 320 of the sample's 400 images were fitted, and the fit on all is held in as firmly, by 2,000.
+    tried = np.array(linear.STRENGTHS) * 320 / 2000
+    assert np.abs(tried / sampled.strength - 1).min() < 0.03
+    right = [(probe.predict(test) == test_labels).mean() for probe in (whole, sampled)]
+    assert right[1] == pytest.approx(right[0], abs=0.02)
