@@ -116,6 +116,19 @@ def test_train_resume_and_evaluate(tmp_path: Path, capfd: pytest.CaptureFixture[
     table = capfd.readouterr().out
     assert "raw pixels" in table
     assert "trained encoder" in table
+    assert f"written: {out}/evaluation.json\n" in table
+    assert _run("evaluate", out, "--device", "cpu", "--only", "knn", "label-free", "--beside", out) == 0
+    table = capfd.readouterr().out
+    assert re.search(r"^run run +\d", table, flags=re.MULTILINE)
+    assert "linear" in table, "figures of the same images from before are kept"
+    np.save(tmp_path / "others.npy", tiny.images(20, seed=1))
+    assert _run("evaluate", out, str(tmp_path / "others.npy"), "--device", "cpu") == 0
+    table = capfd.readouterr().out
+    assert f"written: {out}/evaluation-others.json\n" in table
+    assert "there are no labels: only what needs none is measured" in table
+    for arguments, message in ((["--only", "knn"], "give --labels FILE.csv"), (["--beside", "resnet1O"], "unknown encoder 'resnet1O'")):
+        assert _run("evaluate", out, str(tmp_path / "others.npy"), "--device", "cpu", *arguments) == 2
+        assert message in capfd.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("method", ["deepcluster", "deepcluster-v2", "sela-v2"])
