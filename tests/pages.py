@@ -1,0 +1,84 @@
+"""Clusters of images and a page of them, without a network: the pixels themselves serve as features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from selfcluster.duplicates import duplicates_of
+from selfcluster.features import raw_pixels
+from selfcluster.images import Images
+from selfcluster.kmeans import kmeans
+from selfcluster.report.page import Page
+from tests import tiny
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """A table of clusters and the features behind it."""
+
+    table: pa.Table
+    features: NDArray[np.float32]
+
+
+def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None = None, labels: list[str | None] | None = None) -> Clustered:
+    """The images in k clusters by k-means; the map shows the two directions in which they vary most."""
+    features = raw_pixels(images, pixels=8).numpy() if features is None else features
+    rows = np.flatnonzero(~np.isnan(features).any(axis=1))
+    known = normalize(torch.from_numpy(features[rows]))
+    found = kmeans(known, k, init="k-means++", spherical=True)
+    nearest = 1 - (known @ normalize(found.centroids).T).topk(2, dim=1).values
+    assignments = found.assignments.numpy()
+    rank = np.empty(len(rows), dtype=np.int32)
+    for cluster in range(k):
+        members = np.flatnonzero(assignments == cluster)
+        rank[members[np.argsort(nearest[members, 0].numpy())]] = np.arange(len(members))
+    centred = known - known.mean(dim=0)
+    plane = (centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T).numpy()
+
+    def scattered(values: NDArray, missing: float, kind: type) -> NDArray:
+        column = np.full(len(features), missing, dtype=kind)
+        column[rows] = values
+        return column
+
+    columns: dict[str, Any] = {
+        "path": images.paths().cast(pa.string()),
+        "index": np.arange(len(features), dtype=np.int64),
+        "cluster": scattered(assignments, -1, np.int32),
+        "distance": scattered(nearest[:, 0].numpy(), np.nan, np.float32),
+        "margin": scattered((nearest[:, 1] - nearest[:, 0]).numpy(), np.nan, np.float32),
+        "rank_in_cluster": scattered(rank, -1, np.int32),
+        "x": scattered(plane[:, 0], np.nan, np.float32),
+        "y": scattered(plane[:, 1], np.nan, np.float32),
+        "far": scattered(nearest[:, 0].numpy() > np.quantile(nearest[:, 0].numpy(), 0.99), False, np.bool_),
+    }
+    looks = raw_pixels(images, pixels=8)[rows].numpy() / 0.225
+    same = duplicates_of(known, looks, found.assignments)
+    first = scattered(np.where(same >= 0, rows[same], -1), -1, np.int64)
+    columns["duplicate_of"] = pa.array(first, mask=first < 0)
+    if labels is not None:
+        columns["label"] = pa.array(labels, type=pa.string())
+    return Clustered(pa.table(columns), features)
+
+
+def page(images: Images, made: Clustered | None = None, **changed: Any) -> Page:
+    """A page of these images."""
+    made = made or clustered(images)
+    given: dict[str, Any] = dict(
+        name="tiny",
+        where="an array",
+        config=tiny.config("swav"),
+        metrics=[],
+        environment={},
+        evaluation=None,
+        table=made.table,
+        features=made.features,
+        images=images,
+    )
+    return Page(**{**given, **changed})
