@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Import, Train
+from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Import, Report, Train
 from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known, known_setting
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
 
@@ -229,6 +229,17 @@ def _import(parsed: Import) -> None:
     print(f"next: selfcluster evaluate {shlex.quote(str(run.path))} DATA")
 
 
+def _report(parsed: Report) -> None:
+    from selfcluster.report.page import Limits
+    from selfcluster.run import load
+
+    k, limits = _number_or_auto(parsed.k), Limits(points=parsed.points, seed=parsed.seed)
+    run = load(parsed.run, device=parsed.device)
+    file = run.report(parsed.data or None, out=parsed.out or None, k=k, seed=parsed.seed, limits=limits)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+    print(f"next, in a browser: {file.resolve().as_uri()}")
+
+
 def _demo(parsed: Demo) -> None:
     from selfcluster.demo import demo
 
@@ -241,6 +252,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "embed": (Embed, _embed),
     "cluster": (Cluster, _cluster),
     "assign": (Assign, _assign),
+    "report": (Report, _report),
     "export": (Export, _export),
     "import": (Import, _import),
     "demo": (Demo, _demo),

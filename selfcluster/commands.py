@@ -160,6 +160,26 @@ class Import:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write one page about a run that opens from disk: its clusters, a map of the images, curves, and a verdict."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run."""
+    data: tyro.conf.Positional[str] = ""
+    """Images to show; by default the run's own."""
+    out: str = ""
+    """The file; by default report.html in the run's folder."""
+    k: str = ""
+    """A number of clusters, or auto; by default the clusters that selfcluster cluster has found, or else the method's own prototypes."""
+    points: int = 50_000
+    """Images on the page; of more, a sample is shown."""
+    seed: int = 0
+    """Of new clusters, and of the sample."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
 class Demo:
     """The main job on data that comes with the install: SwAV on scikit-learn's handwritten digits."""
 

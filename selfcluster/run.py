@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from selfcluster import clusters, distributed, folder, loop, training
+from selfcluster import clusters, distributed, folder, loop, report, training
 from selfcluster.cache import CachedImages
 from selfcluster.capacity import largest_batch
 from selfcluster.clusters import Clusters
@@ -27,6 +27,7 @@ from selfcluster.maps import Projection
 from selfcluster.opened import OpenedRun
 from selfcluster.presets import method_of
 from selfcluster.recipe import look_at
+from selfcluster.report.page import Limits
 from selfcluster.resolve import Resolved, resolve, resumed
 from selfcluster.toml import read_toml
 
@@ -50,6 +51,18 @@ class Run(OpenedRun):
     def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> Exported:
         """The network in a form that others read, checked against the run; see `selfcluster.export.export`."""
         return export(self.path, self.config, self.model, format, out=out, layer=layer, overwrite=overwrite)
+
+    def report(
+        self,
+        images: Any = None,
+        *,
+        out: str | Path | None = None,
+        k: int | Literal["auto"] | None = None,
+        seed: int = 0,
+        limits: Limits | None = None,
+    ) -> Path:
+        """One page about the run that opens from disk, see `report.report`."""
+        return report.report(self, images, out=out, k=k, seed=seed, limits=limits)
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Run:

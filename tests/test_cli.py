@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfcluster.cli import main
+from selfcluster.cli import _COMMANDS, main
 from tests import tiny
 
 FAST = [
@@ -41,10 +41,10 @@ def _run(*arguments: str) -> int:
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run() == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("train", "evaluate", "export", "import", "demo"))
+    assert all(command in out for command in _COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export", "import", "demo"])
+@pytest.mark.parametrize("command", list(_COMMANDS))
 def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(command, "--help") == 0
     assert f"usage: selfcluster {command}" in capsys.readouterr().out

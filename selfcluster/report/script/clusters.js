@@ -1,0 +1,140 @@
+// Clusters as cards: a name to type, the most typical images, those at the border, and those that hardly belong.
+const CARDS_AT_A_TIME = 24;
+const MEMBERS_AT_A_TIME = 300;
+
+const orders = {
+  size: (a, b) => content.clusters[b].size - content.clusters[a].size || a - b,
+  cohesion: (a, b) => content.clusters[b].cohesion - content.clusters[a].cohesion || a - b,
+  // Named ones first: they are what one is looking for by name.
+  name: (a, b) => (givenName(b) !== "") - (givenName(a) !== "") || nameOf(a).localeCompare(nameOf(b), "en", { numeric: true }),
+};
+let listed = [];
+let matchesIn = null; // matching points of each cluster while something is searched for
+
+function card(cluster) {
+  const c = content.clusters[cluster];
+  const item = made("li", { className: "card", id: `cluster-${c.number}` });
+  item.style.setProperty("--colour", cssColour(cluster));
+  item.dataset.cluster = cluster;
+  const input = made("input", { className: "name", value: givenName(cluster), placeholder: numberedName(cluster), maxLength: 200, autocomplete: "off" });
+  input.setAttribute("aria-label", `Name of cluster ${c.number}`);
+  input.addEventListener("input", () => giveName(cluster, input.value));
+  input.addEventListener("keydown", (event) => event.key === "Enter" && input.blur());
+  const swatch = made("span", { className: "swatch" });
+  swatch.setAttribute("aria-hidden", "true");
+  const size = made("span", { className: "size", textContent: `${counted(c.size)} image${c.size === 1 ? "" : "s"}` });
+  item.append(made("div", { className: "card-head" }, swatch, input, size), made("p", { className: "meta", textContent: metaOf(cluster) }));
+  item.append(inColumns(strip(c.typical, `Most typical images of cluster ${c.number}`), 6));
+  if (c.border.length || c.outliers.length) item.append(kinds(c));
+  item.append(foot(cluster, item));
+  return item;
+}
+
+function metaOf(cluster) {
+  const c = content.clusters[cluster];
+  const parts = [`cohesion ${c.cohesion.toFixed(2)}`];
+  if (c.label !== null) parts.push(`${Math.round(100 * c.share)} % ${/^\d+$/.test(c.label) ? "label " : ""}${c.label}`);
+  if (givenName(cluster)) parts.push(numberedName(cluster).toLowerCase());
+  if (matchesIn) parts.push(`${counted(matchesIn[cluster])} found here`);
+  return parts.join(" · ");
+}
+
+function kinds(c) {
+  const element = made("div", { className: "kinds" });
+  for (const [points, title] of [[c.border, "Border cases"], [c.outliers, "Outliers"]]) {
+    element.append(made("div", {}, made("p", { className: "kind", textContent: title }), inColumns(strip(points, `${title} of cluster ${c.number}`), points.length > 3 ? 4 : 3)));
+  }
+  return element;
+}
+
+// Galleries have full rows: a column for each image, up to so many.
+function inColumns(element, most) {
+  element.style.setProperty("--columns", most);
+  return element;
+}
+
+function foot(cluster, item) {
+  const c = content.clusters[cluster];
+  const shown = membersOf[cluster].length;
+  const all = made("button", { type: "button", className: "link", textContent: shown < c.size ? `Show ${counted(shown)} of them` : `Show all ${counted(shown)}` });
+  const onMap = made("button", { type: "button", className: "link", textContent: "On the map" });
+  onMap.addEventListener("click", () => focusOnMap(cluster));
+  const element = made("div", { className: "card-foot" }, all, onMap);
+  all.addEventListener("click", () => showMembers(cluster, item, element, all));
+  if (c.similar.length) {
+    const similar = made("span", { className: "similar" }, "Similar: ");
+    for (const number of c.similar) {
+      const other = placeOfNumber.get(number);
+      const link = made("button", { type: "button", className: "link", textContent: nameOf(other) });
+      link.dataset.named = other;
+      link.addEventListener("click", () => goToCluster(other));
+      similar.append(link, number === c.similar[c.similar.length - 1] ? "" : ", ");
+    }
+    element.append(similar);
+  }
+  return element;
+}
+
+const placeOfNumber = new Map(content.clusters.map((c, place) => [c.number, place]));
+
+function showMembers(cluster, item, before, button) {
+  const old = item.querySelector(".members");
+  const members = membersOf[cluster];
+  if (old && old.shown >= members.length) {
+    old.remove();
+    button.textContent = `Show all ${counted(members.length)}`;
+    return;
+  }
+  const shown = Math.min(members.length, (old ? old.shown : 0) + MEMBERS_AT_A_TIME);
+  const box = made("div", { className: "members" });
+  box.shown = shown;
+  box.append(
+    made("p", { className: "kind", textContent: "Most typical first" }),
+    strip(members.slice(0, shown), `Images of cluster ${content.clusters[cluster].number}`, "tiny", false),
+  );
+  if (old) old.remove();
+  item.insertBefore(box, before);
+  button.textContent = shown < members.length ? `Show ${counted(Math.min(MEMBERS_AT_A_TIME, members.length - shown))} more` : "Show fewer";
+}
+
+function listClusters() {
+  const all = content.clusters.map((_, place) => place);
+  const found = matchesIn ? all.filter((place) => matchesIn[place] || matchesName(place)) : all;
+  listed = found.sort(orders[get("order").value]);
+  get("cards").replaceChildren();
+  moreCards();
+}
+
+function moreCards(upTo = get("cards").childElementCount + CARDS_AT_A_TIME) {
+  const cards = get("cards");
+  cards.append(...listed.slice(cards.childElementCount, upTo).map(card));
+  const left = listed.length - cards.childElementCount;
+  get("more").hidden = left <= 0;
+  get("more").textContent = `Show ${counted(Math.min(left, CARDS_AT_A_TIME))} more of ${counted(left)} clusters`;
+}
+
+function goToCluster(cluster) {
+  let place = listed.indexOf(cluster);
+  if (place < 0) {
+    clearSearch();
+    place = listed.indexOf(cluster);
+  }
+  if (place >= get("cards").childElementCount) moreCards(place + 1);
+  const item = get(`cluster-${content.clusters[cluster].number}`);
+  item.scrollIntoView({ block: "center" });
+  item.querySelector(".name").focus({ preventScroll: true });
+}
+
+get("order").addEventListener("change", listClusters);
+get("more").addEventListener("click", () => {
+  const cards = get("cards");
+  const first = cards.childElementCount;
+  moreCards();
+  cards.children[first].querySelector(".name").focus();
+});
+whenNamed.push((cluster) => {
+  for (const link of document.querySelectorAll(`[data-named="${cluster}"]`)) link.textContent = nameOf(cluster);
+  for (const cell of document.querySelectorAll(`th[data-cluster="${cluster}"]`)) cell.textContent = nameOf(cluster);
+  const item = get(`cluster-${content.clusters[cluster].number}`);
+  if (item) item.querySelector(".meta").textContent = metaOf(cluster);
+});

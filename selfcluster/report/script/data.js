@@ -1,0 +1,58 @@
+// What the page holds, unpacked: a column is one typed array with a value for each point (an image on the page).
+const content = JSON.parse(document.getElementById("content").textContent);
+const KINDS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
+
+function bytesOf(base64) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
+function unpacked(column) {
+  return new KINDS[column.kind](bytesOf(column.base64).buffer);
+}
+
+const clusterOf = unpacked(content.cluster);
+const n = clusterOf.length;
+const xs = unpacked(content.x);
+const ys = unpacked(content.y);
+const distances = unpacked(content.distance);
+const margins = unpacked(content.margin);
+const indices = unpacked(content.index);
+const far = unpacked(content.far);
+const neighbours = unpacked(content.neighbours);
+const largePlace = unpacked(content.large);
+const labels = content.labels || [];
+const labelOf = content.label ? unpacked(content.label) : null;
+
+function valueOf(column, values, point) {
+  return column.low + column.step * values[point];
+}
+
+// A path is given as the part that it does not share with the path before it.
+const paths = [];
+{
+  const shared = unpacked(content.shared);
+  let before = "";
+  for (let i = 0; i < n; i++) paths.push((before = before.slice(0, shared[i]) + content.paths[i]));
+}
+
+const membersOf = content.clusters.map(() => []);
+for (let i = 0; i < n; i++) membersOf[clusterOf[i]].push(i);
+for (const members of membersOf) members.sort((a, b) => distances[a] - distances[b]);
+
+const get = (id) => document.getElementById(id);
+
+// An element with its text; text is never markup here.
+function made(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const counted = (number) => number.toLocaleString("en");

@@ -1,0 +1,306 @@
+// The map: a dot for each image, or as many thumbnails as there is room for. Dots are set pixel by pixel into one picture, which for
+// 50,000 of them is far quicker than as many calls for circles.
+const plot = get("plot");
+const canvas = get("canvas");
+const pen = canvas.getContext("2d");
+const view = { scale: 1, x: 0.5, y: 0.5, width: 0, height: 0, ratio: 1 }; // x and y: the place of the map that stands in the middle
+const MOST_ZOOM = 400;
+const thumbSide = () => Math.min(84, 34 * view.scale ** 0.3); // of a thumbnail on the map, in CSS pixels
+
+let asImages = false;
+let colourBy = "cluster";
+let focused = -1; // the cluster that is shown alone, or -1
+let litBySearch = null; // for each point whether it was found, or null
+let hovered = -1;
+let drawnThumbs = new Map(); // cell to point, while thumbnails are drawn
+let picture = null;
+let pixels = null;
+let groupColours = null;
+
+const isLit = (i) => (focused < 0 || clusterOf[i] === focused) && (!litBySearch || litBySearch[i] === 1);
+const groupOf = (i) => (colourBy === "label" ? (labelOf[i] ? labelOf[i] - 1 : labels.length) : clusterOf[i]);
+
+// Screen pixels (CSS) of a place of the map: the whole of it fits at scale 1.
+const unit = () => Math.min(view.width, view.height) * 0.94 * view.scale;
+const screenX = (i) => (xs[i] / 65535 - view.x) * unit() + view.width / 2;
+const screenY = (i) => (view.y - ys[i] / 65535) * unit() + view.height / 2;
+
+// Little-endian pixels, as in every browser's typed arrays on the machines of today.
+const asPixel = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
+
+function prepareColours() {
+  const k = colourBy === "label" ? labels.length + 1 : content.clusters.length;
+  groupColours = new Int32Array(k);
+  for (let i = 0; i < k; i++) groupColours[i] = asPixel(rgbOf(i));
+  if (colourBy === "label") groupColours[labels.length] = asPixel([140, 140, 140]);
+}
+
+// The pixels of a round dot about its middle: those that are covered, and those at the rim with how much of them is.
+function dotOf(radius, width) {
+  const whole = [];
+  const rim = [];
+  const reach = Math.ceil(radius);
+  for (let y = -reach; y <= reach; y++) {
+    for (let x = -reach; x <= reach; x++) {
+      const covered = Math.min(1, Math.max(0, radius + 0.5 - Math.hypot(x, y)));
+      if (covered > 0.95) whole.push(y * width + x);
+      else if (covered > 0.05) rim.push(y * width + x, Math.round(covered * 256));
+    }
+  }
+  return { whole, rim, reach };
+}
+
+function setDot(dot, at, colour) {
+  for (const offset of dot.whole) pixels[at + offset] = colour;
+  const r = colour & 255;
+  const g = (colour >> 8) & 255;
+  const b = (colour >> 16) & 255;
+  for (let i = 0; i < dot.rim.length; i += 2) {
+    const place = at + dot.rim[i];
+    const share = dot.rim[i + 1];
+    const old = pixels[place];
+    const mix = (now, before) => (now * share + before * (256 - share)) >> 8;
+    pixels[place] = (255 << 24) | (mix(b, (old >> 16) & 255) << 16) | (mix(g, (old >> 8) & 255) << 8) | mix(r, old & 255);
+  }
+}
+
+function drawDots(radius) {
+  const { width, height } = canvas;
+  if (!picture || picture.width !== width || picture.height !== height) {
+    picture = pen.createImageData(width, height);
+    pixels = new Int32Array(picture.data.buffer);
+  }
+  const [paper, faint] = isDark() ? [asPixel([26, 28, 31]), asPixel([50, 53, 58])] : [asPixel([255, 255, 255]), asPixel([228, 228, 224])];
+  pixels.fill(paper);
+  const dot = dotOf(radius * view.ratio, width);
+  const size = unit() * view.ratio;
+  const left = width / 2 - view.x * size;
+  const top = height / 2 + view.y * size;
+  const each = size / 65535;
+  const everyoneIsLit = focused < 0 && !litBySearch;
+  // Where thumbnails are drawn, one stands wherever there is a point that is lit.
+  const passes = [...(everyoneIsLit ? [] : [false]), ...(asImages ? [] : [true])];
+  for (const lit of passes) {
+    for (let i = 0; i < n; i++) {
+      if (!everyoneIsLit && isLit(i) !== lit) continue;
+      const px = (left + xs[i] * each) | 0;
+      const py = (top - ys[i] * each) | 0;
+      if (px < dot.reach || py < dot.reach || px >= width - dot.reach || py >= height - dot.reach) continue;
+      setDot(dot, py * width + px, lit ? groupColours[groupOf(i)] : faint);
+    }
+  }
+  pen.putImageData(picture, 0, 0);
+}
+
+// Points by how typical they are, so that of those in one cell the most typical is drawn.
+let byTypicality = null;
+
+function drawThumbs() {
+  byTypicality ||= Uint32Array.from({ length: n }, (_, i) => i).sort((a, b) => distances[a] - distances[b]);
+  drawnThumbs = new Map();
+  const size = unit();
+  const reach = thumbSide();
+  // Cells are fixed to the map and not to the screen, so that moving it changes no picture.
+  for (const i of byTypicality) {
+    if (!isLit(i)) continue;
+    const x = screenX(i);
+    const y = screenY(i);
+    if (x < -reach || y < -reach || x > view.width + reach || y > view.height + reach) continue;
+    const cell = cellOf(xs[i], ys[i], size);
+    if (!drawnThumbs.has(cell)) drawnThumbs.set(cell, i);
+  }
+  const side = (reach - 2) * view.ratio;
+  for (const i of drawnThumbs.values()) {
+    const place = placeOfThumb(i, side > content.sheets.small.side * 1.3);
+    const image = sheetImage(place.size, place.sheet);
+    if (!image) continue;
+    const [x, y] = cellCorner(i, size);
+    const from = place.side;
+    pen.drawImage(image, place.column * from, place.row * from, from, from, x * view.ratio, y * view.ratio, side, side);
+  }
+}
+
+const cellOf = (x, y, size) => Math.floor(((x / 65535) * size) / thumbSide()) * 65536 + Math.floor(((y / 65535) * size) / thumbSide());
+
+function cellCorner(i, size) {
+  const side = thumbSide();
+  const column = Math.floor(((xs[i] / 65535) * size) / side);
+  const row = Math.floor(((ys[i] / 65535) * size) / side);
+  return [column * side - view.x * size + view.width / 2 + 1, view.y * size - (row + 1) * side + view.height / 2 + 1];
+}
+
+const sheetImages = new Map();
+
+function sheetImage(size, sheet) {
+  const address = sheetAddress(size, sheet);
+  if (!sheetImages.has(address)) {
+    const image = new Image();
+    image.addEventListener("load", redraw);
+    image.src = address;
+    sheetImages.set(address, image);
+  }
+  const image = sheetImages.get(address);
+  return image.complete && image.naturalWidth ? image : null;
+}
+
+let isAsked = false;
+
+// However often something changes within a frame, the map is drawn once.
+function redraw() {
+  if (isAsked) return;
+  isAsked = true;
+  requestAnimationFrame(() => {
+    isAsked = false;
+    draw();
+  });
+}
+
+function draw() {
+  if (!view.width) return;
+  if (!groupColours) prepareColours();
+  const least = n > 20000 ? 1.3 : n > 4000 ? 1.9 : 2.6;
+  drawDots(Math.min(6, least * view.scale ** 0.4));
+  if (asImages) drawThumbs();
+  if (hovered >= 0) ring(hovered);
+}
+
+function ring(i) {
+  pen.strokeStyle = getComputedStyle(plot).color;
+  pen.lineWidth = 2 * view.ratio;
+  pen.beginPath();
+  if (asImages && drawnThumbs.get(cellOf(xs[i], ys[i], unit())) === i) {
+    const [x, y] = cellCorner(i, unit());
+    pen.rect(x * view.ratio, y * view.ratio, (thumbSide() - 2) * view.ratio, (thumbSide() - 2) * view.ratio);
+  } else pen.arc(screenX(i) * view.ratio, screenY(i) * view.ratio, 8 * view.ratio, 0, 2 * Math.PI);
+  pen.stroke();
+}
+
+// The image under a place of the screen, or -1.
+function pointAt(x, y, within = 14) {
+  if (asImages) {
+    const size = unit();
+    const onMap = [((x - view.width / 2) / size + view.x) * 65535, (view.y - (y - view.height / 2) / size) * 65535];
+    const there = drawnThumbs.get(cellOf(onMap[0], onMap[1], size));
+    if (there !== undefined) return there;
+  }
+  let best = -1;
+  let nearest = within * within;
+  const size = unit();
+  const [left, top, each] = [view.width / 2 - view.x * size - x, view.height / 2 + view.y * size - y, size / 65535];
+  for (let i = 0; i < n; i++) {
+    const dx = left + xs[i] * each;
+    const dy = top - ys[i] * each;
+    const d = dx * dx + dy * dy;
+    if (d < nearest && isLit(i)) [best, nearest] = [i, d];
+  }
+  return best;
+}
+
+function zoomBy(factor, x = view.width / 2, y = view.height / 2) {
+  const before = unit();
+  view.scale = Math.min(MOST_ZOOM, Math.max(1, view.scale * factor));
+  const after = unit();
+  // The place under the pointer stays where it is.
+  view.x += (x - view.width / 2) * (1 / before - 1 / after);
+  view.y -= (y - view.height / 2) * (1 / before - 1 / after);
+  settle();
+}
+
+function moveBy(dx, dy) {
+  view.x -= dx / unit();
+  view.y += dy / unit();
+  settle();
+}
+
+function settle() {
+  if (view.scale === 1) [view.x, view.y] = [0.5, 0.5];
+  view.x = Math.min(1, Math.max(0, view.x));
+  view.y = Math.min(1, Math.max(0, view.y));
+  plot.classList.toggle("zoomed", view.scale > 1);
+  hover(-1);
+  redraw();
+}
+
+function hover(i) {
+  if (i === hovered) return;
+  hovered = i;
+  plot.classList.toggle("on", i >= 0);
+  const tip = get("tip");
+  tip.hidden = i < 0;
+  if (i >= 0) {
+    const label = labelOf && labelOf[i] ? ` · ${labels[labelOf[i] - 1]}` : "";
+    const image = made("div", { className: "thumb" });
+    showThumb(image, i, true);
+    tip.replaceChildren(image, made("b", { textContent: nameOf(clusterOf[i]) + label }), made("span", { textContent: paths[i] }));
+    const x = screenX(i);
+    const y = screenY(i);
+    const [w, h] = [tip.offsetWidth, tip.offsetHeight];
+    const left = x + 16 + w < view.width ? x + 16 : Math.max(4, x - 16 - w);
+    tip.style.transform = `translate(${left}px, ${Math.min(Math.max(4, y - h / 2), Math.max(4, view.height - h - 4))}px)`;
+  }
+  redraw();
+}
+
+function measurePlot() {
+  view.width = plot.clientWidth;
+  view.height = plot.clientHeight;
+  view.ratio = Math.min(2, devicePixelRatio || 1);
+  canvas.width = Math.round(view.width * view.ratio);
+  canvas.height = Math.round(view.height * view.ratio);
+  redraw();
+}
+
+function focusOnMap(cluster) {
+  focused = cluster;
+  get("focus").value = String(cluster);
+  const [left, right] = middleOf(membersOf[cluster].map((i) => xs[i] / 65535));
+  const [low, high] = middleOf(membersOf[cluster].map((i) => ys[i] / 65535));
+  view.scale = Math.min(8, Math.max(1, 0.5 / Math.max(right - left, high - low, 0.01)));
+  [view.x, view.y] = [(left + right) / 2, (low + high) / 2];
+  settle();
+  get("map").scrollIntoView();
+}
+
+// Where nine tenths of the values lie.
+function middleOf(values) {
+  values.sort((a, b) => a - b);
+  const at = (share) => values[Math.round(share * (values.length - 1))];
+  return [at(0.05), at(0.95)];
+}
+
+function goToOnMap(point) {
+  focused = -1;
+  get("focus").value = "";
+  view.scale = Math.max(view.scale, 6);
+  [view.x, view.y] = [xs[point] / 65535, ys[point] / 65535];
+  settle();
+  get("map").scrollIntoView();
+  plot.focus({ preventScroll: true });
+  hover(point);
+}
+
+get("in").addEventListener("click", () => zoomBy(1.6));
+get("out").addEventListener("click", () => zoomBy(1 / 1.6));
+get("all").addEventListener("click", () => zoomBy(0));
+get("dots").addEventListener("click", (event) => {
+  asImages = !asImages;
+  event.target.setAttribute("aria-pressed", asImages);
+  redraw();
+});
+get("focus").addEventListener("change", (event) => {
+  focused = event.target.value === "" ? -1 : Number(event.target.value);
+  redraw();
+});
+if (get("colour")) {
+  get("colour").addEventListener("change", (event) => {
+    colourBy = event.target.value;
+    prepareColours();
+    redraw();
+  });
+}
+for (let i = 0; i < content.clusters.length; i++) {
+  const option = made("option", { value: String(i), textContent: nameOf(i) });
+  option.dataset.named = i;
+  get("focus").append(option);
+}
+whenNamed.push(() => hovered >= 0 && hover(-1));

@@ -1,0 +1,43 @@
+// Names that people give to clusters. They are kept in this browser, apart for every clustering of every run.
+const STORE = `selfcluster-names-${content.key}`;
+let givenNames = {};
+try {
+  givenNames = JSON.parse(localStorage.getItem(STORE)) || {};
+} catch {
+  get("not-kept").hidden = false;
+}
+const whenNamed = [];
+
+const numberedName = (cluster) => `Cluster ${content.clusters[cluster].number}`;
+const givenName = (cluster) => givenNames[content.clusters[cluster].number] || "";
+const nameOf = (cluster) => givenName(cluster) || numberedName(cluster);
+
+function giveName(cluster, name) {
+  const number = content.clusters[cluster].number;
+  if (name.trim()) givenNames[number] = name.trim();
+  else delete givenNames[number];
+  try {
+    localStorage.setItem(STORE, JSON.stringify(givenNames));
+  } catch {
+    get("not-kept").hidden = false;
+  }
+  for (const tell of whenNamed) tell(cluster);
+}
+
+// As RFC 4180 wants it: what holds a comma, a quote or a line end stands in quotes, and quotes are doubled.
+const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+function namesAsCsv() {
+  const lines = ["path,cluster,name"];
+  for (let i = 0; i < n; i++) {
+    const cluster = clusterOf[i];
+    lines.push([quoted(paths[i]), content.clusters[cluster].number, quoted(givenName(cluster))].join(","));
+  }
+  return lines.join("\r\n") + "\r\n";
+}
+
+get("export").addEventListener("click", () => {
+  const address = URL.createObjectURL(new Blob([namesAsCsv()], { type: "text/csv;charset=utf-8" }));
+  made("a", { href: address, download: `${content.name}-names.csv` }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+});

@@ -1,0 +1,64 @@
+// What begins when the page is there: the switch of colours, the readings of the curves, the cards and the map.
+const THEME = "selfcluster-theme";
+
+function applyTheme() {
+  get("theme").setAttribute("aria-pressed", isDark());
+  for (const item of get("cards").children) item.style.setProperty("--colour", cssColour(Number(item.dataset.cluster)));
+  prepareColours();
+  redraw();
+}
+
+for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+  addEventListener(event, () => {
+    isPrinting = printing;
+    applyTheme();
+    draw(); // at once: paper waits for no frame
+  });
+}
+
+get("theme").addEventListener("click", () => {
+  const chosen = isDark() ? "light" : "dark";
+  document.documentElement.dataset.theme = chosen;
+  try {
+    localStorage.setItem(THEME, chosen);
+  } catch {
+    // The choice lasts as long as the page then.
+  }
+  applyTheme();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
+try {
+  const chosen = localStorage.getItem(THEME);
+  if (chosen) document.documentElement.dataset.theme = chosen;
+} catch {
+  // The system's colours serve.
+}
+
+for (const figure of document.querySelectorAll(".curve")) {
+  const steps = figure.dataset.steps.split(" ").map(Number);
+  const values = figure.dataset.values.split("|");
+  const [now, at, frame] = [figure.querySelector(".now"), figure.querySelector(".at"), figure.querySelector("svg")];
+  frame.addEventListener("pointermove", (event) => {
+    const box = frame.getBoundingClientRect();
+    const wanted = steps[0] + ((event.clientX - box.left) / box.width) * (steps[steps.length - 1] - steps[0]);
+    let i = 0;
+    while (i < steps.length - 1 && Math.abs(steps[i + 1] - wanted) <= Math.abs(steps[i] - wanted)) i++;
+    const across = (300 * (steps[i] - steps[0])) / (steps[steps.length - 1] - steps[0] || 1);
+    at.setAttribute("x1", across);
+    at.setAttribute("x2", across);
+    at.setAttribute("visibility", "visible");
+    now.textContent = `${values[i]} at step ${counted(Math.round(steps[i]))}`;
+  });
+  frame.addEventListener("pointerleave", () => {
+    at.setAttribute("visibility", "hidden");
+    now.textContent = values[values.length - 1];
+  });
+}
+
+for (let i = 0; i < content.clusters.length; i++) {
+  if (givenName(i)) for (const tell of whenNamed) tell(i);
+}
+listClusters();
+applyTheme();
+measurePlot();
+new ResizeObserver(measurePlot).observe(plot);

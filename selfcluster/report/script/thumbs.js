@@ -1,0 +1,68 @@
+// Thumbnails are cut out of sheets by their position in the background; a sheet is unpacked when it is first needed.
+const sheetAddresses = new Map();
+
+function sheetAddress(size, sheet) {
+  const id = `sheet-${size}-${sheet}`;
+  if (!sheetAddresses.has(id)) {
+    const element = get(id);
+    sheetAddresses.set(id, URL.createObjectURL(new Blob([bytesOf(element.textContent)], { type: "image/webp" })));
+    element.remove();
+  }
+  return sheetAddresses.get(id);
+}
+
+// Where a point's thumbnail stands: its sheet, row and column, and the rows of that sheet.
+function placeOfThumb(point, wantLarge) {
+  const size = wantLarge && largePlace[point] ? "large" : "small";
+  const { side, columns } = content.sheets[size];
+  const place = size === "large" ? largePlace[point] - 1 : point;
+  const each = columns * columns;
+  const sheet = Math.floor(place / each);
+  const within = place % each;
+  const total = size === "large" ? nLarge : n;
+  const rows = Math.ceil(Math.min(each, total - sheet * each) / columns);
+  return { size, sheet, side, columns, rows, row: Math.floor(within / columns), column: within % columns };
+}
+
+let nLarge = 0;
+for (let i = 0; i < n; i++) nLarge = Math.max(nLarge, largePlace[i]);
+
+function showThumb(element, point, wantLarge) {
+  const { size, sheet, columns, rows, row, column } = placeOfThumb(point, wantLarge);
+  element.style.backgroundImage = `url("${sheetAddress(size, sheet)}")`;
+  element.style.backgroundSize = `${columns * 100}% ${rows * 100}%`;
+  element.style.backgroundPosition = `${columns > 1 ? (100 * column) / (columns - 1) : 0}% ${rows > 1 ? (100 * row) / (rows - 1) : 0}%`;
+}
+
+const nameOfPoint = (point) => `${paths[point]}, ${nameOf(clusterOf[point])}`;
+
+function thumb(point, wantLarge = true) {
+  const button = made("button", { type: "button", className: "thumb", title: paths[point], tabIndex: -1 });
+  button.setAttribute("aria-label", paths[point]);
+  button.dataset.point = point;
+  showThumb(button, point, wantLarge);
+  return button;
+}
+
+// A row of thumbnails is one stop of the Tab key; arrows move within it.
+function strip(points, label, className = "", wantLarge = true) {
+  const element = made("div", { className: `strip ${className}`, role: "group" }, ...points.map((point) => thumb(point, wantLarge)));
+  element.setAttribute("aria-label", label);
+  if (element.firstChild) element.firstChild.tabIndex = 0;
+  return element;
+}
+
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  const next = step && event.target.matches(".strip > .thumb") && event.target[step > 0 ? "nextElementSibling" : "previousElementSibling"];
+  if (!next) return;
+  event.preventDefault();
+  event.target.tabIndex = -1;
+  next.tabIndex = 0;
+  next.focus();
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button.thumb[data-point]");
+  if (button) openViewer(Number(button.dataset.point));
+});

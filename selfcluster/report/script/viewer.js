@@ -1,0 +1,53 @@
+// One image by itself, with its nearest neighbours, which lead on to theirs.
+const viewer = get("viewer");
+let visited = [];
+
+function openViewer(point) {
+  if (!viewer.open) visited = [];
+  visited.push(point);
+  showInViewer(point);
+  if (!viewer.open) viewer.showModal();
+  viewer.scrollTop = 0;
+}
+
+function showInViewer(point) {
+  const cluster = clusterOf[point];
+  get("viewer-path").textContent = paths[point];
+  get("viewer-image").setAttribute("aria-label", paths[point]);
+  showThumb(get("viewer-image"), point, true);
+  const facts = [
+    ["Cluster", nameOf(cluster)],
+    ...(labelOf && labelOf[point] ? [["Label", labels[labelOf[point] - 1]]] : []),
+    ["Distance to its centroid", valueOf(content.distance, distances, point).toFixed(3)],
+    ["Margin to the next cluster", valueOf(content.margin, margins, point).toFixed(3)],
+    ...(far[point] ? [["Far from its cluster", "yes, as one image in a hundred"]] : []),
+    ["Place in the data", counted(indices[point])],
+  ];
+  get("viewer-facts").replaceChildren(
+    ...facts.map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", { textContent: value }))),
+  );
+  const each = content.neighbours.each;
+  const near = Array.from(neighbours.subarray(point * each, (point + 1) * each));
+  get("viewer-neighbours").replaceChildren(...strip(near, "").childNodes);
+  get("back").hidden = visited.length < 2;
+}
+
+get("back").addEventListener("click", () => {
+  visited.pop();
+  showInViewer(visited[visited.length - 1]);
+  if (visited.length < 2) get("close").focus();
+});
+get("close").addEventListener("click", () => viewer.close());
+viewer.addEventListener("click", (event) => {
+  if (event.target === viewer) viewer.close(); // the backdrop
+});
+get("to-map").addEventListener("click", () => {
+  const point = visited[visited.length - 1];
+  viewer.close();
+  goToOnMap(point);
+});
+get("to-cluster").addEventListener("click", () => {
+  const point = visited[visited.length - 1];
+  viewer.close();
+  goToCluster(clusterOf[point]);
+});
