@@ -1,0 +1,173 @@
+"""A real browser without a window, driven over its DevTools protocol: enough of it to look at a page as a user does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import websocket
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+_PATIENCE = 30.0
+"""Seconds that anything may take."""
+
+
+class Browser:
+    """One page in Chromium.
+
+    Attributes:
+        complaints: what the console, the policy or the script has said that it should not have: errors and warnings.
+        asked: addresses that the page has asked for, but for those within itself.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.socket = websocket.create_connection(address, timeout=_PATIENCE, suppress_origin=True)
+        self.number, self.session = 0, ""
+        self.events: list[dict[str, Any]] = []
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The answer to a command of the protocol."""
+        self.number += 1
+        session = {"sessionId": self.session} if self.session else {}
+        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters, **session}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("id") == self.number:
+                assert "error" not in message, message
+                return message["result"]
+            self._note(message)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        name, values = event.get("method"), event.get("params", {})
+        if name == "Runtime.exceptionThrown":
+            self.complaints.append(json.dumps(values["exceptionDetails"]))
+        elif name == "Runtime.consoleAPICalled":
+            self.complaints.append(json.dumps(values["args"]))
+        elif name == "Log.entryAdded":
+            self.complaints.append(f"{values['entry']['level']}: {values['entry']['text']}")
+        elif name == "Page.javascriptDialogOpening":
+            self.complaints.append(f"a dialog: {values['message']}")
+        elif name == "Network.requestWillBeSent":
+            url = values["request"]["url"]
+            if not url.startswith(("data:", "blob:")):
+                self.asked.append(url)
+
+    def open(self, file: Path) -> None:
+        """The page of a file, loaded whole."""
+        self.complaints.clear()
+        self.asked.clear()
+        self.events.clear()
+        self.call("Page.navigate", url=file.resolve().as_uri())
+        self.until("document.readyState === 'complete'")
+
+    def value(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def until(self, expression: str) -> Any:
+        """The expression's value, as soon as it is true."""
+        began = time.monotonic()
+        while not (value := self.value(expression)):
+            assert time.monotonic() - began < _PATIENCE, f"not within {_PATIENCE} s: {expression}"
+            time.sleep(0.02)
+        return value
+
+    def frames(self, n: int = 3) -> None:
+        """So many frames have been drawn."""
+        self.value(f"new Promise(done => {{ let n = {n}; const next = () => n-- ? requestAnimationFrame(next) : done(1); next(); }})")
+
+    def size(self, width: int, height: int, *, ratio: float = 1, touch: bool = False) -> None:
+        """The window's size in CSS pixels."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=ratio, mobile=touch)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
+
+    def colours(self, scheme: str) -> None:
+        """The system's colours are "light" or "dark"."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def middle_of(self, selector: str) -> tuple[float, float]:
+        """Where an element stands in the window; it is scrolled to first."""
+        self.value(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        self.frames()
+        box = self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector({selector!r}).getBoundingClientRect())")
+        return box[0], box[1]
+
+    def move(self, x: float, y: float) -> None:
+        """The mouse is there."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        self.frames()
+
+    def press(self, x: float, y: float) -> None:
+        """A click."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        self.frames()
+
+    def click(self, selector: str) -> None:
+        """A click on the middle of an element."""
+        self.press(*self.middle_of(selector))
+
+    def type(self, text: str) -> None:
+        """Text into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def key(self, key: str, code: int = 0) -> None:
+        """A key of the keyboard."""
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        for kind in ("keyDown", "keyUp"):
+            printed = {"text": text} if text and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **printed)
+        self.frames()
+
+    def downloads_to(self, folder: Path) -> None:
+        """What the page lets one keep goes to this folder."""
+        session, self.session = self.session, ""
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        self.session = session
+
+    def picture(self, file: Path, *, whole: bool = False) -> None:
+        """A PNG of the window, or of the whole page."""
+        area: dict[str, Any] = {}
+        if whole:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            area = {"captureBeyondViewport": True, "clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **area)["data"]))
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Browser]:
+    """A browser with a profile of its own, which asks the network for nothing by itself."""
+    assert CHROMIUM is not None
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-dev-shm-usage"]
+    command = [CHROMIUM, *flags, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace")
+    try:
+        assert process.stderr is not None
+        address = next(found[0] for line in process.stderr if (found := re.search(r"ws://\S+", line)))
+        browser = Browser(address)
+        yield browser
+        # It leaves by itself, so that it has written its profile when that is cleared away.
+        browser.session = ""
+        browser.call("Browser.close")
+        process.wait(_PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
