@@ -1,0 +1,100 @@
+"""Time, memory and size of a report at growing numbers of images.
+
+    python -m benchmarks.report cifar10-train.npz cifar10-val.npz [--sizes 1000 10000 50000] [--k 100] [--repeats 3]
+
+From the record of a page to its bytes: neighbours, thumbnails, galleries. Training, embedding and clustering (with its search for
+copies) are not in it. Features are the pixels at 13 a side, 507 wide; clusters are those of k-means; the map shows their two main directions.
+Each measurement is a process of its own. Results: results/report.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from benchmarks.peak import peak_of
+from benchmarks.record import record, spread
+from selfcluster.config import DataSettings, default_config
+from selfcluster.data import open_data
+from selfcluster.features import raw_pixels
+from selfcluster.images import ArrayImages
+from selfcluster.kmeans import kmeans
+from selfcluster.report.build import build
+from selfcluster.report.page import Page
+from selfcluster.whitening import fit_whitening
+
+
+def page_of(files: list[Path], n: int, k: int) -> Page:
+    """A page of the first n images of these files, in k clusters."""
+    arrays = [open_data(file, DataSettings()).images for file in files]
+    images = ArrayImages(np.concatenate([images.array for images in arrays if isinstance(images, ArrayImages)])[:n])
+    features = raw_pixels(images, pixels=13)
+    found = kmeans(features, k)
+    nearest = torch.cdist(features, found.centroids).topk(2, dim=1, largest=False).values.numpy()
+    assignments = found.assignments.numpy()
+    order = np.lexsort((nearest[:, 0], assignments))
+    rank = np.empty(len(features), dtype=np.int32)
+    rank[order] = np.concatenate([np.arange(size) for size in np.bincount(assignments)])
+    plane = fit_whitening(features.numpy())(features)[:, :2].numpy()
+    table = pa.table(
+        {
+            "path": images.paths().cast(pa.string()),
+            "index": np.arange(len(features)),
+            "cluster": assignments.astype(np.int32),
+            "distance": nearest[:, 0],
+            "margin": nearest[:, 1] - nearest[:, 0],
+            "rank_in_cluster": rank,
+            "x": plane[:, 0],
+            "y": plane[:, 1],
+            "far": np.zeros(n, dtype=bool),
+            "duplicate_of": pa.nulls(n, pa.int64()),
+        }
+    )
+    where = " and ".join(file.name for file in files)
+    return Page("benchmark", where, default_config("swav"), [], {}, None, table, features.numpy(), images)
+
+
+def _measured(files: list[Path], n: int, k: int) -> dict[str, float]:
+    page, seconds, size = page_of(files, n, k), 0.0, 0
+
+    def timed() -> None:
+        nonlocal seconds, size
+        began = time.perf_counter()
+        size = len(build(page))
+        seconds = time.perf_counter() - began
+
+    return {**peak_of(timed), "seconds": seconds, "bytes": size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 50_000])
+    parser.add_argument("--k", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--measure", type=int, default=0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(_measured(arguments.files, arguments.measure, arguments.k)))
+        return
+    results: list[dict[str, Any]] = []
+    for n in arguments.sizes:
+        command = [sys.executable, "-m", "benchmarks.report", *map(str, arguments.files), "--measure", str(n), "--k", str(arguments.k)]
+        runs = [json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout) for _ in range(arguments.repeats)]
+        seconds = spread([run["seconds"] for run in runs])
+        results.append({"n": n, "seconds": seconds, "peak_bytes": spread([run["anonymous"] for run in runs]), "bytes": runs[0]["bytes"]})
+        print(f"{n:,} images: {seconds['median']:.1f} s, {runs[0]['bytes'] / 1e6:.1f} MB", flush=True)
+    print(f"-> {record('report', {'k': arguments.k, 'results': results}).name}")
+
+
+if __name__ == "__main__":
+    main()
