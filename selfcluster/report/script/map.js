@@ -158,7 +158,7 @@ function redraw() {
 function draw() {
   if (!view.width) return;
   if (!groupColours) prepareColours();
-  const least = n > 20000 ? 1.3 : n > 4000 ? 1.9 : 2.6;
+  const least = n > 20000 ? 1.3 : n > 4000 ? 1.9 : n > 500 ? 2.6 : 4;
   drawDots(Math.min(6, least * view.scale ** 0.4));
   if (asImages) drawThumbs();
   if (hovered >= 0) ring(hovered);
