@@ -157,19 +157,22 @@ class ParquetImages(EncodedImages):
 
     def _labels(self, schema: pa.Schema) -> Labels | None:
         features = _features(schema)
-        classes = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
-        by_name = [name for name in _LABEL_COLUMNS if name in schema.names and _is_label(schema.field(name).type)]
+        can = [name for name in schema.names if _is_label(schema.field(name).type)]
+        classes = [name for name in can if features.get(name, {}).get("_type") == "ClassLabel"]
+        by_name = [name for name in _LABEL_COLUMNS if name in can]
         if not by_name and len(classes) != 1:
             return None
         name = (by_name or classes)[0]
-        tables = [_read_column(self.root / file, name) for file in self.names]
-        if any(table.num_columns == 0 for table in tables):
+        parts = [_as_text(self.root / file, name) for file in self.names]
+        if any(part is None for part in parts):
             return None
-        names = features.get(name, {}).get("names")
-        values = pa.concat_arrays(
-            [chunk.cast(pa.int64() if names else pa.large_string()) for table in tables for chunk in table.column(0).chunks]
-        )
-        return labels_of(values.fill_null(-1).to_numpy(), len(self), tuple(names)) if names else labels_in(values)
+        values = pa.concat_arrays(parts)
+        names = tuple(features.get(name, {}).get("names") or ())
+        if not names or not pa.types.is_integer(schema.field(name).type):
+            return labels_in(values)
+        codes = values.cast(pa.int64()).fill_null(-1).to_numpy()
+        # A number without a name would be told as damage much later: then all are told by their numbers.
+        return labels_of(codes, len(self), names) if codes.max() < len(names) else labels_in(values)
 
 
 def _footer(file: Path) -> pq.FileMetaData:
@@ -179,9 +182,11 @@ def _footer(file: Path) -> pq.FileMetaData:
         raise DataError(f"cannot read {str(file)!r}: {' '.join(str(error).split())}") from None
 
 
-def _read_column(file: Path, name: str) -> pa.Table:
+def _as_text(file: Path, name: str) -> pa.Array | None:
+    """A column of classes; None where the file has none of that name."""
     try:
-        return pq.ParquetFile(file).read(columns=[name], use_threads=False)
+        table = pq.ParquetFile(file).read(columns=[name], use_threads=False)
+        return table.column(0).cast(pa.large_string()).combine_chunks() if table.num_columns else None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"cannot read column {name!r} of {str(file)!r}: {' '.join(str(error).split())}") from None
 

@@ -220,8 +220,19 @@ def test_which_column_is_the_class(tmp_path: Path) -> None:
     assert names(species=numbers) is None
     assert names({"species": {"_type": "ClassLabel", "names": ["ant", "bee"]}}, species=numbers, other=numbers) == ("ant", "bee")
     assert names({name: {"_type": "ClassLabel", "names": ["ant", "bee"]} for name in ("p", "q")}, p=numbers, q=numbers) is None
+    assert names({"label": {"_type": "ClassLabel", "names": ["ant"]}}, label=numbers) == ("0", "1"), "more classes than names"
+    assert names({"label": {"_type": "ClassLabel", "names": ["ant", "bee"]}}, label=["p", "q"] * 6) == ("p", "q")
     assert names(label=[0.5] * 12) is None
     assert names(label=[[1, 2]] * 12) is None
+
+
+def test_files_without_the_classes_of_the_first_are_data_without_labels(tmp_path: Path) -> None:
+    packing.parquet(tmp_path / "x.parquet", {"image": PNGS, "label": [0, 1] * 6})
+    packing.parquet(tmp_path / "y.parquet", {"image": PNGS})
+    assert ParquetImages(tmp_path, ["x.parquet", "y.parquet"]).labels is None
+    packing.parquet(tmp_path / "y.parquet", {"image": PNGS, "label": [[0], [1]] * 6})
+    with pytest.raises(DataError, match=r"cannot read column 'label' of '.*y\.parquet'"):
+        ParquetImages(tmp_path, ["x.parquet", "y.parquet"])
 
 
 # ---- what is broken
