@@ -143,7 +143,7 @@ def _evaluate(parsed: Evaluate) -> None:
     )
     print(result)
     print(f"written: {result.file}")
-    print(f"next, in Python: timm.create_model('local-dir:{parsed.run}/model', pretrained=True)")
+    print(f"next: selfcluster report {shlex.quote(parsed.run)}{f' {shlex.quote(parsed.data)}' if parsed.data else ''}")
 
 
 def _embed(parsed: Embed) -> None:
