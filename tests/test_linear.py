@@ -121,7 +121,7 @@ def test_of_many_images_the_strength_is_chosen_on_a_sample(monkeypatch: pytest.M
     test, test_labels = _blobs(1000, 1.5)
     whole = linear.fit(train, labels)
     monkeypatch.setattr(linear, "_MOST_TO_CHOOSE", 400)
-    monkeypatch.setattr(linear, "_MOST_FOR_BOUND", 300)
+    monkeypatch.setattr(linear, "_MOST_FOR_CURVATURE", 300)
     sampled = linear.fit(train, labels)
     # Some 320 of the sample's 400 images were fitted, and the fit on all is held in as firmly, by 2,000.
     tried = np.array(linear.STRENGTHS) * 320 / 2000

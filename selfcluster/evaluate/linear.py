@@ -5,13 +5,12 @@ strongly its weights are held small is chosen on a part of the training images t
 again on all of them. The test images are looked at once, at the end.
 
 The features themselves are not copied: W (x - mean) / deviation is W' x + b', so the scale is put into the weights, and images kept
-out of a fit have weight 0. L-BFGS works in the coordinates in which Boehning's bound of the curvature is the identity, and is there in
+out of a fit have weight 0. L-BFGS works in the coordinates in which the curvature is the identity where it starts, and is there in
 tens of passes, where correlated features such as pixels would take it hundreds. Where a pass is too long even so, SGD goes over the
 images a few times, with several learning rates side by side.
 
 Source: Kornblith, Shlens and Le, "Do better ImageNet models transfer better?", arXiv 1805.08974, section 3.1: L-BFGS, the strength
-from a path of them with warm starts, chosen on a validation set; Boehning, "Multinomial logistic regression algorithm", 1992, for the
-bound. Deviations: features are standardised; a strength a decade, from strong to weak, until two in a row are no better; of many
+from a path of them with warm starts, chosen on a validation set. Deviations: features are standardised; a strength a decade, from strong to weak, until two in a row are no better; of many
 images, the strength is chosen on a sample.
 """
 
@@ -44,11 +43,13 @@ RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _VALIDATION, _MAX_VALIDATION = 0.2, 20_000
 _MOST_TO_CHOOSE = 12_500
 """Images that L-BFGS chooses the strength by."""
-_MOST_FOR_BOUND = 10_000
-"""Images that the bound of the curvature is made from; it makes the fit quick and does not change where it ends."""
+_MOST_FOR_CURVATURE = 10_000
+"""Images that the curvature is estimated from; it makes the fit quick and does not change where it ends."""
 _LARGE = 2e10
 """Images times features times classes above which SGD takes the place of L-BFGS."""
 _CHUNK = 8192
+_ROUGHLY = 1e-5
+"""Tolerance of the fits that the strength is chosen by: beyond it the share of right predictions hardly moves."""
 _EPOCHS, _BATCH = 10, 1024
 _SPLIT, _ORDER, _SAMPLE = 0x11E, 0x11F, 0x120
 """Keep the draws of one seed apart."""
@@ -142,7 +143,7 @@ def _chosen(problem: _Problem, kept_out: NDArray[np.int64]) -> tuple[float, NDAr
     weights = problem.without(kept_out)
     parameters, best, worse = problem.start(), (-1.0, STRENGTHS[0], problem.start()), 0
     for strength in STRENGTHS:
-        parameters = problem.minimum(parameters, strength, weights)
+        parameters = problem.minimum(parameters, strength, weights, tolerance=_ROUGHLY)
         right = problem.share_right(parameters, kept_out)
         worse = 0 if right > best[0] else worse + 1
         if right > best[0]:
@@ -165,7 +166,7 @@ class _Problem:
     @cached_property
     def correlation(self) -> NDArray[np.float64]:
         """Of the standardised features."""
-        step = -(-len(self.features) // _MOST_FOR_BOUND)
+        step = -(-len(self.features) // _MOST_FOR_CURVATURE)
         rows = ((self.features[::step] - self.mean.float()) / self.deviation.float()).to(self.device)
         return (rows.T @ rows / len(rows)).cpu().double().numpy()
 
@@ -182,13 +183,17 @@ class _Problem:
         weights[torch.from_numpy(index)] = 0
         return weights / weights.sum()
 
-    def minimum(self, start: NDArray[np.float64], strength: float, weights: Tensor) -> NDArray[np.float64]:
-        """Parameters that minimise the weighted loss plus `strength` times half the squared weights; the bias is free."""
-        # Boehning: the curvature is at most half the correlation (for each class alike), plus the penalty's. With root root' its equal,
-        # the curvature in root' W is at most 1. The mean of the features is taken out, so the bias stands apart.
-        bound = self.correlation / 2
-        bound[np.diag_indices_from(bound)] += strength + 1e-7
-        root = cholesky(bound, lower=True)
+    def minimum(self, start: NDArray[np.float64], strength: float, weights: Tensor, *, tolerance: float = 1e-6) -> NDArray[np.float64]:
+        """Parameters that minimise the weighted loss plus `strength` times half the squared weights; the bias is free.
+
+        Args:
+            tolerance: stop where a step lowers the loss by less than this share of it.
+        """
+        # Where all classes are as likely the curvature is p (1 - p) times the correlation, for each class alike, plus the penalty's. With
+        # root root' its equal, the curvature in root' W is 1. The mean of the features is taken out, so the bias stands apart.
+        curvature = self.correlation * (1 - 1 / self.n_classes) / self.n_classes
+        curvature[np.diag_indices_from(curvature)] += strength + 1e-7
+        root = cholesky(curvature, lower=True)
 
         def moved(parameters: NDArray[np.float64], into: bool) -> NDArray[np.float64]:
             rows = parameters.reshape(-1, self.n_classes)
@@ -205,8 +210,7 @@ class _Problem:
             moved(start, into=True),
             jac=True,
             method="L-BFGS-B",
-            # Beyond these the share of right predictions moves by less than its standard error.
-            options={"maxiter": 300, "gtol": 1e-5, "ftol": 1e-7, "maxcor": 10},
+            options={"maxiter": 300, "gtol": 1e-5, "ftol": tolerance, "maxcor": 10},
         )
         return moved(found.x, into=False)
 
