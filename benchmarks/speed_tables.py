@@ -117,7 +117,7 @@ def _growth(result: dict[str, Any]) -> str:
 
 
 def _startup(result: dict[str, Any]) -> str:
-    rows = [[f"`{name}`", f"{s['median']:.2f} s", f"{s['min']:.2f} to {s['max']:.2f}"] for name, s in result["seconds"].items()]
+    rows = [[name, f"{s['median']:.2f} s", f"{s['min']:.2f} to {s['max']:.2f}"] for name, s in result["seconds"].items()]
     return "## Start-up\n\nFrom the command to its end, each a process of its own, in turns.\n\n" + _table(["", "median", "spread"], rows)
 
 
