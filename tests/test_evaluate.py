@@ -198,7 +198,7 @@ def test_fine_tuning_is_done_where_it_is_asked_for(labelled: sc.Run) -> None:
     for name in ("untrained encoder", "trained encoder"):
         assert 0 <= evaluation.figures[name]["eval/finetune_1_top1"] <= 1
     assert "had time for" in " ".join(evaluation.notes)
-    assert "tuned, 10 %" in str(evaluation)
+    assert "10 % of labels" in str(evaluation)
 
 
 def test_other_data_is_said_to_be_and_is_recorded_apart(labelled: sc.Run, folder: Path, flat: Path) -> None:

@@ -21,7 +21,7 @@ def test_tables_hold_every_figure_and_keep_to_the_width(tmp_path: Path) -> None:
     del figures["raw pixels"]["eval/finetune_1_top1"]
     text = str(Evaluation(figures, ("a note of many words " * 20,), tmp_path / "x.json"))
     assert max(map(len, text.splitlines())) <= WIDTH
-    for title in ("kNN k=200", "tuned, 10 %", "purity, %", "AMI", "overlap, %", "used, %"):
+    for title in ("kNN k=200", "10 % of labels", "purity, %", "AMI", "overlap, %", "used, %"):
         assert title in text
     assert "12.3 ± 1.2" in text
     assert "0.123 ± 0.012" in text

@@ -97,13 +97,17 @@ def test_what_cannot_stand_beside_is_refused_before_anything_is_measured(name: s
         next(representations(run, IMAGES, (name,)))
 
 
-def test_weights_that_cannot_be_downloaded_are_refused_in_one_line(run: sc.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_downloaded_are_refused_in_one_line(
+    run: sc.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(sc.ConfigError, match="--beside-untrained") as refused:
         next(representations(run, IMAGES, ("resnet18.a1_in1k",)))
     assert "\n" not in str(refused.value)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_folder_that_is_no_run_cannot_stand_beside(run: sc.Run, tmp_path: Path) -> None:

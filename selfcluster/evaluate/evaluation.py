@@ -39,8 +39,10 @@ _TABLES: dict[str, dict[str, _Column]] = {
         "eval/linear_top1": _percent("linear"),
         "eval/retrieval_map": _percent("mAP"),
         "eval/retrieval_recall1": _percent("recall@1"),
-        "eval/finetune_1_top1": _percent("tuned, 1 %"),
-        "eval/finetune_10_top1": _percent("tuned, 10 %"),
+    },
+    "fine-tuned, %": {
+        "eval/finetune_1_top1": _percent("1 % of labels"),
+        "eval/finetune_10_top1": _percent("10 % of labels"),
     },
     "clusters": {
         "cluster/accuracy": _percent("accuracy, %"),

@@ -7,6 +7,7 @@ are the raw pixels and the encoder as it was before training; `--beside` adds an
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,9 +235,13 @@ def _timm_encoder(name: str, side: int, untrained: bool, seed: int) -> nn.Module
         settings = _pretrained_settings(name)
         if settings is None or not settings.has_weights:
             raise ConfigError(f"timm has no pretrained weights of {name!r}; choose another, or add --beside-untrained for random ones")
+    before = logging.root.manager.disable
     try:
+        logging.disable(logging.WARNING)  # what the hub complains of is told below, in one line
         with randomness.forked(seed):
             return create_encoder(name, (side,), pretrained=not untrained)
     except ConfigError as error:
         reason = str(error).split("; ")[0]
         raise ConfigError(f"{reason}; check the name and the network, or add --beside-untrained for random weights") from None
+    finally:
+        logging.disable(before)
