@@ -58,7 +58,7 @@ def test_a_run_has_a_page(run: sc.Run) -> None:
     assert "Loss" in text
     assert "ln K" in text
     assert f"All {len(read_toml(run.path / 'config.toml')[1])} settings" in text
-    assert "Nothing was measured against labels" in text
+    assert "Nothing was measured." in text
     content = _content(page)
     assert content["name"] == "run"
     assert len(content["paths"]) == 35

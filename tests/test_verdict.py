@@ -112,7 +112,7 @@ def test_a_collapse_counts_more_than_what_is_unfinished() -> None:
 )
 def test_the_floors_count_where_they_were_measured(raw: float, state: str, says: str) -> None:
     metric = "eval/knn_top1_k20"
-    figures = {"raw pixels": {metric: raw}, "untrained encoder": {metric: 0.3}, "trained encoder": {metric: 0.5}}
+    figures = {"raw pixels": {metric: raw}, "untrained encoder": {metric: 0.3}, "trained encoder": {metric: 0.5}, "another": {metric: 0.9}}
     verdict = judge(_rows(), CONFIG, figures)
     assert verdict.state == state
     assert says in " ".join(sign.text for sign in verdict.signs)

@@ -52,6 +52,9 @@ _UNSETTLED = 0.5
 _FEW_PASSES, _FEW_STEPS = 10, 10_000
 """Fewer passes over the images are seldom enough, unless there are so many images that they take more steps than this."""
 
+_FLOORS = ("raw pixels", "untrained encoder", "encoder before training")
+"""What an encoder has to beat; an evaluation may hold other encoders beside."""
+
 _WAITS = 0.3
 """Share of the time that a step may wait for its images."""
 
@@ -200,7 +203,7 @@ def _floors(figures: Mapping[str, Mapping[str, float]]) -> Iterator[Sign]:
     trained = figures.get("trained encoder", {}).get(metric)
     if trained is None:
         return
-    floors = {name: values[metric] for name, values in figures.items() if name != "trained encoder" and metric in values}
+    floors = {name: figures[name][metric] for name in _FLOORS if metric in figures.get(name, {})}
     found = f"Nearest neighbours find the class of {_percent(trained)} of the images"
     for name, floor in floors.items():
         if trained <= floor:
