@@ -56,12 +56,15 @@ def compiled(without: Entry, with_it: Entry, n_turns: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default="digits")
-    parser.add_argument("--name", default="digits")
+    parser.add_argument("--name", default="", help="of the results, where DATA is not the digits")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
     a = parser.parse_args()
     results = {}
+    title = a.name or ("digits" if a.data == "digits" and not a.set else parser.error("give the results a --name"))
+    if unknown := set(a.only) - set(levers(a.data, {})):
+        parser.error(f"no lever {sorted(unknown)[0]!r}; there are {', '.join(levers(a.data, {}))}")
     settings = {name: value_of(text) for name, text in (pair.split("=", 1) for pair in a.set)}
     for name, (without, with_it) in levers(a.data, settings).items():
         if a.only and name not in a.only:
@@ -74,7 +77,7 @@ def main() -> None:
             f"{r['peak_bytes_with_over_without']:.2f} of the memory{pays}",
             flush=True,
         )
-    print(record(f"levers-{a.name}", {"data": a.name, "results": results}).name)
+    print(record(f"levers-{title}", {"data": title, "results": results}).name)
 
 
 if __name__ == "__main__":

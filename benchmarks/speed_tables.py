@@ -11,7 +11,7 @@ from benchmarks.record import RESULTS
 
 def sections() -> list[str]:
     """Those whose results are recorded, as Markdown."""
-    kinds = {"epochs": _epochs, "embed": _embed, "growth_step": _growth, "startup": _startup}
+    kinds = {"epochs": _epochs, "embed": _embed, "evaluation": _evaluation, "report": _report, "growth_step": _growth, "startup": _startup}
     found = [make(_result(name)) for name, make in kinds.items() if (RESULTS / f"{name}.json").exists()]
     levers = [_result(file.stem) for file in sorted(RESULTS.glob("levers-*.json"))]
     return found + ([_levers(levers)] if levers else [])
@@ -104,6 +104,35 @@ def _embed(result: dict[str, Any]) -> str:
     )
     head = ["encoder", "selfcluster", "bare", "torchvision", "ours / bare", "ours / torchvision"]
     return "## Embedding\n\n" + intro + _table(head, rows)
+
+
+def _evaluation(result: dict[str, Any]) -> str:
+    knn, linear = result["knn"], result["linear"]
+    rows = [
+        [f"kNN, {name}", *(f"{100 * top1[who]:.2f} %" for who in ("selfcluster", "lightly")), _ratio(knn["our_seconds_over"]["lightly"])]
+        for name, top1 in knn["top1"].items()
+    ]
+    theirs = [f"{100 * linear['top1'][who]:.2f} %" for who in ("selfcluster", "scikit-learn")]
+    rows.append(["linear probe, one strength", *theirs, _ratio(linear["our_seconds_over"]["scikit-learn"])])
+    intro = (
+        f"The same features of `{result['encoder']}`, {result['train'][0]:,} to learn from and {result['test'][0]:,} to test on: lightly's kNN, and scikit-learn's logistic regression. Both k are timed together. The probes agree on "
+        f"{100 * linear['alike']:.1f} % of the images.\n\n"
+    )
+    return "## Evaluators\n\n" + intro + _table(["", "ours", "theirs", "our time over theirs"], rows)
+
+
+def _report(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{r['n']:,}",
+            f"{r['seconds']['median']:.1f} s",
+            f"{r['bytes'] / 1e6:.1f} MB",
+            f"{r['peak_bytes']['median'] / 2**20:,.0f} MiB",
+        ]
+        for r in result["results"]
+    ]
+    intro = "CIFAR-10's images; from a table of clusters and features to the page: neighbours, thumbnails, galleries.\n\n"
+    return "## The report\n\n" + intro + _table(["images", "time", "size", "peak memory"], rows)
 
 
 def _growth(result: dict[str, Any]) -> str:

@@ -233,6 +233,8 @@ def lightly(t: training.Training, data: Data) -> Turn:
 def _timed(device: torch.device) -> Iterator[list[float]]:
     """Inside time passes; afterwards the list holds how many seconds."""
     seconds: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     started = time.perf_counter()
     yield seconds
     if device.type == "cuda":

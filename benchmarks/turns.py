@@ -33,8 +33,10 @@ class Entry:
 
 def take_turns(entries: Mapping[str, Entry], *, n_steps: int, n_turns: int) -> dict[str, Any]:
     """For each entry: images/s in `n_turns` turns, time until its first step was done, and the memory of its processes at most."""
-    processes = {name: _Process(entry) for name, entry in entries.items()}
+    processes: dict[str, _Process] = {}
     try:
+        for name, entry in entries.items():
+            processes[name] = _Process(entry)
         first = {name: process.first_turn(n_steps) for name, process in processes.items()}
         turns = [{name: process.turn(n_steps) for name, process in processes.items()} for _ in range(n_turns)]
         found = {}
