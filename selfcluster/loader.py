@@ -7,6 +7,7 @@ be read is a property of the data, so the replacement is the same in every run, 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -177,7 +178,7 @@ class Loader:
                 self.note_broken(cut.broken)
                 if cut.failure:
                     raise DataError(cut.failure)
-                with torch.cuda.stream(self._beside):  # does nothing where there is none
+                with contextlib.nullcontext() if self._beside is None else torch.cuda.stream(self._beside):
                     batch = self._finish(cut)
                 self._hand_over(batch)
                 self.wait_seconds += time.perf_counter() - asked

@@ -265,3 +265,11 @@ def test_on_a_gpu_crops_are_pinned_and_the_same(sound: FolderImages) -> None:
         for a, b in zip(ours.crops, reference.crops, strict=True):
             assert a.device.type == "cuda"
             torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_gpu_no_stream_is_asked_for(sound: FolderImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(stream: object) -> None:  # torch.cuda.stream(None) looks for a device, and fails where there is another kind of one
+        raise AssertionError("a stream was asked for")
+
+    monkeypatch.setattr(torch.cuda, "stream", refuse)
+    next(iter(loader(sound).epoch(0, plan())))
