@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import tempfile
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from selfcluster import distributed
-from selfcluster.clusters import cluster
+from selfcluster.clusters import cluster, nearest_two
+from selfcluster.errors import ConfigError
 from selfcluster.run import Run, train
 
 
@@ -95,20 +98,23 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         points = torch.from_numpy(run.embed(X, layer=self._centroids.layer))
         readable = ~points[:, 0].isnan()
         labels = torch.full((len(points),), -1)
-        labels[readable] = self._centroids.assign(points[readable])[0]
+        labels[readable] = nearest_two(points[readable], self._centroids.vectors)[0]
         return labels.numpy()
 
     def _learn(self, images: Any) -> NDArray[np.float32]:
         flags = {"epochs": self.epochs, "encoder": self.encoder, "max_minutes": self.max_minutes or None}
         given = {**{name: value for name, value in flags.items() if value is not None}, **(self.settings or {})}
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self._check(given)
         with contextlib.ExitStack() as stack:
             out = self.out if self.out is not None else stack.enter_context(tempfile.TemporaryDirectory()) + "/run"
             said = io.StringIO()
             if not self.verbose:
                 stack.enter_context(contextlib.redirect_stderr(said))
-            run = train(images, method=self.method, out=out, device=self.device, seed=seed, **given)
-            found = cluster(run, images, k=self.n_clusters, seed=seed)
+            overwrite = hasattr(self, "config_")  # fitted again
+            run = train(images, method=self.method, out=out, overwrite=overwrite, device=self.device, seed=seed, **given)
+            k = int(self.n_clusters) if isinstance(self.n_clusters, Integral) else self.n_clusters
+            found = cluster(run, images, k=k, seed=seed)
         self.log_ = tuple(said.getvalue().splitlines())
         self.config_ = run.config
         self.labels_ = found.table["cluster"].to_numpy().astype(np.int64)
@@ -116,6 +122,22 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         self.n_clusters_ = len(self.cluster_centers_)
         self._model, self._centroids = run.model, found.centroids
         return found.features
+
+    def _check(self, given: Mapping[str, Any]) -> None:
+        """What would otherwise be found out after training."""
+        k = self.n_clusters
+        if not (k is None or k == "auto" or (isinstance(k, Integral) and int(k) >= 1)):
+            raise ConfigError(f"n_clusters {k!r} must be a whole number of at least 1, 'auto' or None")
+        if twice := {"method", "out", "device", "seed", "overwrite", "resume"} & set(given):
+            name = sorted(twice)[0]
+            raise ConfigError(f"settings hold {name!r}; give {'random_state' if name == 'seed' else name} as a parameter of its own")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the network on the CPU, so that it can be read where there is no such device."""
+        state = dict(super().__getstate__())
+        if "_model" in state and next(state["_model"].parameters()).device.type != "cpu":
+            state["_model"] = copy.deepcopy(state["_model"]).cpu()
+        return state
 
     def _run(self) -> Run:
         check_is_fitted(self)

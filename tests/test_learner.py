@@ -84,3 +84,19 @@ def test_it_is_silent_unless_asked(capsys: pytest.CaptureFixture[str], tmp_path:
     assert sc.load(tmp_path / "run").config == found.config_
     learner(epochs=1, verbose=True).fit(tiny.images())
     assert "trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [({"n_clusters": 0}, "n_clusters 0"), ({"n_clusters": "20"}, "n_clusters '20'"), ({"settings": {"seed": 1}}, "random_state")],
+)
+def test_bad_parameters_are_told_before_training(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(sc.ConfigError, match=says):
+        learner(**given).fit(tiny.images())
+
+
+def test_it_can_be_fitted_again_into_its_own_folder(tmp_path: Path) -> None:
+    again = learner(epochs=1, out=tmp_path / "run").fit(tiny.images())
+    again.fit(tiny.images())
+    with pytest.raises(sc.CheckpointError, match="holds a run already"):
+        learner(epochs=1, out=tmp_path / "run").fit(tiny.images())
