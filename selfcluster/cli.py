@@ -41,7 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise
-        _leave("out of memory; lower --batch, or take a smaller --encoder or --crop-pixels", 2)
+        out = (
+            "lower --batch, or take a smaller --encoder or --crop-pixels"
+            if arguments[:1] == ["train"]
+            else "take --device cpu, or fewer images"
+        )
+        _leave(f"out of memory; {out}", 2)
     except KeyboardInterrupt:
         _leave("stopped", 130)
 
@@ -143,7 +148,7 @@ def _evaluate(parsed: Evaluate) -> None:
     )
     print(result)
     print(f"written: {result.file}")
-    print(f"next: selfcluster report {shlex.quote(parsed.run)}{f' {shlex.quote(parsed.data)}' if parsed.data else ''}")
+    print(f"next: {_command('report', parsed.run, parsed.data)}")
 
 
 def _embed(parsed: Embed) -> None:
@@ -154,7 +159,7 @@ def _embed(parsed: Embed) -> None:
     found = write_embeddings(run, parsed.data or None, out=parsed.out, layer=parsed.layer, overwrite=parsed.overwrite)
     unreadable = f"; {found.n_unreadable:,} could not be read" if found.n_unreadable else ""
     print(f"{found.n:,} embeddings of {found.width} numbers, {found.images_per_second:,.0f} images/s{unreadable}: {found.file}")
-    print(f"next: selfcluster cluster {shlex.quote(parsed.run)}")
+    print(f"next: {_command('cluster', parsed.run, parsed.data)}")
 
 
 def _cluster(parsed: Cluster) -> None:
@@ -163,25 +168,40 @@ def _cluster(parsed: Cluster) -> None:
     from selfcluster.clusters import describe, write_table
     from selfcluster.embeddings import check_destination
     from selfcluster.run import load
-    from selfcluster.sorting import check_sortable, sort_into
+    from selfcluster.sorting import sort_into
 
     k = _number_or_auto(parsed.k)
     run = load(parsed.run, device=parsed.device)
-    images = run.data(parsed.data or None).images
+    data = run.data(parsed.data or None)
     if parsed.out:
         check_destination(Path(parsed.out), (".parquet", ".csv"), overwrite=parsed.overwrite)
-    if parsed.copy_to:
-        check_sortable(Path(parsed.copy_to), images, links=parsed.links)
-    found = run.cluster(parsed.data or None, k=k, seed=parsed.seed, projection=parsed.map)
+    _check_copying(parsed, data)
+    found = run.cluster(data, k=k, seed=parsed.seed, projection=parsed.map)
     print(describe(found))
     print(f"table: {run.path / 'clusters.parquet'}")
     if parsed.out:
         write_table(found.table, Path(parsed.out))
         print(f"table: {parsed.out}")
     if parsed.copy_to:
-        n = sort_into(Path(parsed.copy_to), found.table, images, links=parsed.links)
+        n = sort_into(Path(parsed.copy_to), found.table, data.images, links=parsed.links)
         print(f"{n:,} images sorted into {parsed.copy_to}")
-    print(f"next: selfcluster report {shlex.quote(parsed.run)}")
+    print(f"next: {_command('report', parsed.run, parsed.data)}")
+
+
+def _command(verb: str, *words: str) -> str:
+    """A command to paste, with those words that there are."""
+    return shlex.join(["selfcluster", verb, *(word for word in words if word)])
+
+
+def _check_copying(parsed: Cluster | Assign, data: Any) -> None:
+    from pathlib import Path
+
+    from selfcluster.sorting import check_sortable
+
+    if parsed.copy_to:
+        check_sortable(Path(parsed.copy_to), data.images, links=parsed.links)
+    elif parsed.links:
+        raise ConfigError("--links says how --copy-to puts images into folders; name a folder with --copy-to, or leave it out")
 
 
 def _number_or_auto(k: str) -> Any:
@@ -198,20 +218,19 @@ def _assign(parsed: Assign) -> None:
     from selfcluster.clusters import describe_assigned, read_centroids, write_table
     from selfcluster.embeddings import check_destination
     from selfcluster.run import load
-    from selfcluster.sorting import check_sortable, sort_into
+    from selfcluster.sorting import sort_into
 
     run = load(parsed.run, device=parsed.device)
     read_centroids(run.path)
-    images = run.data(parsed.data).images
+    data = run.data(parsed.data)
     check_destination(Path(parsed.out), (".parquet", ".csv"), overwrite=parsed.overwrite)
-    if parsed.copy_to:
-        check_sortable(Path(parsed.copy_to), images, links=parsed.links)
-    table = run.assign(parsed.data)
+    _check_copying(parsed, data)
+    table = run.assign(data)
     write_table(table, Path(parsed.out))
     print(describe_assigned(table))
     print(f"table: {parsed.out}")
     if parsed.copy_to:
-        print(f"{sort_into(Path(parsed.copy_to), table, images, links=parsed.links):,} images sorted into {parsed.copy_to}")
+        print(f"{sort_into(Path(parsed.copy_to), table, data.images, links=parsed.links):,} images sorted into {parsed.copy_to}")
 
 
 def _export(parsed: Export) -> None:

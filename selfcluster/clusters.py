@@ -34,9 +34,9 @@ from selfcluster.embeddings import names_of
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.how_many import Tried, how_many
 from selfcluster.kmeans import kmeans
+from selfcluster.log import say, telling
 from selfcluster.log import table as tabulated
-from selfcluster.log import telling
-from selfcluster.maps import Projection, project
+from selfcluster.maps import Projection, check_projection, project
 from selfcluster.model import Prototypes
 from selfcluster.opened import OpenedRun
 
@@ -56,14 +56,21 @@ class Centroids:
     """What is compared with them."""
     far: Float[Tensor, " k"]
     """Distance (1 - cosine) beyond which an image is far from this cluster."""
+    step: int
+    """Of the checkpoint whose network they belong to."""
+    digest: str
+    """Of the images that they were made of."""
 
-    def assign(self, points: Float[Tensor, "n d"]) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """For each row the cluster of the largest cosine, the distance to its centroid, 1 - cosine, and how much farther the next is."""
-        two = min(2, len(self.vectors))
-        parts = [(normalize(part) @ self.vectors.T).topk(two, dim=1) for part in points.split(_ROWS)]
-        cosines, nearest = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
-        margins = cosines[:, 0] - cosines[:, 1] if two == 2 else torch.full_like(cosines[:, 0], torch.inf)
-        return nearest[:, 0], (1 - cosines[:, 0]).clamp(min=0), margins
+
+def nearest_two(
+    points: Float[Tensor, "n d"], vectors: Float[Tensor, "k d"]
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """For each row the centroid of the largest cosine, the distance to it, 1 - cosine, and how much farther the next one is."""
+    two = min(2, len(vectors))
+    parts = [(normalize(part) @ vectors.T).topk(two, dim=1) for part in points.split(_ROWS)]
+    cosines, nearest = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    margins = cosines[:, 0] - cosines[:, 1] if two == 2 else torch.full_like(cosines[:, 0], torch.inf)
+    return nearest[:, 0], (1 - cosines[:, 0]).clamp(min=0), margins
 
 
 _ROWS = 8192
@@ -116,22 +123,23 @@ def cluster(
         ConfigError: k below 1, or umap is not installed.
         DataError: fewer readable images than clusters.
     """
+    check_projection(projection)
     if isinstance(k, int) and k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
     with distributed.alone():
         data = run.data(images)
+        _check_enough(len(data.images), k, data)
         features, looks = _features_and_looks(run, data)
         readable = np.flatnonzero(~np.isnan(features[:, 0]))
-        if len(readable) < max(2, k if isinstance(k, int) else 0):
-            raise DataError(f"{len(readable):,} readable images are fewer than {k or 2} clusters; lower k, or give more images")
+        _check_enough(len(readable), k, data)
         of_readable = torch.from_numpy(features[readable])
         tried: tuple[Tried, ...] = ()
         if k == "auto":
-            k, tried = how_many(of_readable, seed=seed)
-        points, vectors, layer = _by_prototypes(run, of_readable) if k is None else _by_kmeans(of_readable, k, seed)
-        centroids = Centroids(vectors, layer, torch.full((len(vectors),), torch.inf))
-        assignments, distances, margins = centroids.assign(points)
-        centroids = Centroids(vectors, layer, _far(assignments, distances, len(vectors)))
+            say(f"trying numbers of clusters on {len(readable):,} images")
+            k, tried = how_many(of_readable, seed=seed, device=run.device)
+        points, vectors, layer = _by_prototypes(run, of_readable) if k is None else _by_kmeans(of_readable, k, seed, run.device)
+        assignments, distances, margins = nearest_two(points, vectors)
+        centroids = Centroids(vectors, layer, _far(assignments, distances, len(vectors)), run.step, data.images.digest())
         table = _table(data, readable, assignments, distances, margins, centroids.far)
         table = _with_map(table, readable, project(of_readable, projection, seed=seed))
         same = duplicates_of(of_readable, looks[readable], assignments)
@@ -146,9 +154,13 @@ def assign(run: OpenedRun, images: Any) -> pa.Table:
         a row for each image: path, index, cluster (-1 where it cannot be read), distance, margin, rank_in_cluster (among these images), far (from
         every cluster, so that it may belong to none), and label where there is one.
     Raises:
-        CheckpointError: no clusters are there yet.
+        CheckpointError: no clusters are there yet, or they are of weights that have been trained on since.
     """
     centroids = read_centroids(run.path)
+    if centroids.step != run.step:
+        raise CheckpointError(
+            f"the clusters of {str(run.path)!r} are of step {centroids.step:,}, and its network is of step {run.step:,}; run selfcluster cluster {run.path} again"
+        )
     with distributed.alone():
         data = run.data(images)
         coming = run.stream(data.images, layer=centroids.layer)
@@ -156,14 +168,16 @@ def assign(run: OpenedRun, images: Any) -> pa.Table:
         readable = np.flatnonzero(~rows[:, 0].isnan().numpy())
         if len(readable) == 0:
             raise DataError(f"none of {len(rows):,} images can be read (first: {data.images.path(0)!r})")
-        assignments, distances, margins = centroids.assign(rows[torch.from_numpy(readable)])
+        assignments, distances, margins = nearest_two(rows[torch.from_numpy(readable)], centroids.vectors)
         return _table(data, readable, assignments, distances, margins, centroids.far)
 
 
 def keep(found: Clusters, folder: Path) -> None:
     """The run's folder holds them: clusters.parquet, clusters.json and, for `assign`, clusters.safetensors."""
     named = {"vectors": found.centroids.vectors.contiguous(), "far": found.centroids.far.contiguous()}
-    write_atomically(folder / "clusters.safetensors", save(named, metadata={"layer": found.centroids.layer}))
+    c = found.centroids
+    metadata = {"layer": c.layer, "step": str(c.step), "digest": c.digest}
+    write_atomically(folder / "clusters.safetensors", save(named, metadata=metadata))
     write_table(found.table, folder / "clusters.parquet")
     said = {
         "layer": found.centroids.layer,
@@ -184,9 +198,9 @@ def read_centroids(folder: Path) -> Centroids:
         raise CheckpointError(f"{str(folder)!r} holds no clusters to assign to; run selfcluster cluster {folder} first")
     try:
         with safe_open(file, "pt") as opened:
-            layer: Any = opened.metadata()["layer"]
-            return Centroids(opened.get_tensor("vectors"), layer, opened.get_tensor("far"))
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+            of: Any = opened.metadata()
+            return Centroids(opened.get_tensor("vectors"), of["layer"], opened.get_tensor("far"), int(of["step"]), of["digest"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{str(file)!r} is damaged: {error}; run selfcluster cluster {folder} again") from None
 
 
@@ -264,12 +278,21 @@ def _by_prototypes(run: OpenedRun, features: Float[Tensor, "n f"]) -> tuple[Tens
     return points, normalize(sums[torch.bincount(top) > 0]), "features"
 
 
-def _by_kmeans(features: Float[Tensor, "n f"], k: int, seed: int, n_starts: int = 10) -> tuple[Tensor, Tensor, Literal["features", "head"]]:
-    starts = (
-        kmeans(features, k, spherical=True, init="k-means++", iterations=100, tolerance=1e-4, seed=randomness.seed_from(seed, start))
-        for start in range(n_starts)
-    )
-    return features, normalize(min(starts, key=lambda found: found.inertia[-1]).centroids), "features"
+def _by_kmeans(
+    features: Float[Tensor, "n f"], k: int, seed: int, device: torch.device, n_starts: int = 10
+) -> tuple[Tensor, Tensor, Literal["features", "head"]]:
+    how: dict[str, Any] = dict(spherical=True, init="k-means++", iterations=100, tolerance=1e-4, device=device)
+    starts = (kmeans(features, k, seed=randomness.seed_from(seed, start), **how) for start in range(n_starts))
+    return features, normalize(min(starts, key=lambda found: found.inertia[-1]).centroids).cpu(), "features"
+
+
+def _check_enough(n: int, k: int | Literal["auto"] | None, data: Data) -> None:
+    if n == 0:
+        raise DataError(f"none of {len(data.images):,} images can be read (first: {data.images.path(0)!r})")
+    if isinstance(k, int) and n < k:
+        raise DataError(f"{n:,} images are fewer than {k:,} clusters; lower k, or give more images")
+    if n < 2:
+        raise DataError("one image makes no clusters; give more images")
 
 
 def _far(assignments: Int64[Tensor, " n"], distances: Float[Tensor, " n"], k: int) -> Float[Tensor, " k"]:

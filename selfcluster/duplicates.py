@@ -6,6 +6,8 @@ take two views of one object for copies, thumbnails alone take two blue skies.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
@@ -17,8 +19,8 @@ _N_NEIGHBOURS = 4
 """Nearest images of the same cluster that are looked at."""
 _COSINE, _DIFFERENCE = 0.99, 0.12
 """Features at least this alike; thumbnails at most this different, root mean square, in deviations of a photo's pixels (0.12 is 7 of 255)."""
-_ROWS = 2048
-"""Compared with a whole cluster at a time."""
+_ROWS, _MOST = 2048, 16384
+"""Compared at a time, and together at most: larger clusters are taken in parts."""
 
 
 class _Thumbnails:
@@ -47,11 +49,19 @@ def duplicates_of(
     first, looks_ = np.arange(len(features)), torch.from_numpy(looks)
     order, sizes = assignments.argsort(stable=True), torch.bincount(assignments)
     for members in order.split(sizes.tolist()):
-        if len(members) > 1:
-            for row, other in _pairs(normalize(features[members]), looks_[members]):
-                _join(first, int(members[row]), int(members[other]))
+        for part in _in_parts(members, features):
+            for row, other in _pairs(normalize(features[part]), looks_[part]):
+                _join(first, int(part[row]), int(part[other]))
     roots = np.array([_root(first, row) for row in range(len(first))])
     return np.where(roots < np.arange(len(first)), roots, -1)
+
+
+def _in_parts(members: Int64[Tensor, " m"], features: Float[Tensor, "n f"]) -> Iterator[Int64[Tensor, " _"]]:
+    """A cluster whole, or where it is large in parts by the distance from its middle, which copies share."""
+    if len(members) > _MOST:
+        mean = features[members].mean(dim=0)
+        members = members[torch.argsort(torch.cat([normalize(features[part]) @ mean for part in members.split(_ROWS)]))]
+    yield from (part for part in members.split(_MOST) if len(part) > 1)
 
 
 def _pairs(features: Float[Tensor, "m f"], looks: Float[Tensor, "m t"]) -> list[tuple[int, int]]:

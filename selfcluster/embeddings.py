@@ -83,12 +83,12 @@ def check_destination(out: Path, endings: tuple[str, ...], *, overwrite: bool) -
     Raises:
         ConfigError: another ending, no such folder, or it is there already.
     """
+    if out.is_dir():
+        raise ConfigError(f"--out {str(out)!r} is a folder; name a file, such as {str(out / f'out{endings[0]}')!r}")
     if out.suffix not in endings:
         raise ConfigError(f"--out {str(out)!r} must end in {' or '.join(endings)}")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ConfigError(
-            f"--out {str(out)!r} {'is a folder' if out.is_dir() else 'is in a folder that is not there'}; name a file in one that is"
-        )
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; make it, or choose another file")
     if not os.access(out.absolute().parent, os.W_OK):
         raise ConfigError(f"--out {str(out)!r} cannot be written: no permission in {str(out.absolute().parent)!r}; choose another folder")
     if out.exists() and not overwrite:
@@ -179,4 +179,5 @@ def names_of(labels: Labels | None) -> pa.Array | None:
     if labels is None:
         return None
     codes = pa.array(labels.codes, mask=labels.codes < 0)
-    return pa.array([str(name) for name in labels.names], type=pa.string()).take(codes)
+    names = [os.fsencode(str(name)).decode("utf-8", "backslashreplace") for name in labels.names]  # folders need not be UTF-8
+    return pa.array(names, type=pa.string()).take(codes)

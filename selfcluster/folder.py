@@ -49,6 +49,8 @@ _OWN_FILES = [
     "data.parquet",
     "evaluation.json",
     "clusters.parquet",
+    "clusters.json",
+    "clusters.safetensors",
     "report.html",
     "export",
     "model",
@@ -84,6 +86,12 @@ def _next_free(parent: Path, name: str) -> Path:
             (parent / f"{name}-{n}").mkdir()
             break
     return parent / f"{name}-{n}"
+
+
+def check_writable(folder: Path) -> None:
+    """Raises CheckpointError where the run's folder may not be written, before work is done for it."""
+    if not os.access(folder, os.W_OK):
+        raise CheckpointError(f"run folder {str(folder)!r} may not be written; copy it to a place of yours")
 
 
 def prepare(folder: Path, resolved: Resolved, data: Data | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,13 +31,16 @@ class Tried:
     """Sum of 1 - cosine with the centroid, over all rows."""
 
 
-def how_many(features: Float[Tensor, "n f"], *, seed: int = 0, at_most: int = 100) -> tuple[int, tuple[Tried, ...]]:
+def how_many(
+    features: Float[Tensor, "n f"], *, seed: int = 0, at_most: int = 100, device: torch.device | None = None
+) -> tuple[int, tuple[Tried, ...]]:
     """The number of clusters of the largest silhouette, and all that were tried.
 
     Args:
         features: compared by cosine.
         seed: of the starts and the sample.
         at_most: clusters; fewer where there are fewer than 5 rows for each.
+        device: where to cluster; None for where the features are.
     Returns:
         k, from 2 on in steps of a fifth; and the curve.
     Source: Rousseeuw, "Silhouettes", 1987. It asks that clusters be apart and compact: where they run into each other it prefers few.
@@ -45,12 +49,10 @@ def how_many(features: Float[Tensor, "n f"], *, seed: int = 0, at_most: int = 10
     sample = np.sort(np.random.default_rng(randomness.seed_from(seed, 0)).permutation(len(points))[:_N_SCORED])
     tried = []
     for k in candidates(min(at_most, max(2, len(points) // 5))):
-        starts = (
-            kmeans(points, k, spherical=True, init="k-means++", iterations=50, tolerance=1e-3, seed=randomness.seed_from(seed, k, start))
-            for start in range(_N_STARTS)
-        )
+        how: dict[str, Any] = dict(spherical=True, init="k-means++", iterations=50, tolerance=1e-3, device=device)
+        starts = (kmeans(points, k, seed=randomness.seed_from(seed, k, start), **how) for start in range(_N_STARTS))
         found = min(starts, key=lambda found: found.inertia[-1])
-        labels = found.assignments[torch.from_numpy(sample)].numpy()
+        labels = found.assignments.cpu()[torch.from_numpy(sample)].numpy()
         distinct = 1 < len(np.unique(labels)) < len(labels)
         score = float(silhouette_score(points[torch.from_numpy(sample)].numpy(), labels, metric="cosine")) if distinct else -1.0
         tried.append(Tried(k, score, found.inertia[-1]))

@@ -27,17 +27,26 @@ def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int
     Raises:
         ConfigError: another projection, or umap is not installed.
     """
+    check_projection(projection)
     points = normalize(features)
-    if projection == "pca":
+    if projection == "pca" or len(points) < _FEW:
         return _pca(points)
-    if projection != "umap":
-        raise ConfigError(f"map {projection!r} must be pca or umap")
-    if find_spec("umap") is None:
-        raise ConfigError("map umap needs the extra: pip install 'selfcluster[umap]'")
     import umap
 
     n_neighbors = min(15, len(points) - 1)
     return umap.UMAP(metric="cosine", n_neighbors=n_neighbors, random_state=seed).fit_transform(points.numpy()).astype(np.float32)
+
+
+_FEW = 5
+"""Points below which there are no neighbourhoods to keep, and the two directions do."""
+
+
+def check_projection(projection: str) -> None:
+    """Raises ConfigError where `project` would."""
+    if projection not in ("pca", "umap"):
+        raise ConfigError(f"map {projection!r} must be pca or umap")
+    if projection == "umap" and find_spec("umap") is None:
+        raise ConfigError("map umap needs the extra: pip install 'selfcluster[umap]'")
 
 
 def _pca(points: Float[Tensor, "n f"]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from selfcluster.data import Data, open_data
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.features import Layer, stream_features
 from selfcluster.images import Images
-from selfcluster.log import read_rows
+from selfcluster.log import read_rows, say
 from selfcluster.model import ClusterModel
 
 
@@ -51,18 +52,32 @@ class OpenedRun:
         """Side to which images are resized for this encoder outside training."""
         return self.config.crops.crop_pixels[0]
 
+    @property
+    def step(self) -> int:
+        """Of the checkpoint that the weights are of."""
+        return json.loads((self.path / "checkpoints" / "last.json").read_text())["step"]
+
     def data(self, given: Any = None, *, labels: str = "auto") -> Data:
-        """The run's own data with its labels, unless others are named; or other data under the run's limits.
+        """The run's own data with its labels, unless others are named; or other data under the run's limits. Opened data stay as they are.
+
+        Where they have splits, it is the training split that is meant, and that is said.
 
         Raises:
             DataError: the run was trained on an array, which has to be given again, or elsewhere, on images that nobody knows here.
         """
+        if isinstance(given, Data):
+            return given
         if given is None and not folder.has_data(self.path):
             raise DataError(f"run {str(self.path)!r} was imported or exported, and knows no images of its own; give the images (DATA)")
         if given is None and not self.images:
             raise DataError(f"run {str(self.path)!r} was trained on an array that is not kept; give the images again")
         own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)
-        return open_data(self.images if given is None else given, own if labels == "auto" else dataclasses.replace(own, labels=labels))
+        opened = open_data(self.images if given is None else given, own if labels == "auto" else dataclasses.replace(own, labels=labels))
+        if opened.test is not None:
+            say(
+                f"{opened.name} has splits: these are the {len(opened.images):,} images of its training split; name the other to have that one"
+            )
+        return opened
 
     def trained_on(self) -> NDArray[np.int64]:
         """Indices of the images that it was trained on; the others were kept out."""
@@ -80,6 +95,12 @@ class OpenedRun:
         with distributed.alone():
             data = self.data(images)
             return torch.cat(list(self.stream(data.images, layer=layer))).numpy()
+
+    def _embedding(self, images: Tensor) -> Tensor:
+        """z of these images; the head in float32, as wherever assignments follow from it."""
+        features = self.model.encode(images)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.model.head(features.float())
 
     def stream(
         self,
@@ -99,7 +120,7 @@ class OpenedRun:
         """
         if layer not in ("features", "head"):
             raise ConfigError(f"layer {layer!r} must be 'features' or 'head'")
-        encode = self.model.encode if layer == "features" else self.model.embed
+        encode = self.model.encode if layer == "features" else self._embedding
         return stream_features(
             encode if beside is None else lambda prepared: torch.cat([encode(prepared).float(), beside(prepared)], dim=1),
             images,

@@ -40,6 +40,7 @@ class Run(OpenedRun):
         self, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
     ) -> Clusters:
         """Every image in a cluster, see `clusters.cluster`; kept in the run's folder, for `assign` and the report."""
+        folder.check_writable(self.path)
         found = clusters.cluster(self, images, k=k, seed=seed, projection=projection)
         clusters.keep(found, self.path)
         return found

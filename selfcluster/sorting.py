@@ -47,10 +47,12 @@ def check_sortable(folder: Path, images: Images, *, links: bool) -> None:
         raise ConfigError(
             f"--copy-to {str(folder)!r} {'is a file' if folder.is_file() else 'holds files already'}; name a folder that is new or empty"
         )
+    if isinstance(images, FolderImages) and folder.resolve().is_relative_to(images.root.resolve()):
+        raise ConfigError(f"--copy-to {str(folder)!r} lies among the images, where copies would count as images; choose another place")
     if not folder.absolute().parent.is_dir() or not os.access(folder.absolute().parent, os.W_OK):
         raise ConfigError(f"--copy-to {str(folder)!r} cannot be made in {str(folder.absolute().parent)!r}; choose another place")
     if links and not isinstance(images, FolderImages | ListedImages):
-        raise ConfigError("--links wants images in files of their own; leave it out, and they are written as PNG")
+        raise ConfigError("--links wants images in files of their own; leave it out, and they are copied")
 
 
 def _fill(folder: Path, table: pa.Table, images: Images, links: bool) -> int:

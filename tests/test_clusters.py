@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 import selfcluster as sc
-from selfcluster.clusters import Centroids, assign, cluster, read_centroids
+from selfcluster.clusters import assign, cluster, nearest_two, read_centroids
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.run import Run
 from tests import tiny
@@ -116,11 +117,10 @@ def test_a_stray_is_far_and_an_old_image_is_not() -> None:
     points = normalize(torch.cat([c + 0.1 * torch.randn(100, 8, generator=draw) for c in centres]))
     from selfcluster.clusters import _far
 
-    open_ = Centroids(centres, "features", torch.full((2,), torch.inf))
-    assignments, distances, _ = open_.assign(points)
+    assignments, distances, _ = nearest_two(points, centres)
     far = _far(assignments, distances, 2)
     assert int((distances > far[assignments]).sum()) == 2  # one in a hundred of each
-    _, of_stray, _ = open_.assign(torch.eye(8)[7:] + 0.05)
+    _, of_stray, _ = nearest_two(torch.eye(8)[7:] + 0.05, centres)
     assert float(of_stray) > float(far.max())
 
 
@@ -165,7 +165,7 @@ def test_the_map_holds_the_two_directions_of_most_variance(run: Run) -> None:
 
 
 def test_bad_input(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"29 readable images are fewer than 40 clusters"):
+    with pytest.raises(DataError, match=r"30 images are fewer than 40 clusters"):
         cluster(run, k=40)
     with pytest.raises(ConfigError, match="k must be at least 1"):
         cluster(run, k=0)
@@ -174,3 +174,54 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
     (tmp_path / "clusters.safetensors").write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="damaged"):
         read_centroids(tmp_path)
+
+
+def test_clusters_of_weights_that_were_trained_on_are_refused(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    run.cluster()
+    centroids = read_centroids(run.path)
+    last = run.path / "checkpoints" / "last.json"
+    last.write_text('{"step": 1000}')
+    with pytest.raises(CheckpointError, match=rf"of step {centroids.step}, and its network is of step 1,000; run selfcluster cluster"):
+        assign(run, str(tmp_path / "photos"))
+
+
+def test_a_new_run_in_the_folder_has_no_clusters(tmp_path: Path) -> None:
+    trained(tmp_path).cluster()
+    settings = {**tiny.SETTINGS, "epochs": 1}
+    sc.train(str(tmp_path / "photos"), out=tmp_path / "run", overwrite=True, **settings)
+    assert not list((tmp_path / "run").glob("clusters*"))
+
+
+def test_classes_of_any_bytes_are_spelt_out(run: Run, tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"tea"):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        for i, image in enumerate(tiny.images(3)):
+            Image.fromarray(image).save(os.path.join(os.fsdecode(folder), f"{i}.png"))
+    assert set(cluster(run, str(tmp_path), k=2).table["label"].to_pylist()) == {"caf\\xe9", "tea"}
+
+
+def test_large_clusters_are_searched_for_copies_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from selfcluster import duplicates
+
+    monkeypatch.setattr(duplicates, "_MOST", 8)
+    features = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    features[31] = features[2]
+    looks = np.random.default_rng(0).normal(size=(40, 192)).astype(np.float32)
+    looks[31] = looks[2]
+    found = duplicates.duplicates_of(features, looks, torch.zeros(40, dtype=torch.int64))
+    assert found.tolist() == [2 if row == 31 else -1 for row in range(40)]
+
+
+def test_two_images_suffice(run: Run, tmp_path: Path) -> None:
+    for i, image in enumerate(tiny.images(2)):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    assert len(cluster(run, str(tmp_path), k="auto").table) == 2
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(DataError, match="one image makes no clusters"):
+        cluster(run, str(tmp_path))
+    for name in ("0.png", "1.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of 2 images can be read"):
+        cluster(run, str(tmp_path), k=1)

@@ -98,7 +98,7 @@ def test_labels_are_written_by_name(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("out", "says"),
-    [("x.csv", "must end in .parquet or .npy"), ("nowhere/x.npy", "folder that is not there"), ("there.npy", "--overwrite")],
+    [("x.csv", "must end in .parquet or .npy"), ("nowhere/x.npy", "there is no folder"), ("there.npy", "--overwrite")],
 )
 def test_bad_destinations(run: Run, tmp_path: Path, out: str, says: str) -> None:
     (tmp_path / "there.npy").write_bytes(b"mine")

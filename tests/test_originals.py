@@ -200,6 +200,7 @@ def test_an_imported_run_is_evaluated_on_given_images_only(imported: sc.Run) -> 
     with pytest.raises(sc.DataError, match=r"was imported or exported, and knows no images of its own; give the images \(DATA\)"):
         evaluate(imported)
     assert imported.embed(images[:3]).shape == (3, 512)
+    assert "eval/silhouette" in evaluate(imported, images, only=["label-free"]).figures["trained encoder"]
 
 
 def test_training_starts_from_an_imported_run_with_its_encoder(imported: sc.Run, tmp_path: Path) -> None:

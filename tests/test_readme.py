@@ -41,7 +41,11 @@ def test_every_flag_that_is_shown_exists(capsys: pytest.CaptureFixture[str]) -> 
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
     for page in PAGES:
         for block in re.findall(r"```\n(.*?)```|`([^`\n]*)`", page.read_text(), flags=re.DOTALL):
-            shown = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", " ".join(line for part in block for line in part.splitlines() if "selfcluster" in line)))
+            shown = set(
+                re.findall(
+                    r"(?<![-\w])--[a-z][a-z-]+", " ".join(line for part in block for line in part.splitlines() if "selfcluster" in line)
+                )
+            )
             assert shown <= known, f"{page.name}: {shown - known}"
 
 

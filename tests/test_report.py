@@ -9,6 +9,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -112,6 +113,8 @@ def test_clusters_of_other_images_are_not_shown(run: sc.Run, tmp_path: Path, cap
     page = run.report(out=tmp_path / "page.html").read_text("utf-8")
     assert "are of other images; making new ones" in capsys.readouterr().err
     assert "36 images in" in _text(page)
+    # Nobody has asked to replace those that are there.
+    assert len(pq.read_table(run.path / "clusters.parquet")) == 20
     assert "These clusters are the run's own prototypes." in _text(page)
     assert _content(page)["prototypes"] == []
 

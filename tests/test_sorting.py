@@ -79,3 +79,8 @@ def test_rows_of_a_parquet_file_become_files(tmp_path: Path) -> None:
     assert len(names(tmp_path / "out")) == 3
     written = np.asarray(Image.open(tmp_path / "out" / "cluster-00" / "0-0.png"))
     np.testing.assert_array_equal(written, images.decode(0).pixels.permute(1, 2, 0).numpy())
+
+
+def test_copies_among_the_images_are_refused(images: Images, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lies among the images"):
+        sort_into(tmp_path / "data" / "sorted", TABLE, images)

@@ -138,3 +138,14 @@ def test_a_run_that_has_really_been_trained_gets_a_verdict() -> None:
     t, log = tiny.training(), tiny.Silent()
     loop.fit(t, log, None)
     assert judge(log.rows, t.config).state in ("healthy", "undertrained", "collapsing")
+
+
+def test_epochs_that_end_before_max_steps_are_the_end() -> None:
+    config = tiny.config(epochs=EPOCHS, max_steps=100_000)
+    assert judge(_rows(), config).state == "healthy"
+    assert "Training stopped" in _texts(judge(_rows()[:25], config), "unfinished")
+
+
+def test_two_prototypes_that_are_both_used_are_no_collapse() -> None:
+    verdict = judge(_rows(**{"collapse/prototypes_used": lambda t: 1.98}), tiny.config(epochs=EPOCHS, n_prototypes=2))
+    assert "prototypes are in use" not in _texts(verdict, "collapse")

@@ -7,7 +7,6 @@ the encoder as it was before training. Standard errors are by bootstrap over the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +78,7 @@ def evaluate(
         for representation in representations(run, parts.points.images, tuple(beside), untrained=beside_untrained):
             measured = Measured(representation, parts, run, log, notes, minutes)
             figures[representation.name] = measured.figures(wanted)
-    identity = {**parts.identity, "step": _step_of(run)}
+    identity = {**parts.identity, "step": run.step}
     file = file_for(run.path, parts.name, identity, is_own=parts.is_own)
     notes.append("± is one standard error, by bootstrap over the images that are judged; it does not speak of other seeds of training")
     return Evaluation(figures, tuple(dict.fromkeys(notes)), file, identity).keep()
@@ -99,9 +98,3 @@ def _of_transfer(run: Run, parts: Parts) -> list[str]:
     if parts.is_own:
         return []
     return [f"transfer: the encoder was trained on {run.images or 'an array'}, the figures are of {parts.identity['data']}"]
-
-
-def _step_of(run: Run) -> int | None:
-    """Step of the checkpoint whose encoder this is."""
-    last = run.path / "checkpoints" / "last.json"
-    return json.loads(last.read_text())["step"] if last.is_file() else None

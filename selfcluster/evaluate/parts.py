@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from selfcluster import randomness
 from selfcluster.config import DataSettings
 from selfcluster.data import Data, open_data, split
-from selfcluster.errors import DataError
+from selfcluster.errors import CheckpointError, DataError
 from selfcluster.folder import check_same_data
 from selfcluster.images import Images, Labels
 from selfcluster.run import Run
@@ -118,7 +118,7 @@ def _opened(run: Run, data: Any, labels: str) -> tuple[Data, bool]:
 def _is_what_it_was(folder: Path, data: Data) -> bool:
     try:
         check_same_data(folder, data)
-    except DataError:
+    except (DataError, CheckpointError):  # also where the run came without its images
         return False
     return True
 

@@ -71,7 +71,8 @@ def write(folder: Path, source: Source) -> Difference:
 
 
 def _output(source: Source, width: int) -> dict[str, Any]:
-    what = "the encoder's output" if source.layer == "features" else "the head's output, rows of unit norm"
+    has_head = any(True for _ in source.network.head.parameters())  # DeepCluster has none
+    what = "the head's output, rows of unit norm" if source.layer == "head" and has_head else "the encoder's output"
     return {"name": source.layer, "shape": ["batch", width], "dtype": "float32", "what": what}
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from selfcluster import clusters, distributed, training
 from selfcluster.checkpoint import write_atomically
 from selfcluster.data import Data
-from selfcluster.errors import CheckpointError, ConfigError
+from selfcluster.embeddings import check_destination
+from selfcluster.errors import CheckpointError
 from selfcluster.log import say, telling
 from selfcluster.opened import OpenedRun
 from selfcluster.report.build import build
@@ -60,7 +61,7 @@ def report(
     with distributed.alone():
         opened = run.data(data)
         found = _kept(run, opened) if k is None else None
-        table, features, layer = found if found is not None else _clustered(run, data, k, seed)
+        table, features, layer = found if found is not None else _clustered(run, opened, k, seed)
         limits = limits or Limits()
         say(f"a page of {min(limits.points, len(table)):,} images: neighbours and thumbnails")
         page = Page(
@@ -69,9 +70,10 @@ def report(
             config=run.config,
             metrics=run.metrics,
             environment=_json(run.path / "environment.json") or {},
-            evaluation=_json(run.path / "evaluation.json"),
+            evaluation=_evaluation(run, opened),
             table=table,
-            features=features.numpy(),
+            # What could be read when it was clustered, and cannot be now, must be nobody's neighbour.
+            features=features.nan_to_num().numpy(),
             images=opened.images,
             # Where the clusters are the prototypes, these have been shown already.
             prototypes=None if layer == "head" else _prototypes(run, features, limits),
@@ -99,28 +101,42 @@ def _kept(run: OpenedRun, data: Data) -> Found | None:
         ) from None
     if missing := COLUMNS - set(table.column_names):
         raise CheckpointError(f"{str(file)!r} has no column {sorted(missing)[0]!r}; run selfcluster cluster {run.path} again")
-    if not table["path"].combine_chunks().equals(data.images.paths().cast(table["path"].type)):
-        say(f"the clusters in {file} are of other images; making new ones")
+    centroids = clusters.read_centroids(run.path)
+    if centroids.digest != data.images.digest() or not table["path"].combine_chunks().equals(data.images.paths().cast(table["path"].type)):
+        say(f"the clusters in {file} are of other images; making new ones, which the page alone has: see selfcluster cluster")
+        return None
+    if centroids.step != run.step:
+        say(f"the clusters in {file} are of step {centroids.step:,}, before training went on; making new ones")
         return None
     say(f"showing the clusters in {file}")
     embedded = telling(run.stream(data.images), "embedding", len(data.images), settings=run.config.run)
-    return table, torch.cat(list(embedded)), clusters.read_centroids(run.path).layer
+    return table, torch.cat(list(embedded)), centroids.layer
 
 
-def _clustered(run: OpenedRun, data: Any, k: int | Literal["auto"] | None, seed: int) -> Found:
-    """New clusters; those of the run's own images are kept, so that the page and `assign` mean the same ones."""
+def _clustered(run: OpenedRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> Found:
+    """New clusters. Those of the run's own images are kept, so that the page and `assign` mean the same ones, unless clusters of other
+    images are there that nobody has asked to replace."""
     found = clusters.cluster(run, data, k=k, seed=seed)
-    if data is None:
+    there = run.path / "clusters.safetensors"
+    replaces = k is not None or not there.is_file() or clusters.read_centroids(run.path).digest == found.centroids.digest
+    if replaces and data.where and data.where == run.images:
         clusters.keep(found, run.path)
     return found.table, torch.from_numpy(found.features), found.centroids.layer
 
 
+def _evaluation(run: OpenedRun, data: Data) -> dict[str, Any] | None:
+    """What was measured last on these images; of an evaluation that does not say on which, it is taken that it was on the run's own."""
+    for file in sorted(run.path.glob("evaluation*.json")):
+        found = _json(file)
+        if found is not None and found.get("of", {}).get("data", run.images) == (data.where or "an array"):
+            return found
+    own = _json(run.path / "evaluation.json")
+    return own if data.where == run.images else None
+
+
 def _writable(file: Path) -> Path:
     """The file, of which it is known before the work begins that it can be written."""
-    if file.is_dir():
-        raise ConfigError(f"--out {str(file)!r} is a folder; name a file, such as {str(file / 'report.html')!r}")
-    if not file.parent.is_dir():
-        raise ConfigError(f"--out {str(file)!r}: there is no folder {str(file.parent)!r}; make it, or choose another file")
+    check_destination(file, (".html",), overwrite=True)
     return file
 
 

@@ -140,7 +140,7 @@ def _clusters(rows: Rows, config: Config[Any]) -> Iterator[Sign]:
     used, largest, settled = (
         at_the_end(rows, name) for name in ("collapse/prototypes_used", "cluster/largest_share", "cluster/nmi_previous")
     )
-    if used is not None and used < max(2, _FEW_PROTOTYPES * k):
+    if used is not None and used < max(min(2, 0.6 * k), _FEW_PROTOTYPES * k):
         yield Sign("collapse", f"Only {used:.0f} of {k:,} prototypes are in use.")
     elif used is not None and used < _SOME_PROTOTYPES * k:
         yield Sign("note", f"{used:.0f} of {k:,} prototypes are in use; fewer --n-prototypes would do.")
@@ -179,8 +179,8 @@ def _schedule(rows: Rows, config: Config[Any]) -> Iterator[Sign]:
     step, epoch = max(row["step"] for row in rows), max(row["epoch"] for row in rows) + 1
     optim = config.optim
     planned, done, unit = (optim.max_steps, step, "steps") if optim.max_steps else (optim.epochs, epoch, "epochs")
-    # A metric is noted once in log_steps, so the last of them stand up to that many steps before the end.
-    if done < planned - (config.run.log_steps if optim.max_steps else 0):
+    # A metric is noted once in log_steps, so the last of them stand up to that many steps before the end. Epochs may end before max_steps.
+    if done < planned - (config.run.log_steps if optim.max_steps else 0) and epoch < optim.epochs:
         yield Sign(
             "unfinished", f"Training stopped after {done:,.0f} of {planned:,} {unit}. Go on with: selfcluster train --resume --out RUN."
         )
