@@ -32,6 +32,7 @@ from selfcluster.data import Data
 from selfcluster.duplicates import duplicates_of, thumbnails
 from selfcluster.embeddings import names_of
 from selfcluster.errors import CheckpointError, ConfigError, DataError
+from selfcluster.features import Layer
 from selfcluster.how_many import Tried, how_many
 from selfcluster.kmeans import kmeans
 from selfcluster.log import say, telling
@@ -39,11 +40,7 @@ from selfcluster.log import table as tabulated
 from selfcluster.maps import Projection, check_projection, project
 from selfcluster.model import Prototypes
 from selfcluster.opened import OpenedRun
-
-_FAR = 0.99
-"""An image is far from a cluster beyond the distance that this share of its own images keep."""
-_ENOUGH = 50
-"""Images of a cluster whose distances say what far is; where there are fewer, those of all clusters together do."""
+from selfcluster.strangers import Familiar, familiar
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,10 @@ class Centroids:
 
     vectors: Float[Tensor, "k d"]
     """Of unit norm."""
-    layer: Literal["features", "head"]
+    layer: Layer
     """What is compared with them."""
-    far: Float[Tensor, " k"]
-    """Distance (1 - cosine) beyond which an image is far from this cluster."""
+    familiar: Familiar
+    """What tells images that are far from all clusters."""
     step: int
     """Of the checkpoint whose network they belong to."""
     digest: str
@@ -95,8 +92,8 @@ class Clusters:
 
     table: pa.Table
     """A row for each image, in the order of the data: path, index, cluster (-1 where it cannot be read), distance (1 - cosine with the centroid), margin
-    (how much farther the next centroid is), rank_in_cluster (0 for the most typical), x and y (of the map), far (from its cluster, as
-    1 % are), duplicate_of (index of an earlier image that looks the same, or null), and label where there is one."""
+    (how much farther the next centroid is), rank_in_cluster (0 for the most typical), x and y (of the map), far (from all clusters, as
+    1 % are; see `strangers`), duplicate_of (index of an earlier image that looks the same, or null), and label where there is one."""
     features: Float[NDArray[np.float32], "n f"]
     """Of the encoder; NaN where an image cannot be read."""
     centroids: Centroids
@@ -137,10 +134,11 @@ def cluster(
         if k == "auto":
             say(f"trying numbers of clusters on {len(readable):,} images")
             k, tried = how_many(of_readable, seed=seed, device=run.device)
-        points, vectors, layer = _by_prototypes(run, of_readable) if k is None else _by_kmeans(of_readable, k, seed, run.device)
-        assignments, distances, margins = nearest_two(points, vectors)
-        centroids = Centroids(vectors, layer, _far(assignments, distances, len(vectors)), run.step, data.images.digest())
-        table = _table(data, readable, assignments, distances, margins, centroids.far)
+        layer, vectors = _prototypes(run, of_readable) if k is None else ("features", _means(of_readable, k, seed, run.device))
+        assignments, distances, margins = nearest_two(_points(run, of_readable, layer), vectors)
+        known, how_far = familiar(of_readable, assignments, seed=seed)
+        centroids = Centroids(vectors, layer, known, run.step, data.images.digest())
+        table = _table(data, readable, assignments, distances, margins, how_far > known.limit)
         table = _with_map(table, readable, project(of_readable, projection, seed=seed))
         same = duplicates_of(of_readable, looks[readable], assignments)
         table = _with_duplicates(table, readable, same)
@@ -163,21 +161,23 @@ def assign(run: OpenedRun, images: Any) -> pa.Table:
         )
     with distributed.alone():
         data = run.data(images)
-        coming = run.stream(data.images, layer=centroids.layer)
+        coming = run.stream(data.images)
         rows = torch.cat(list(telling(coming, "embedding", len(data.images), settings=run.config.run)))
         readable = np.flatnonzero(~rows[:, 0].isnan().numpy())
         if len(readable) == 0:
             raise DataError(f"none of {len(rows):,} images can be read (first: {data.images.path(0)!r})")
-        assignments, distances, margins = nearest_two(rows[torch.from_numpy(readable)], centroids.vectors)
-        return _table(data, readable, assignments, distances, margins, centroids.far)
+        features = rows[torch.from_numpy(readable)]
+        assignments, distances, margins = nearest_two(_points(run, features, centroids.layer), centroids.vectors)
+        far = centroids.familiar.distances(features) > centroids.familiar.limit
+        return _table(data, readable, assignments, distances, margins, far)
 
 
 def keep(found: Clusters, folder: Path) -> None:
     """The run's folder holds them: clusters.parquet, clusters.json and, for `assign`, clusters.safetensors."""
-    named = {"vectors": found.centroids.vectors.contiguous(), "far": found.centroids.far.contiguous()}
     c = found.centroids
+    named = {"vectors": c.vectors, "means": c.familiar.means, "metric": c.familiar.metric, "limit": torch.tensor(c.familiar.limit)}
     metadata = {"layer": c.layer, "step": str(c.step), "digest": c.digest}
-    write_atomically(folder / "clusters.safetensors", save(named, metadata=metadata))
+    write_atomically(folder / "clusters.safetensors", save({name: t.contiguous() for name, t in named.items()}, metadata=metadata))
     write_table(found.table, folder / "clusters.parquet")
     said = {
         "layer": found.centroids.layer,
@@ -199,7 +199,8 @@ def read_centroids(folder: Path) -> Centroids:
     try:
         with safe_open(file, "pt") as opened:
             of: Any = opened.metadata()
-            return Centroids(opened.get_tensor("vectors"), of["layer"], opened.get_tensor("far"), int(of["step"]), of["digest"])
+            vectors, means, metric, limit = (opened.get_tensor(name) for name in ("vectors", "means", "metric", "limit"))
+            return Centroids(vectors, of["layer"], Familiar(means, metric, float(limit)), int(of["step"]), of["digest"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{str(file)!r} is damaged: {error}; run selfcluster cluster {folder} again") from None
 
@@ -230,7 +231,7 @@ def describe(found: Clusters, n_shown: int = 12) -> str:
     if len(found.summaries) > n_shown:
         lines.append(f"... and {len(found.summaries) - n_shown} smaller ones")
     copies, strays = len(t) - t["duplicate_of"].null_count, pc.sum(t["far"]).as_py()
-    lines.append(f"copies of other images: {copies:,} (duplicate_of); far from their cluster: {strays:,} (far)")
+    lines.append(f"copies of other images: {copies:,} (duplicate_of); far from all clusters: {strays:,} (far)")
     if unreadable := pc.sum(pc.equal(t["cluster"], -1)).as_py():
         lines.append(f"{unreadable:,} images cannot be read (cluster -1)")
     return "\n".join(lines)
@@ -264,26 +265,30 @@ def _features_and_looks(run: OpenedRun, data: Data) -> tuple[NDArray[np.float32]
     return rows[:, : -thumbnails.width].numpy(), rows[:, -thumbnails.width :].numpy()
 
 
-def _by_prototypes(run: OpenedRun, features: Float[Tensor, "n f"]) -> tuple[Tensor, Tensor, Literal["features", "head"]]:
-    """Points, centroids and layer of the method's own clusters."""
+@torch.no_grad()
+def _prototypes(run: OpenedRun, features: Float[Tensor, "n f"]) -> tuple[Layer, Float[Tensor, "k d"]]:
+    """The method's own centroids, and what is compared with them."""
     prototypes = run.model.prototypes
-    with torch.no_grad():
-        if isinstance(prototypes, Prototypes):
-            device = prototypes.weight.device
-            points = torch.cat([run.model.head(part.to(device)).float().cpu() for part in features.split(_ROWS)])
-            return points, prototypes.heads()[0].detach().cpu().clone(), "head"
-        top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(_ROWS)])
-    points = normalize(features)
-    sums = torch.zeros(int(top.max()) + 1, points.shape[1]).index_add_(0, top, points)
-    return points, normalize(sums[torch.bincount(top) > 0]), "features"
+    if isinstance(prototypes, Prototypes):
+        return "head", prototypes.heads()[0].detach().cpu().clone()
+    top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(_ROWS)])
+    sums = torch.zeros(int(top.max()) + 1, features.shape[1]).index_add_(0, top, normalize(features))
+    return "features", normalize(sums[torch.bincount(top) > 0])
 
 
-def _by_kmeans(
-    features: Float[Tensor, "n f"], k: int, seed: int, device: torch.device, n_starts: int = 10
-) -> tuple[Tensor, Tensor, Literal["features", "head"]]:
+@torch.no_grad()
+def _points(run: OpenedRun, features: Float[Tensor, "n f"], layer: Layer) -> Float[Tensor, "n d"]:
+    """What is compared with centroids: the features, or what the head makes of them."""
+    if layer == "features":
+        return features
+    return torch.cat([run.model.head(part.to(run.device)).float().cpu() for part in features.split(_ROWS)])
+
+
+def _means(features: Float[Tensor, "n f"], k: int, seed: int, device: torch.device, n_starts: int = 10) -> Float[Tensor, "k f"]:
+    """The best of some starts of spherical k-means."""
     how: dict[str, Any] = dict(spherical=True, init="k-means++", iterations=100, tolerance=1e-4, device=device)
     starts = (kmeans(features, k, seed=randomness.seed_from(seed, start), **how) for start in range(n_starts))
-    return features, normalize(min(starts, key=lambda found: found.inertia[-1]).centroids).cpu(), "features"
+    return normalize(min(starts, key=lambda found: found.inertia[-1]).centroids).cpu()
 
 
 def _check_enough(n: int, k: int | Literal["auto"] | None, data: Data) -> None:
@@ -293,16 +298,6 @@ def _check_enough(n: int, k: int | Literal["auto"] | None, data: Data) -> None:
         raise DataError(f"{n:,} images are fewer than {k:,} clusters; lower k, or give more images")
     if n < 2:
         raise DataError("one image makes no clusters; give more images")
-
-
-def _far(assignments: Int64[Tensor, " n"], distances: Float[Tensor, " n"], k: int) -> Float[Tensor, " k"]:
-    """Of each cluster, the distance that all but the last hundredth of its images keep."""
-    ordered, ends = distances[_order(assignments, distances)], torch.bincount(assignments, minlength=k).cumsum(dim=0)
-    sizes = ends.diff(prepend=ends.new_zeros(1))
-    far = distances.sort().values[round(_FAR * (len(distances) - 1))].repeat(k)
-    enough = (sizes >= _ENOUGH).nonzero()[:, 0]
-    far[enough] = ordered[(ends - sizes)[enough] + (_FAR * (sizes[enough] - 1)).round().long()]
-    return far
 
 
 def _order(assignments: Int64[Tensor, " n"], distances: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
@@ -327,7 +322,7 @@ def _table(data: Data, readable: NDArray[np.int64], assignments: Tensor, distanc
         "distance": (distances, np.nan),
         "margin": (margins, np.nan),
         "rank_in_cluster": (_ranks(assignments, distances).int(), -1),
-        "far": (distances > far[assignments], False),
+        "far": (far, False),
     }
     found = {"path": data.images.paths(), "index": np.arange(len(data.images))}
     for name, (values, otherwise) in columns.items():

@@ -13,9 +13,10 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 import selfcluster as sc
-from selfcluster.clusters import assign, cluster, nearest_two, read_centroids
+from selfcluster.clusters import assign, cluster, read_centroids
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.run import Run
+from selfcluster.strangers import familiar
 from tests import tiny
 
 METHODS = ["swav", "deepcluster", "deepcluster-v2", "sela-v2"]
@@ -111,17 +112,27 @@ def test_every_method_has_clusters_that_new_images_can_be_assigned_to(method: st
     np.testing.assert_allclose(again["distance"].to_numpy(), found.table["distance"].to_numpy(), atol=1e-5)
 
 
-def test_a_stray_is_far_and_an_old_image_is_not() -> None:
+def test_strays_are_far_and_old_images_are_not(run: Run, tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
-    centres = torch.eye(8)[:2]
-    points = normalize(torch.cat([c + 0.1 * torch.randn(100, 8, generator=draw) for c in centres]))
-    from selfcluster.clusters import _far
+    centres = 3 * torch.randn(4, 16, generator=draw)
+    points = torch.cat([c + torch.randn(200, 16, generator=draw) * torch.linspace(0.1, 2, 16) for c in centres])
+    known, distances = familiar(points, torch.arange(4).repeat_interleave(200))
+    assert int((distances > known.limit).sum()) == 8  # one in a hundred
+    new = centres[0] + torch.randn(2000, 16, generator=draw) * torch.linspace(0.1, 2, 16)
+    assert 0.002 < float((known.distances(new) > known.limit).float().mean()) < 0.03
+    # As far as an old image may be in a direction in which they vary is too far in one in which they do not.
+    assert (
+        float(known.distances(centres[:1] + 2 * torch.eye(16)[15:]))
+        < known.limit
+        < float(known.distances(centres[:1] + 2 * torch.eye(16)[:1]))
+    )
 
-    assignments, distances, _ = nearest_two(points, centres)
-    far = _far(assignments, distances, 2)
-    assert int((distances > far[assignments]).sum()) == 2  # one in a hundred of each
-    _, of_stray, _ = nearest_two(torch.eye(8)[7:] + 0.05, centres)
-    assert float(of_stray) > float(far.max())
+
+def test_new_images_of_another_kind_are_far(run: Run, tmp_path: Path) -> None:
+    run.cluster(k=2)
+    flat = np.zeros((4, 20, 20, 3), dtype=np.uint8)
+    assert all(assign(run, flat)["far"].to_pylist())
+    assert np.mean(assign(run, tiny.images(30))["far"].to_numpy()) < 0.2
 
 
 def test_copies_point_at_the_first(run: Run, tmp_path: Path) -> None:

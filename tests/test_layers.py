@@ -53,7 +53,7 @@ ROWS = [
     ["folder"],
     ["opened"],
     ["embeddings"],
-    ["duplicates", "how_many", "maps"],
+    ["duplicates", "how_many", "maps", "strangers"],
     ["clusters", "sorting"],
     ["export.network", "export.card"],
     ["export.timm_folder", "export.torchvision_weights", "export.onnx_graph", "export.whole"],
