@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from selfcluster.evaluate import evaluate
 from selfcluster.run import Run, train
 
@@ -18,5 +20,6 @@ def demo(*, out: str | None = None, seed: int = 0) -> Run:
     print()
     print(evaluate(run))
     print("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")
+    print(f"look at them: selfcluster report {shlex.quote(str(run.path))}")
     print("next, on your own images: selfcluster train FOLDER --dry-run")
     return run
