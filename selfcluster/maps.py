@@ -34,7 +34,8 @@ def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int
     import umap
 
     n_neighbors = min(15, len(points) - 1)
-    return umap.UMAP(metric="cosine", n_neighbors=n_neighbors, random_state=seed).fit_transform(points.numpy()).astype(np.float32)
+    # A seed and more than one job exclude each other, and umap warns of it.
+    return umap.UMAP(metric="cosine", n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(points.numpy()).astype(np.float32)
 
 
 _FEW = 5

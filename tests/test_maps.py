@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from selfcluster.errors import ConfigError
+from selfcluster.maps import check_projection, project
+
+FEATURES = torch.cat([torch.eye(8)[i] + 0.05 * torch.randn(20, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+
+
+def apart(places: np.ndarray) -> bool:
+    """Whether the three groups lie farther from each other than they are wide."""
+    groups = places.reshape(3, 20, 2)
+    middles = groups.mean(axis=1)
+    width = np.linalg.norm(groups - middles[:, None], axis=2).mean()
+    return min(np.linalg.norm(middles[i] - middles[j]) for i in range(3) for j in range(i)) > 3 * width
+
+
+def test_pca_keeps_groups_apart_and_is_the_same_every_time() -> None:
+    places = project(FEATURES, "pca")
+    assert apart(places)
+    np.testing.assert_array_equal(places, project(FEATURES, "pca"))
+    # Length does not count, and neither does the order of the rows.
+    np.testing.assert_allclose(project(3 * FEATURES.flip(0), "pca")[::-1], places, atol=1e-6)
+
+
+def test_few_or_equal_points_have_places_too() -> None:
+    for features in (torch.eye(4)[:1], torch.eye(4)[:2], torch.ones(5, 4), torch.rand(6, 1)):
+        places = project(features, "pca")
+        assert places.shape == (len(features), 2)
+        assert np.isfinite(places).all()
+
+
+def test_umap_keeps_groups_apart() -> None:
+    pytest.importorskip("umap", reason="the extra umap is not here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        places = project(FEATURES, "umap", seed=1)
+    assert apart(places)
+    assert places.dtype == np.float32
+
+
+def test_what_cannot_be_is_told() -> None:
+    with pytest.raises(ConfigError, match="must be pca or umap"):
+        check_projection("tsne")
