@@ -37,6 +37,16 @@ def record(name: str, figures: dict[str, Any]) -> Path:
     return file
 
 
+def recorded(name: str) -> dict[str, Any]:
+    """The content of results/<name>.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, recorded, table
 
 
 def sections() -> list[str]:
     """Those whose results are recorded, as Markdown."""
     kinds = {"epochs": _epochs, "embed": _embed, "evaluation": _evaluation, "report": _report, "growth_step": _growth, "startup": _startup}
-    found = [make(_result(name)) for name, make in kinds.items() if (RESULTS / f"{name}.json").exists()]
-    levers = [_result(file.stem) for file in sorted(RESULTS.glob("levers-*.json"))]
+    found = [make(recorded(name)) for name, make in kinds.items() if (RESULTS / f"{name}.json").exists()]
+    levers = [recorded(file.stem) for file in sorted(RESULTS.glob("levers-*.json"))]
     return found + ([_levers(levers)] if levers else [])
 
 
@@ -21,13 +20,13 @@ def times_faster() -> list[tuple[str, dict[str, float]]]:
     """What the plot shows: how many times as fast as lightly's parts, in each recorded comparison with them."""
     found = []
     for file in sorted(RESULTS.glob("step-*.json")):
-        r = _result(file.stem)
+        r = recorded(file.stem)
         if "lightly" in r["step_over"]:
             crops = " + ".join(f"{n}x{side}" for n, side in zip(r["settings"]["n_crops"], r["settings"]["crop_pixels"], strict=True))
             found.append((f"step, {r['settings']['encoder']}, {crops}", r["step_over"]["lightly"]))
     if (RESULTS / "epochs.json").exists():
-        found.append(("epoch of JPEG files", _result("epochs")["seconds_over_the_first"]["lightly"]))
-    for r in _result("crops")["results"]:
+        found.append(("epoch of JPEG files", recorded("epochs")["seconds_over_the_first"]["lightly"]))
+    for r in recorded("crops")["results"]:
         over = r["ours_over"]["selfcluster, images in memory"]["lightly"]
         found.append(
             (f"crops, {r['recipe'].replace(' x ', 'x')}", {"median": 1 / over["median"], "min": 1 / over["max"], "max": 1 / over["min"]})
@@ -67,10 +66,6 @@ def plot() -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _result(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text())
-
-
 def _epochs(result: dict[str, Any]) -> str:
     rows = []
     for name, entry in result["entries"].items():
@@ -84,7 +79,7 @@ def _epochs(result: dict[str, Any]) -> str:
         "divided between decoding and training: workers are processes that decode meanwhile, threads are shared by both in turns. Memory is that of all "
         "processes of a contestant.\n\n"
     )
-    return "## Whole epochs from a folder of files\n\n" + intro + _table(["", "images/s", "time over the first", "peak memory"], rows)
+    return "## Whole epochs from a folder of files\n\n" + intro + table(["", "images/s", "time over the first", "peak memory"], rows)
 
 
 def _embed(result: dict[str, Any]) -> str:
@@ -103,7 +98,7 @@ def _embed(result: dict[str, Any]) -> str:
         "torchvision's ImageFolder and a worker a core. Images a second, and our speed over theirs.\n\n"
     )
     head = ["encoder", "selfcluster", "bare", "torchvision", "ours / bare", "ours / torchvision"]
-    return "## Embedding\n\n" + intro + _table(head, rows)
+    return "## Embedding\n\n" + intro + table(head, rows)
 
 
 def _evaluation(result: dict[str, Any]) -> str:
@@ -118,7 +113,7 @@ def _evaluation(result: dict[str, Any]) -> str:
         f"The same features of `{result['encoder']}`, {result['train'][0]:,} to learn from and {result['test'][0]:,} to test on: lightly's kNN, and scikit-learn's logistic regression. Both k are timed together. The probes agree on "
         f"{100 * linear['alike']:.1f} % of the images.\n\n"
     )
-    return "## Evaluators\n\n" + intro + _table(["", "ours", "theirs", "our time over theirs"], rows)
+    return "## Evaluators\n\n" + intro + table(["", "ours", "theirs", "our time over theirs"], rows)
 
 
 def _report(result: dict[str, Any]) -> str:
@@ -132,7 +127,7 @@ def _report(result: dict[str, Any]) -> str:
         for r in result["results"]
     ]
     intro = "CIFAR-10's images; from a table of clusters and features to the page: neighbours, thumbnails, galleries.\n\n"
-    return "## The report\n\n" + intro + _table(["images", "time", "size", "peak memory"], rows)
+    return "## The report\n\n" + intro + table(["images", "time", "size", "peak memory"], rows)
 
 
 def _growth(result: dict[str, Any]) -> str:
@@ -141,13 +136,13 @@ def _growth(result: dict[str, Any]) -> str:
     ]
     for question, found in result["results"].items():
         rows = [[f"{int(n):,}", f"{r['milliseconds_a_step']:.1f} ms", f"{r['peak_bytes'] / 2**20:,.0f} MiB"] for n, r in found.items()]
-        parts.append(_table([question, "a step", "peak memory"], rows))
+        parts.append(table([question, "a step", "peak memory"], rows))
     return "\n\n".join(parts)
 
 
 def _startup(result: dict[str, Any]) -> str:
     rows = [[name, f"{s['median']:.2f} s", f"{s['min']:.2f} to {s['max']:.2f}"] for name, s in result["seconds"].items()]
-    return "## Start-up\n\nFrom the command to its end, each a process of its own, in turns.\n\n" + _table(["", "median", "spread"], rows)
+    return "## Start-up\n\nFrom the command to its end, each a process of its own, in turns.\n\n" + table(["", "median", "spread"], rows)
 
 
 def _levers(results: Sequence[dict[str, Any]]) -> str:
@@ -173,12 +168,8 @@ def _levers(results: Sequence[dict[str, Any]]) -> str:
         "The same training with and without: freed memory kept (always on), `--accumulate 4`, `--recompute`, `--compile`. Time and memory with it over those without; for --compile, after how many steps "
         "it has paid for its compiling.\n\n"
     )
-    return "## Levers\n\n" + intro + _table(["data", "training", "lever", "time", "memory", "pays after"], rows)
+    return "## Levers\n\n" + intro + table(["data", "training", "lever", "time", "memory", "pays after"], rows)
 
 
 def _ratio(r: dict[str, float]) -> str:
     return f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])

@@ -7,12 +7,11 @@ Writes docs/results.md, docs/speed.svg (extra bench), and the README's table bet
 
 from __future__ import annotations
 
-import json
 import statistics
 from typing import Any
 
 from benchmarks import speed_tables
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, recorded, table
 
 ROOT = RESULTS.parents[1]
 _COLUMNS = {
@@ -28,9 +27,9 @@ _BEGIN, _END = "<!-- demo: made by python -m benchmarks.tables -->", "<!-- end o
 
 def readme(text: str) -> str:
     """The README with the demo's table and its mean over seeds."""
-    demo = _result("demo")
+    demo = recorded("demo")
     runs = demo["runs"]
-    table = _figures(runs[0]["figures"])
+    shown = _figures(runs[0]["figures"])
     floor = runs[0]["figures"]["raw pixels"]["cluster/accuracy"]
     spread, seconds = demo["cluster_accuracy"], demo["seconds"]
     says = (
@@ -38,7 +37,7 @@ def readme(text: str) -> str:
         f"{floor:.3f} for raw pixels; training took {seconds['min']:.0f} to {seconds['max']:.0f} s ([all figures](docs/results.md))."
     )
     before, rest = text.split(_BEGIN)
-    return f"{before}{_BEGIN}\n{table}\n\n{says}\n{_END}{rest.split(_END)[1]}"
+    return f"{before}{_BEGIN}\n{shown}\n\n{says}\n{_END}{rest.split(_END)[1]}"
 
 
 def results() -> str:
@@ -47,28 +46,24 @@ def results() -> str:
         "# Results\n\nMade from `benchmarks/results/*.json` by `python -m benchmarks.tables`. Each file holds command, commit, versions and machine. "
         "Times are those of one shared machine with two CPU cores and no GPU: compare them within a file only."
     ]
-    demo = _result("demo")
+    demo = recorded("demo")
     parts.append("## Digits\n\nThe demo, a row a seed; clusters of all 1,797 images.\n\n" + _seeds(demo))
     for file in sorted(RESULTS.glob("quality-*.json")):
-        parts.append(_quality(_result(file.stem)))
+        parts.append(_quality(recorded(file.stem)))
     if (RESULTS / "kmeans.json").exists():
-        parts.append("## K-means\n\n" + _kmeans(_result("kmeans")))
+        parts.append("## K-means\n\n" + _kmeans(recorded("kmeans")))
     if (RESULTS / "growth.json").exists():
-        parts.append("## Growth of DeepCluster's assign phase\n\n" + _growth(_result("growth")))
+        parts.append("## Growth of DeepCluster's assign phase\n\n" + _growth(recorded("growth")))
     if (RESULTS / "crops.json").exists():
-        parts.append("## Making the crops\n\n" + _crops(_result("crops")))
-    parts.append("## The training step\n\n" + _steps([_result(file.stem) for file in sorted(RESULTS.glob("step-*.json"))]))
+        parts.append("## Making the crops\n\n" + _crops(recorded("crops")))
+    parts.append("## The training step\n\n" + _steps([recorded(file.stem) for file in sorted(RESULTS.glob("step-*.json"))]))
     parts.append("![How many times as fast as lightly's parts](speed.svg)")
     return "\n\n".join([*parts, *speed_tables.sections()]) + "\n"
 
 
-def _result(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text())
-
-
 def _figures(figures: dict[str, dict[str, float]]) -> str:
     rows = [[name, *(_number(metric, values[metric]) for metric in _COLUMNS)] for name, values in figures.items()]
-    return _table(["", *_COLUMNS.values()], rows)
+    return table(["", *_COLUMNS.values()], rows)
 
 
 def _seeds(demo: dict[str, Any]) -> str:
@@ -76,7 +71,7 @@ def _seeds(demo: dict[str, Any]) -> str:
     for run in demo["runs"]:
         trained = run["figures"]["trained encoder"]
         rows.append([str(run["seed"]), *(_number(metric, trained[metric]) for metric in _COLUMNS), f"{run['seconds']:.0f} s"])
-    return _table(["seed", *_COLUMNS.values(), "training"], rows)
+    return table(["seed", *_COLUMNS.values(), "training"], rows)
 
 
 def _quality(result: dict[str, Any]) -> str:
@@ -90,8 +85,8 @@ def _quality(result: dict[str, Any]) -> str:
     methods = [[run for run in runs if run["method"] == method] for method in dict.fromkeys(run["method"] for run in runs)]
     head = ["", *_COLUMNS.values(), "images seen", "images/s", "clustering", "peak memory"]
     settings = "\n".join(f"- {_settings(of_method[0])}" for of_method in methods)
-    table = _table(head, floors + [_method_row(of_method) for of_method in methods])
-    return f"## {result['name']}\n\n{what}\n\n{table}\n\n{settings}\n\n" + "; ".join(runs[0]["notes"]) + "."
+    rows = table(head, floors + [_method_row(of_method) for of_method in methods])
+    return f"## {result['name']}\n\n{what}\n\n{rows}\n\n{settings}\n\n" + "; ".join(runs[0]["notes"]) + "."
 
 
 def _method_row(runs: list[dict[str, Any]]) -> list[str]:
@@ -155,7 +150,7 @@ def _kmeans(result: dict[str, Any]) -> str:
         f"{result['iterations']} iterations from the same starting centroids, 128 dimensions, {result['threads']} threads, in turns; centroids and assignments of all. Peak memory is "
         "above points and libraries, in the order of the columns.\n\n"
     )
-    return intro + _table(head, rows)
+    return intro + table(head, rows)
 
 
 def _growth(result: dict[str, Any]) -> str:
@@ -169,7 +164,7 @@ def _growth(result: dict[str, Any]) -> str:
         for r in result["results"]
     ]
     intro = f"Whitening, k-means (K = {result['k']}, {result['iterations']} iterations) and uniform sampling of generated features, {result['width']} wide, in a file that is mapped into memory.\n\n"
-    return intro + _table(["images", "time", "microseconds an image", "peak memory beside the mapped files"], rows)
+    return intro + table(["images", "time", "microseconds an image", "peak memory beside the mapped files"], rows)
 
 
 def _crops(result: dict[str, Any]) -> str:
@@ -183,7 +178,7 @@ def _crops(result: dict[str, Any]) -> str:
         "Milliseconds an image on one thread, from the decoded image to normalised crops, the paper's augmentation, in turns. The ratios are "
         "ours over lightly's: in memory, and from files that are decoded already.\n\n"
     )
-    return intro + _table(["crops", *names, "in memory / lightly", "files / lightly"], rows)
+    return intro + table(["crops", *names, "in memory / lightly", "files / lightly"], rows)
 
 
 def _steps(results: list[dict[str, Any]]) -> str:
@@ -216,7 +211,7 @@ def _steps(results: list[dict[str, Any]]) -> str:
         "waits for data",
         "codes, loss, update",
     ]
-    return intro + _table(head, rows)
+    return intro + table(head, rows)
 
 
 def _ratio(r: dict[str, float]) -> str:
@@ -225,10 +220,6 @@ def _ratio(r: dict[str, float]) -> str:
 
 def _number(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if metric.startswith("eval/") or metric == "cluster/accuracy" else f"{value:.3f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
 def main() -> None:

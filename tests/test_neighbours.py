@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster.report import neighbours
-from selfcluster.report.neighbours import nearest_neighbours
+from selfcluster import neighbours
+from selfcluster.neighbours import nearest_neighbours
 
 
 def _plainly(features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

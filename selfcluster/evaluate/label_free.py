@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.metrics import silhouette_samples
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from selfcluster import metrics, randomness
 from selfcluster.evaluate.bootstrap import mean_and_error
 from selfcluster.kmeans import kmeans
+from selfcluster.neighbours import nearest_neighbours
 
 N_NEIGHBOURS = 10
 _N_STARTS = 5
@@ -96,19 +97,9 @@ def neighbour_overlap(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"],
     Source: the mutual nearest-neighbour metric of Huh et al., "The platonic representation hypothesis", arXiv 2405.07987, appendix A.
     Deviations: two views of one representation, where the paper compares two representations.
     """
-    lists = [_nearest_others(normalize(views), k) for views in (first, second)]
+    lists = [nearest_neighbours(views, k)[0] for views in (first, second)]
     shared = (lists[0][:, :, None] == lists[1][:, None, :]).any(dim=2)
     return shared.double().mean(dim=1).numpy()
-
-
-def _nearest_others(points: Tensor, k: int) -> Int64[Tensor, "n k"]:
-    found = []
-    for start in range(0, len(points), _CHUNK):
-        cosines = points[start : start + _CHUNK] @ points.T
-        rows = torch.arange(len(cosines))
-        cosines[rows, start + rows] = -torch.inf
-        found.append(cosines.topk(k, dim=1).indices)
-    return torch.cat(found)
 
 
 def prototype_use(assignments: NDArray[np.int64] | Tensor, n_prototypes: int) -> Iterator[tuple[str, float]]:

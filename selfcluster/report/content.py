@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from selfcluster.neighbours import nearest_neighbours
 from selfcluster.report.galleries import Cluster, rows_on_page
-from selfcluster.report.neighbours import nearest_neighbours
 from selfcluster.report.page import Page
 from selfcluster.report.thumbnails import Sheets, cut_tiles, sheets, small_side
 
