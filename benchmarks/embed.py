@@ -23,15 +23,16 @@ from torchvision.transforms import v2
 
 from benchmarks.photos import as_jpegs, photos
 from benchmarks.record import record, spread
-from selfcluster import distributed, training
+from selfcluster import training
 from selfcluster.config import DataSettings, default_config, replace
 from selfcluster.crops import DEVIATION, MEAN
 from selfcluster.data import open_data
+from selfcluster.device import precision_of, start
 from selfcluster.opened import OpenedRun
 
 
 def contestants(root: Path, n: int, encoder: str, pixels: int) -> dict[str, Callable[[], object]]:
-    device = distributed.start("auto")
+    device = start("auto")
     config = replace(default_config("swav"), {"encoder": encoder, "crop_pixels": (pixels, pixels // 2), "n_prototypes": 30})
     run = OpenedRun(root, config, str(root), training.build_model(config).to(device))
     images = open_data(str(root), DataSettings()).images
@@ -48,7 +49,7 @@ def contestants(root: Path, n: int, encoder: str, pixels: int) -> dict[str, Call
 
     @torch.no_grad()
     def forward(batch: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision_of(config, device) == torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision_of(config, device) == torch.bfloat16):
             return run.model.encode(batch.to(device)).float().cpu()
 
     def loop() -> object:

@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.quality import value_of
 from benchmarks.record import record, spread
-from selfcluster import distributed, loop, optim, training
+from selfcluster import loop, optim, training
 from selfcluster.batch import Batch
 from selfcluster.config import Config, DataSettings, flatten
 from selfcluster.data import Data, open_data
+from selfcluster.device import start
 from selfcluster.log import Log
 from selfcluster.recipe import look_at
 from selfcluster.resolve import resolve
@@ -90,7 +91,7 @@ def measure(given: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int,
 
 def prepared(given: str, settings: dict[str, Any], *, log_steps: int) -> tuple[training.Training, Data, Rows]:
     """Training that stands before its first step, and where its rows go."""
-    device = distributed.start("auto")
+    device = start("auto")
     data = open_data(given, DataSettings())
     flags = {"log_steps": log_steps, "on_collapse": "warn", "epochs": 100_000, **settings}
     config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config

@@ -28,7 +28,7 @@ class Entry:
     kind: str = "step"
     """step (the whole loop), bare (forward and backward alone), or lightly (a loop of its parts)."""
     gives_memory_back: bool = False
-    """Without `selfcluster.allocator`."""
+    """Without `device.keep_freed_memory`."""
 
 
 def take_turns(entries: Mapping[str, Entry], *, n_steps: int, n_turns: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,15 @@ import torch
 
 from selfcluster import distributed, training
 from selfcluster.config import Config
-from selfcluster.cost import measure, peak_memory
+from selfcluster.cost import measure
 from selfcluster.data import Data
+from selfcluster.device import memory_limit, peak_memory
 
 _LARGEST = 4096
 """The paper's largest batch."""
 
 _STEPS_AN_EPOCH = 8
 """So many at least, or there is nothing to learn from."""
-
-_SHARE = 0.9
-"""Of a GPU's memory that a step may take; of a computer's, which others use too, half of what is free."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +59,6 @@ def largest_batch(config_of: Callable[[int], Config[Any]], data: Data, device: t
         if device.type == "cpu" and grown > limit:
             return found
         batch *= 2
-
-
-def memory_limit(device: torch.device) -> int:
-    """Bytes that training may take."""
-    if device.type == "cuda":
-        return int(_SHARE * torch.cuda.mem_get_info(device)[1])
-    return peak_memory(device) + _free_memory() // 2
-
-
-def _free_memory() -> int:
-    file = Path("/proc/meminfo")
-    if file.is_file():
-        lines = dict(line.split(":", 1) for line in file.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return 8 * 2**30  # nothing tells; as a laptop has
 
 
 def _peak_of_a_step(config: Config[Any], data: Data, device: torch.device) -> int | None:

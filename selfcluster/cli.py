@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import tyro
 
 from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Import, Report, Train
-from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known, known_setting
-from selfcluster.errors import ConfigError, Interrupted, SelfclusterError
+from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known_setting
+from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
 
 
 def main(argv: Sequence[str] | None = None) -> None:

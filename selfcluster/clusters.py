@@ -33,10 +33,10 @@ from selfcluster.duplicates import duplicates_of, thumbnails
 from selfcluster.embeddings import names_of
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.features import Layer
+from selfcluster.formatting import table as tabulated
 from selfcluster.how_many import Tried, how_many
 from selfcluster.kmeans import kmeans
 from selfcluster.log import say, telling
-from selfcluster.log import table as tabulated
 from selfcluster.maps import Projection, check_projection, project
 from selfcluster.model import Prototypes
 from selfcluster.opened import OpenedRun

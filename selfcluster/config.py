@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from selfcluster.errors import ConfigError
+from selfcluster.errors import ConfigError, known
 
 
 @dataclass(frozen=True)
@@ -384,21 +384,6 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def known(name: str, names: Any, what: str) -> str:
-    """The name, if it is one of the names.
-
-    Raises:
-        ConfigError: it is not; the message holds the nearest right one.
-    """
-    if name in names:
-        return name
-    import difflib
-
-    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(names)[:12])}"
-    raise ConfigError(f"unknown {what} {name!r}; {hint}")
 
 
 def known_setting(name: str, names: Any, what: str, method: str) -> str:

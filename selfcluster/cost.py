@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from selfcluster import distributed, optim
 from selfcluster.extraction import extractor
@@ -77,12 +75,3 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
     step = float(np.median(each[min(skipped, len(each) - 1) :]))
     step, first, later = (distributed.largest(seconds) for seconds in (step, *assigns))
     return Cost(step, first, later / every, t.method.steps_per_epoch)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at most so far: of the GPU where there is one, otherwise of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -7,7 +7,6 @@ collectives sit in the mathematics through the functions below, and no user flag
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -15,54 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from selfcluster.allocator import keep_freed_memory
-from selfcluster.errors import ConfigError
-
 T = TypeVar("T")
 
 _alone = False
-
-
-def start(device: str) -> torch.device:
-    """This process's device; where a launcher has set WORLD_SIZE, the process group is initialised too.
-
-    Raises:
-        ConfigError: the device is unknown or not here.
-    """
-    ranks, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    kind = device if device != "auto" else _best_device()
-    if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' is asked for, but torch sees no CUDA device; use --device cpu or install a CUDA build of torch")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device 'mps' is asked for, but torch sees none; use --device cpu")
-    chosen = _parsed(kind, local_rank)
-    if chosen.type == "cuda":
-        if (chosen.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device {str(chosen)!r} is asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use one of them"
-            )
-        torch.cuda.set_device(chosen)
-    if chosen.type == "cpu":
-        keep_freed_memory()
-    if ranks > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return chosen
-
-
-def _parsed(kind: str, local_rank: int) -> torch.device:
-    try:
-        chosen = torch.device("cuda", local_rank) if kind == "cuda" else torch.device(kind)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"unknown device {kind!r}; use auto, cpu, cuda, cuda:N or mps")
-    return chosen
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def stop() -> None:

@@ -17,9 +17,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from selfcluster.config import known
 from selfcluster.crops import DEVIATION, MEAN
-from selfcluster.errors import ConfigError
+from selfcluster.errors import ConfigError, known
 
 _CFG = {
     "url": "",

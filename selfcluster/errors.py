@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 
 class SelfclusterError(Exception):
@@ -51,3 +52,18 @@ class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
     def __init__(self, number: int, step: int, folder: Path | None) -> None:
         super().__init__(f"left at step {step} with a checkpoint; go on with: selfcluster train --resume --out {shlex.quote(str(folder))}")
         self.exit_status = 128 + number
+
+
+def known(name: str, names: Any, what: str) -> str:
+    """The name, if it is one of the names.
+
+    Raises:
+        ConfigError: it is not; the message holds the nearest right one.
+    """
+    if name in names:
+        return name
+    import difflib
+
+    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(names)[:12])}"
+    raise ConfigError(f"unknown {what} {name!r}; {hint}")

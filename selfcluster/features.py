@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from selfcluster.batch import Rows
 from selfcluster.crops import normalise, resize_centre
+from selfcluster.device import Each, in_threads
 from selfcluster.errors import DataError
 from selfcluster.images import Images
-from selfcluster.threads import Each, in_threads
 
 Layer = Literal["features", "head"]
 

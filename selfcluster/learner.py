@@ -18,8 +18,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from selfcluster import distributed
 from selfcluster.clusters import cluster, nearest_two
+from selfcluster.device import start
 from selfcluster.errors import ConfigError
 from selfcluster.run import Run, train
 
@@ -141,7 +141,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def _run(self) -> Run:
         check_is_fitted(self)
-        return Run(Path(), self.config_, "", self._model.to(distributed.start(self.device)))
+        return Run(Path(), self.config_, "", self._model.to(start(self.device)))
 
     @property
     def _n_features_out(self) -> int:

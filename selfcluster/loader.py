@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from selfcluster import distributed
 from selfcluster.batch import Batch, EpochPlan
 from selfcluster.crops import CropParameters, MultiCrop
+from selfcluster.device import Each, in_threads
 from selfcluster.errors import DataError
 from selfcluster.images import Decoded, Images, Least, in_full
-from selfcluster.threads import Each, in_threads
 
 _LOOKAHEAD = 256
 """How many positions past a batch a replacement is looked for."""

@@ -17,6 +17,7 @@ from selfcluster import distributed
 from selfcluster.checkpoint import write_atomically
 from selfcluster.config import RunSettings
 from selfcluster.errors import ConfigError
+from selfcluster.formatting import duration
 
 Batch = TypeVar("Batch", bound=Sized)
 
@@ -198,27 +199,6 @@ def read_rows(metrics: Path) -> list[dict[str, float]]:
     """The rows of a metrics.jsonl, oldest first."""
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
     return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: 45 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def table(rows: Iterable[Iterable[str]], *, right: Iterable[int] = ()) -> str:
-    """Rows of text as aligned columns; the columns in `right` are set to the right."""
-    rows = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = (
-        (cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
 def check_extras(settings: RunSettings) -> None:

@@ -14,9 +14,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfcluster import distributed, folder, training
+from selfcluster import distributed, folder
 from selfcluster.config import Config, DataSettings
 from selfcluster.data import Data, open_data
+from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.features import Layer, stream_features
 from selfcluster.images import Images
@@ -127,7 +128,7 @@ class OpenedRun:
             index=index,
             pixels=self.pixels,
             device=self.device,
-            precision=training.precision_of(self.config, self.device),
-            workers=training.n_workers(self.config, images, self.device),
-            threads=training.n_threads(self.config),
+            precision=precision_of(self.config, self.device),
+            workers=n_workers(self.config, self.device, in_memory=images.in_memory),
+            threads=n_threads(self.config),
         )

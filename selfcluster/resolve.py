@@ -6,18 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfcluster.config import (
-    AUGMENTATIONS,
-    CHANGEABLE_ON_RESUME,
-    Config,
-    check,
-    check_values,
-    default_config,
-    flatten,
-    known,
-    replace,
-)
-from selfcluster.errors import ConfigError
+from selfcluster.config import AUGMENTATIONS, CHANGEABLE_ON_RESUME, Config, check, check_values, default_config, flatten, replace
+from selfcluster.errors import ConfigError, known
 from selfcluster.presets import PRESETS
 from selfcluster.recipe import Facts, recipe
 

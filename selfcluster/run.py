@@ -17,12 +17,14 @@ from selfcluster.cache import CachedImages
 from selfcluster.capacity import largest_batch
 from selfcluster.clusters import Clusters
 from selfcluster.config import DEFAULT_METHOD, check_values, default_config, flatten, replace
-from selfcluster.cost import Cost, measure, peak_memory
+from selfcluster.cost import Cost, measure
 from selfcluster.data import Data, open_data
+from selfcluster.device import peak_memory, start
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.export import Exported, export
 from selfcluster.features import Layer
-from selfcluster.log import Log, check_extras, cut_back, duration, say, table
+from selfcluster.formatting import duration, short, table
+from selfcluster.log import Log, check_extras, cut_back, say
 from selfcluster.maps import Projection
 from selfcluster.opened import OpenedRun
 from selfcluster.presets import method_of
@@ -73,7 +75,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Run:
         CheckpointError: it is no run, has no checkpoint yet, or is damaged.
     """
     config, images, model = folder.read_model(Path(path))
-    return Run(Path(path), config, images, model.to(distributed.start(device)))
+    return Run(Path(path), config, images, model.to(start(device)))
 
 
 def train(
@@ -147,7 +149,7 @@ def _look(
     chosen = replace(default_config(method), {**from_file, **flags})
     check_values(chosen)
     check_extras(chosen.run)
-    device = distributed.start(chosen.run.device)
+    device = start(chosen.run.device)
     data = top.get("images") if data is None else data
     if data is None or (isinstance(data, str) and not data):
         raise DataError("no data given; name a folder of images, a .npy file, or a set such as digits")
@@ -222,7 +224,7 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
     config = resumed(stored, settings)
     check_extras(config.run)
     training.require_resumable(path)
-    device = distributed.start(config.run.device)
+    device = start(config.run.device)
     if data is None and not images:
         raise DataError(f"run {out!r} was trained on an array that is not kept; give the images again")
     opened = open_data(images if data is None else data, config.data)
@@ -266,16 +268,10 @@ def describe(resolved: Resolved) -> str:
     for origin, group in groupby(chosen, key=lambda item: item[1]):
         names = [name for name, _ in group]
         if len(names) > 3 and origin.startswith("recipe"):
-            rows.append(("  " + names[0] + " ...", "", f"{origin} ({', '.join(f'{name} {_short(values[name])}' for name in names)})"))
+            rows.append(("  " + names[0] + " ...", "", f"{origin} ({', '.join(f'{name} {short(values[name])}' for name in names)})"))
         else:
-            rows += [("  " + name, _short(values[name]), origin) for name in names]
+            rows += [("  " + name, short(values[name]), origin) for name in names]
     return f"{resolved.config.method}:\n" + table(rows)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(_short(part) if not isinstance(part, tuple) else "-".join(map(str, part)) for part in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _fitted_to_time(resolved: Resolved, t: training.Training, opened: Data, settle: Settle) -> Resolved:

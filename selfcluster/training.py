@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +24,7 @@ from selfcluster.checkpoint import load_checkpoint, read_state, save_checkpoint
 from selfcluster.config import CHANGEABLE_ON_RESUME, Config, flatten
 from selfcluster.crops import MultiCrop
 from selfcluster.data import Data
+from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.encoders import compile_encoder, create_encoder, feature_width, recompute_activations
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.health import Watch, require_finite
@@ -85,19 +85,6 @@ class Training:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
 
-def precision_of(config: Config[Any], device: torch.device) -> torch.dtype:
-    """The network's precision: auto is bf16 where the device multiplies it faster, which is CUDA from Ampere on and a CPU with AMX."""
-    asked = config.run.precision
-    if asked == "auto":
-        has_amx = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-        return (
-            torch.bfloat16
-            if has_amx or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-            else torch.float32
-        )
-    return torch.bfloat16 if asked == "bf16" else torch.float32
-
-
 def build_model(config: Config[Any]) -> ClusterModel:
     """The network with its starting weights, a function of the seed; on the CPU."""
     with torch.random.fork_rng(devices=[]):
@@ -153,7 +140,7 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         batch=batch,
         seed=config.run.seed,
         device=device,
-        workers=n_workers(config, data.images, device),
+        workers=n_workers(config, device, in_memory=data.images.in_memory),
         threads=n_threads(config),
         max_broken_share=config.data.max_broken_share,
     )
@@ -177,26 +164,6 @@ def _parallel(model: ClusterModel) -> nn.Module:
         # torch 2.15 prefers forward_sync_buffers, which 2.6 does not know; the buffers are alike on all ranks either way.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, broadcast_buffers=False)
-
-
-def n_workers(config: Config[Any], images: Images, device: torch.device) -> int:
-    """Automatic: where a GPU trains, one a core of this rank's share, up to 8, for images that are not in memory.
-
-    Where the CPU trains there is nothing to wait for: decoding and training want the same cores, and take them in turns.
-    """
-    if config.run.workers >= 0:
-        return config.run.workers
-    return 0 if images.in_memory or device.type == "cpu" else max(1, min(8, _cores_of_rank()))
-
-
-def n_threads(config: Config[Any]) -> int:
-    """Automatic: one a core of this rank's share."""
-    return config.run.threads or max(1, _cores_of_rank())
-
-
-def _cores_of_rank() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores // int(os.environ.get("LOCAL_WORLD_SIZE", distributed.n_ranks()))
 
 
 def _kept(images: Images, crops: MultiCrop, cache_gib: float) -> Images:

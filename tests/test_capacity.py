@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster import capacity
+from selfcluster import capacity, device
 from selfcluster.capacity import Capacity, largest_batch
 from selfcluster.config import Config, flatten
 from selfcluster.methods import METHODS
@@ -69,7 +69,7 @@ def test_the_recipes_batch_stays_where_nothing_fits(monkeypatch: pytest.MonkeyPa
 def test_real_steps_are_tried(method: str) -> None:
     found = largest_batch(_config_of(method), tiny.data(n=140), CPU)
     assert found.batch == 16
-    assert 10**7 < found.peak_bytes < capacity.memory_limit(CPU)
+    assert 10**7 < found.peak_bytes < device.memory_limit(CPU)
 
 
 def test_training_takes_it_and_lr_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from selfcluster.config import AUGMENTATIONS, CHANGEABLE_ON_RESUME, check, default_config, flatten, groups, known, replace
-from selfcluster.errors import ConfigError
+from selfcluster.config import AUGMENTATIONS, CHANGEABLE_ON_RESUME, check, default_config, flatten, groups, replace
+from selfcluster.errors import ConfigError, known
 
 
 def test_setting_names_are_unique_over_all_groups() -> None:

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from selfcluster.report.curves import Curve, curves, figure, ln_k, series, thinned
+from selfcluster.formatting import figure
+from selfcluster.report.curves import Curve, curves, ln_k, series, thinned
 from tests import tiny
 
 

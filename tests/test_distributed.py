@@ -1,3 +1,5 @@
+"""Collectives are the identity in one process, and sums over all rows in several."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,7 +7,6 @@ import torch
 from torch import Tensor
 
 from selfcluster import distributed
-from selfcluster.errors import ConfigError
 from tests.ranks import on_ranks
 
 
@@ -21,26 +22,6 @@ def test_without_a_process_group_all_is_the_identity() -> None:
     assert not distributed.any_rank(False)
     distributed.barrier()
     distributed.stop()
-
-
-def test_start_gives_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert distributed.start("cpu") == torch.device("cpu")
-    assert distributed.start("auto").type in ("cpu", "cuda", "mps")
-    assert not distributed.is_on()
-
-
-@pytest.mark.parametrize("device", ["gpu0", "cpux", "meta", ""])
-def test_start_refuses_unknown_devices(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")  # must fail before it waits for the other ranks
-    with pytest.raises(ConfigError, match="unknown device"):
-        distributed.start(device)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_start_refuses_devices_that_are_not_here() -> None:
-    with pytest.raises(ConfigError, match="--device cpu"):
-        distributed.start("cuda:3")
 
 
 def _reduced(x: Tensor) -> dict:

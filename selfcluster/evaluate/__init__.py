@@ -12,8 +12,7 @@ from typing import Any
 
 from selfcluster import distributed
 from selfcluster.commands import EVALUATORS
-from selfcluster.config import known
-from selfcluster.errors import ConfigError, DataError
+from selfcluster.errors import ConfigError, DataError, known
 from selfcluster.evaluate.evaluation import Evaluation, file_for
 from selfcluster.evaluate.measured import Measured
 from selfcluster.evaluate.parts import Parts, parts_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcluster.checkpoint import write_atomically
-from selfcluster.log import table
+from selfcluster.formatting import table
 
 WIDTH = 100
 """Columns of text that tables and notes keep to."""

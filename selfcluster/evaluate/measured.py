@@ -16,8 +16,9 @@ from selfcluster.errors import DataError
 from selfcluster.evaluate import clusters, finetune, knn, label_free, linear, retrieval
 from selfcluster.evaluate.parts import Part, Parts
 from selfcluster.evaluate.representations import Network, Representation
+from selfcluster.formatting import duration
 from selfcluster.images import Images
-from selfcluster.log import Log, duration
+from selfcluster.log import Log
 from selfcluster.run import Run
 
 _N_LABEL_FREE = 2048

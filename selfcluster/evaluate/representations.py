@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from selfcluster import randomness, training
 from selfcluster.batch import EpochPlan
-from selfcluster.config import Config, known
+from selfcluster.config import Config
 from selfcluster.crops import DEVIATION, MEAN, MultiCrop
+from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.encoders import create_encoder, feature_width
-from selfcluster.errors import ConfigError
+from selfcluster.errors import ConfigError, known
 from selfcluster.features import Seen, extract_features, raw_pixels
 from selfcluster.images import Images
 from selfcluster.initial import load_initial_weights
@@ -53,7 +54,7 @@ class Representation(abc.ABC):
 
     def readers(self, images: Images) -> dict[str, int]:
         """Who reads these images."""
-        return {"workers": training.n_workers(self.config, images, self.device), "threads": training.n_threads(self.config)}
+        return {"workers": n_workers(self.config, self.device, in_memory=images.in_memory), "threads": n_threads(self.config)}
 
     @abc.abstractmethod
     def of_images(self, images: Images, index: NDArray[np.int64], seen: Seen) -> Float[Tensor, "n f"]:
@@ -190,7 +191,7 @@ def representations(run: Run, images: Images, beside: tuple[str, ...] = (), *, u
     others = [_beside(name, run, untrained) for name in beside]
     before = training.build_model(run.config)
     load_initial_weights(before, run.config.model.init)
-    precision = training.precision_of(run.config, run.device)
+    precision = precision_of(run.config, run.device)
     yield Pixels("raw pixels", _pixels_of_floor(images), run.config, run.device)
     name = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
     yield Network(name, before, before.n_features, run.pixels, run.config, run.device, precision)
@@ -206,12 +207,12 @@ def _beside(name: str, run: Run, untrained: bool) -> Network:
     if Path(name).expanduser().is_dir():
         path = Path(name).expanduser()
         other = load(path, device=str(run.device))
-        precision = training.precision_of(other.config, run.device)
+        precision = precision_of(other.config, run.device)
         return Network(f"run {path.name}", other.model, other.model.n_features, other.pixels, run.config, run.device, precision)
     known(name.split(".")[0], timm.list_models(), "encoder")
     side = _side_of(name)
     encoder = _timm_encoder(name, side, untrained, run.config.run.seed)
-    model, precision = TimmEncoder(encoder), training.precision_of(run.config, run.device)
+    model, precision = TimmEncoder(encoder), precision_of(run.config, run.device)
     shown = f"{name}, untrained" if untrained else name
     return Network(shown, model, feature_width(encoder, side), side, run.config, run.device, precision)
 

@@ -14,7 +14,7 @@ from typing import Any
 from selfcluster.checkpoint import read_state
 from selfcluster.config import Config, flatten
 from selfcluster.folder import has_data, read_config, read_trained_on
-from selfcluster.log import duration
+from selfcluster.formatting import duration
 
 _PAPERS = {
     "swav": ("SwAV", "2006.09882"),

@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selfcluster import clusters, distributed, training
+from selfcluster import clusters, distributed
 from selfcluster.checkpoint import write_atomically
 from selfcluster.data import Data
+from selfcluster.device import n_threads
 from selfcluster.embeddings import check_destination
 from selfcluster.errors import CheckpointError
 from selfcluster.log import say, telling
@@ -77,7 +78,7 @@ def report(
             images=opened.images,
             # Where the clusters are the prototypes, these have been shown already.
             prototypes=None if layer == "head" else _prototypes(run, features, limits),
-            threads=training.n_threads(run.config),
+            threads=n_threads(run.config),
             limits=limits,
         )
         write_atomically(file, build(page))

@@ -20,8 +20,9 @@ from markupsafe import Markup
 
 from selfcluster.config import flatten
 from selfcluster.errors import DataError
+from selfcluster.formatting import figure
 from selfcluster.report.content import Content, as_json, content_of
-from selfcluster.report.curves import curves, figure, series
+from selfcluster.report.curves import curves, series
 from selfcluster.report.evaluated import evaluated
 from selfcluster.report.galleries import clusters_of
 from selfcluster.report.page import Page

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcluster.config import Config
+from selfcluster.formatting import figure
 
 Rows = Sequence[Mapping[str, float]]
 """Of metrics.jsonl, oldest first."""
@@ -109,11 +110,3 @@ def thinned(steps: Sequence[float], values: Sequence[float], most: int = _MOST_P
     size = math.ceil(len(values) / most) or 1
     groups = [slice(start, start + size) for start in range(0, len(values), size)]
     return [steps[g][-1] for g in groups], [sum(values[g]) / len(values[g]) for g in groups]
-
-
-def figure(value: float) -> str:
-    """A number to three digits, without an exponent where one can do without."""
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-        return f"{value:,.{digits}f}"
-    return f"{value:.2g}"

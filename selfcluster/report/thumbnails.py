@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selfcluster.crops import resize_centre
+from selfcluster.device import in_threads
 from selfcluster.errors import DataError
 from selfcluster.images import Images
-from selfcluster.threads import in_threads
 
 _GREY = 128
 """Of an image that cannot be read any more."""

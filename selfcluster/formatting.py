@@ -1,0 +1,42 @@
+"""Numbers, durations and tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def table(rows: Iterable[Iterable[str]], *, right: Iterable[int] = ()) -> str:
+    """Rows of text as aligned columns; the columns in `right` are set to the right."""
+    rows = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = (
+        (cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+    return "\n".join("  ".join(row).rstrip() for row in aligned)
+
+
+def figure(value: float) -> str:
+    """A number to three digits, without an exponent where one can do without."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+        return f"{value:,.{digits}f}"
+    return f"{value:.2g}"
+
+
+def short(value: Any) -> str:
+    """The value of a setting as the command line takes it: tuples without parentheses, floats without trailing zeros."""
+    if isinstance(value, tuple):
+        return " ".join(short(part) if not isinstance(part, tuple) else "-".join(map(str, part)) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
