@@ -23,9 +23,9 @@ from PIL import Image
 
 from benchmarks.photos import photos
 from benchmarks.record import record, spread
-from selfcluster.config import AUGMENTATIONS
 from selfcluster.crops import DEVIATION, MEAN, MultiCrop
 from selfcluster.images import Decoded
+from selfcluster.settings.config import AUGMENTATIONS
 
 RECIPES = {
     "2 x 32 + 4 x 16": (32, (2, 4), (32, 16), ((0.14, 1.0), (0.05, 0.14))),

@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks.photos import as_jpegs, photos
 from benchmarks.record import record
 from benchmarks.turns import Entry, take_turns
-from selfcluster.config import DataSettings
 from selfcluster.data import open_data
+from selfcluster.settings.config import DataSettings
 
 
 def main() -> None:

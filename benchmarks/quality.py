@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from selfcluster.config import METHOD_SETTINGS, flatten
 from selfcluster.evaluate import evaluate
 from selfcluster.run import train
+from selfcluster.settings.config import METHOD_SETTINGS, flatten
 
 
 def one(a: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:

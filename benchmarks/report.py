@@ -23,13 +23,13 @@ import torch
 
 from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
-from selfcluster.config import DataSettings, default_config
 from selfcluster.data import open_data
 from selfcluster.features import raw_pixels
 from selfcluster.images import ArrayImages
 from selfcluster.kmeans import kmeans
 from selfcluster.report.build import build
 from selfcluster.report.page import Page
+from selfcluster.settings.config import DataSettings, default_config
 from selfcluster.whitening import fit_whitening
 
 

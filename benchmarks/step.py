@@ -27,12 +27,12 @@ from benchmarks.quality import value_of
 from benchmarks.record import record, spread
 from selfcluster import loop, optim, training
 from selfcluster.batch import Batch
-from selfcluster.config import Config, DataSettings, flatten
 from selfcluster.data import Data, open_data
 from selfcluster.device import start
 from selfcluster.log import Log
-from selfcluster.recipe import look_at
-from selfcluster.resolve import resolve
+from selfcluster.settings.config import Config, DataSettings, flatten
+from selfcluster.settings.recipe import look_at
+from selfcluster.settings.resolve import resolve
 
 Turn = Callable[[int], float]
 """Does so many steps, and says how many seconds they took."""

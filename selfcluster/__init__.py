@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfcluster.config import Config as Config
     from selfcluster.errors import CheckpointError as CheckpointError
     from selfcluster.errors import CollapseError as CollapseError
     from selfcluster.errors import ConfigError as ConfigError
@@ -26,12 +25,13 @@ if TYPE_CHECKING:
     from selfcluster.run import Run as Run
     from selfcluster.run import load as load
     from selfcluster.run import train as train
+    from selfcluster.settings.config import Config as Config
 
 _HOME = {
     "ClusterLearner": "learner",
     "CheckpointError": "errors",
     "CollapseError": "errors",
-    "Config": "config",
+    "Config": "settings.config",
     "ConfigError": "errors",
     "DataError": "errors",
     "DivergenceError": "errors",

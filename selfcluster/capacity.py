@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from selfcluster import distributed, training
-from selfcluster.config import Config
 from selfcluster.cost import measure
 from selfcluster.data import Data
 from selfcluster.device import memory_limit, peak_memory
+from selfcluster.settings.config import Config
 
 _LARGEST = 4096
 """The paper's largest batch."""

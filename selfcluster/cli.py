@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import tyro
 
-from selfcluster.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Import, Report, Train
-from selfcluster.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known_setting
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
+from selfcluster.settings.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Import, Report, Train
+from selfcluster.settings.config import DEFAULT_METHOD, METHOD_SETTINGS, default_config, flatten, known_setting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -314,12 +314,12 @@ def _method_of(arguments: Sequence[str]) -> str:
         return known(method, METHOD_SETTINGS, "method")
     from pathlib import Path
 
-    from selfcluster.toml import read_toml
+    from selfcluster.settings.toml import read_toml
 
     file = Path(_value_of("--out", arguments) or "") / "config.toml" if "--resume" in arguments else _value_of("--config", arguments)
     top = read_toml(Path(file))[0] if file is not None and (Path(file).is_file() or "--config" in arguments) else {}
     if (preset := _value_of("--preset", arguments) or top.get("preset")) is not None:
-        from selfcluster.presets import method_of
+        from selfcluster.settings.presets import method_of
 
         return method_of(preset)
     return known(top.get("method", DEFAULT_METHOD), METHOD_SETTINGS, "method")

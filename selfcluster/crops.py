@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from selfcluster import pixels, randomness
-from selfcluster.config import AUGMENTATIONS, AugmentSettings
 from selfcluster.device import Each
 from selfcluster.errors import known
 from selfcluster.images import Decoded, Least
+from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcluster import distributed, named_sets, randomness
-from selfcluster.config import DataSettings
 from selfcluster.errors import DataError, known
 from selfcluster.images import ArrayImages, EncodedImages, FolderImages, Found, Images, ListedImages, read_array, scan, with_labels
 from selfcluster.packed import TEST_SPLITS, absolute, files_of, is_packed, is_pattern, open_packed, splits_among
+from selfcluster.settings.config import DataSettings
 
 
 @dataclass(frozen=True)

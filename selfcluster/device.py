@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 
 from selfcluster import distributed
-from selfcluster.config import Config
 from selfcluster.errors import ConfigError
+from selfcluster.settings.config import Config
 
 
 def start(device: str) -> torch.device:

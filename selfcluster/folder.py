@@ -32,13 +32,13 @@ from safetensors.torch import save
 
 from selfcluster import distributed, training
 from selfcluster.checkpoint import load_checkpoint, write_atomically
-from selfcluster.config import Config, default_config, replace
 from selfcluster.crops import DEVIATION, MEAN
 from selfcluster.data import Data
 from selfcluster.errors import CheckpointError, DataError
 from selfcluster.model import ClusterModel
-from selfcluster.resolve import Resolved
-from selfcluster.toml import read_toml, to_toml
+from selfcluster.settings.config import Config, default_config, replace
+from selfcluster.settings.resolve import Resolved
+from selfcluster.settings.toml import read_toml, to_toml
 
 _OWN_FILES = [
     "config.toml",

@@ -15,8 +15,8 @@ from torch.nn.functional import normalize
 
 from selfcluster import distributed, metrics
 from selfcluster.batch import Codes, Outputs, Targets
-from selfcluster.config import HealthSettings
 from selfcluster.errors import CollapseError, DivergenceError
+from selfcluster.settings.config import HealthSettings
 
 _SHARP = 0.5
 """Codes count as sharp below this share of ln K."""

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from selfcluster import distributed
 from selfcluster.checkpoint import write_atomically
-from selfcluster.config import RunSettings
 from selfcluster.errors import ConfigError
 from selfcluster.formatting import duration
+from selfcluster.settings.config import RunSettings
 
 Batch = TypeVar("Batch", bound=Sized)
 

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from selfcluster import folder, training
 from selfcluster.checkpoint import folder_written_whole
-from selfcluster.config import Config, check, default_config, flatten, replace
 from selfcluster.errors import CheckpointError
 from selfcluster.initial import read_tensors
 from selfcluster.model import Prototypes
-from selfcluster.resolve import Resolved
 from selfcluster.run import Run, load
+from selfcluster.settings.config import Config, default_config, flatten, replace
+from selfcluster.settings.resolve import Resolved
+from selfcluster.settings.validation import check
 
 _BASIC = ("resnet18", "resnet34")
 _BOTTLENECK = (

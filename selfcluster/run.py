@@ -16,7 +16,6 @@ from selfcluster import clusters, distributed, folder, loop, report, training
 from selfcluster.cache import CachedImages
 from selfcluster.capacity import largest_batch
 from selfcluster.clusters import Clusters
-from selfcluster.config import DEFAULT_METHOD, check_values, default_config, flatten, replace
 from selfcluster.cost import Cost, measure
 from selfcluster.data import Data, open_data
 from selfcluster.device import peak_memory, start
@@ -27,11 +26,13 @@ from selfcluster.formatting import duration, short, table
 from selfcluster.log import Log, check_extras, cut_back, say
 from selfcluster.maps import Projection
 from selfcluster.opened import OpenedRun
-from selfcluster.presets import method_of
-from selfcluster.recipe import look_at
 from selfcluster.report.page import Limits
-from selfcluster.resolve import Resolved, resolve, resumed
-from selfcluster.toml import read_toml
+from selfcluster.settings.config import DEFAULT_METHOD, default_config, flatten, replace
+from selfcluster.settings.presets import method_of
+from selfcluster.settings.recipe import look_at
+from selfcluster.settings.resolve import Resolved, resolve, resumed
+from selfcluster.settings.toml import read_toml
+from selfcluster.settings.validation import check_values
 
 
 @final

@@ -21,7 +21,6 @@ from selfcluster import distributed, optim, randomness
 from selfcluster.batch import EpochPlan
 from selfcluster.cache import CachedImages, bytes_of
 from selfcluster.checkpoint import load_checkpoint, read_state, save_checkpoint
-from selfcluster.config import CHANGEABLE_ON_RESUME, Config, flatten
 from selfcluster.crops import MultiCrop
 from selfcluster.data import Data
 from selfcluster.device import n_threads, n_workers, precision_of
@@ -33,6 +32,7 @@ from selfcluster.initial import load_initial_weights
 from selfcluster.loader import Loader
 from selfcluster.methods import METHODS, Method
 from selfcluster.model import ClusterModel, running_statistics_kept, synchronize_batch_norm
+from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, flatten
 
 
 @dataclass

@@ -13,7 +13,6 @@ from torch.nn.functional import normalize
 
 from selfcluster import distributed, loop, metrics, randomness
 from selfcluster.batch import Batch, Outputs, PseudoLabels, Rows
-from selfcluster.config import DataSettings
 from selfcluster.data import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.extraction import extractor
@@ -23,6 +22,7 @@ from selfcluster.methods.banked import Banked
 from selfcluster.methods.base import Extract
 from selfcluster.methods.deepcluster_v2 import DeepClusterV2
 from selfcluster.methods.sela_v2 import SelaV2
+from selfcluster.settings.config import DataSettings
 from selfcluster.sinkhorn import log_potentials
 from selfcluster.training import Training
 from tests import reference, tiny

@@ -12,9 +12,9 @@ import torch
 
 from selfcluster import capacity, device
 from selfcluster.capacity import Capacity, largest_batch
-from selfcluster.config import Config, flatten
 from selfcluster.methods import METHODS
 from selfcluster.run import dry_run, train
+from selfcluster.settings.config import Config, flatten
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
-from selfcluster.config import AUGMENTATIONS, AugmentSettings
 from selfcluster.crops import DEVIATION, MEAN, CropParameters, MultiCrop, normalise, resize_centre, resolve_boxes
 from selfcluster.device import in_threads
 from selfcluster.errors import ConfigError
 from selfcluster.images import Decoded
+from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings
 
 PLAIN = AugmentSettings(flip=0, jitter=0, grey=0, blur=0)
 MANY = 4000

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from selfcluster.config import DataSettings
 from selfcluster.data import open_data, split
 from selfcluster.errors import DataError
 from selfcluster.images import ArrayImages, FolderImages
 from selfcluster.parquet import ParquetImages
+from selfcluster.settings.config import DataSettings
 from selfcluster.shards import TarImages
 from tests import packing
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from selfcluster import distributed
 from selfcluster.device import in_threads, keep_freed_memory, start
 from selfcluster.errors import ConfigError
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from selfcluster import extraction, loop, randomness, training
 from selfcluster.batch import Rows
-from selfcluster.config import DataSettings
 from selfcluster.crops import MultiCrop
 from selfcluster.data import Data, open_data
 from selfcluster.errors import DataError, DivergenceError
 from selfcluster.extraction import extractor
 from selfcluster.features import extract_features
+from selfcluster.settings.config import DataSettings
 from tests import tiny
 from tests.ranks import on_ranks
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster.config import AugmentSettings
 from selfcluster.evaluate import finetune
 from selfcluster.images import ArrayImages
+from selfcluster.settings.config import AugmentSettings
 from tests import tiny
 
 

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import normalize
 
 from selfcluster.batch import Codes, Outputs, PseudoLabels
-from selfcluster.config import HealthSettings
 from selfcluster.errors import CollapseError, DivergenceError
 from selfcluster.health import Watch, require_finite
+from selfcluster.settings.config import HealthSettings
 from tests import tiny
 
 K, B, D = 30, 16, 8
@@ -116,8 +116,8 @@ def test_training_that_really_collapses_is_stopped() -> None:
     import numpy as np
 
     from selfcluster import loop
-    from selfcluster.config import DataSettings
     from selfcluster.data import open_data
+    from selfcluster.settings.config import DataSettings
 
     same = open_data(np.full((32, 20, 20, 3), 128, dtype=np.uint8), DataSettings())
     t = tiny.training(same, epochs=20, freeze_steps=1, collapse_steps=20, jitter=0.0, grey=0.0, blur=0.0, flip=0.0)

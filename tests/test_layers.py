@@ -27,10 +27,10 @@ ROWS = [
         "randomness",
         "report.evaluated",
         "report.galleries",
+        "settings",
     ],
     [
         "checkpoint",
-        "config",
         "decoding",
         "evaluate.bootstrap",
         "evaluate.subsets",
@@ -39,6 +39,7 @@ ROWS = [
         "methods.labels",
         "model",
         "points",
+        "settings.config",
         "sinkhorn",
         "strangers",
         "tar_members",
@@ -46,7 +47,6 @@ ROWS = [
         "whitening",
     ],
     [
-        "commands",
         "device",
         "evaluate.evaluation",
         "evaluate.knn",
@@ -58,9 +58,11 @@ ROWS = [
         "kmeans",
         "log",
         "methods.base",
-        "presets",
         "report.curves",
-        "toml",
+        "settings.commands",
+        "settings.presets",
+        "settings.toml",
+        "settings.validation",
     ],
     [
         "cache",
@@ -85,11 +87,11 @@ ROWS = [
         "methods.deepcluster_v2",
         "methods.sela_v2",
         "packed",
-        "recipe",
         "report.prototypes",
         "report.thumbnails",
+        "settings.recipe",
     ],
-    ["data", "evaluate.finetune", "methods.deepcluster", "report.content", "resolve"],
+    ["data", "evaluate.finetune", "methods.deepcluster", "report.content", "settings.resolve"],
     ["methods", "report.build"],
     ["training"],
     ["accumulate", "export.network", "extraction", "folder"],
@@ -138,7 +140,7 @@ def test_imports_go_up_only(module: str) -> None:
 
 
 def test_config_and_errors_need_no_torch() -> None:
-    for module in ("config", "commands", "errors", "toml", "cli"):
+    for module in ("settings.config", "settings.validation", "settings.commands", "errors", "settings.toml", "cli"):
         tree = ast.parse(MODULES[module].read_text())
         top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
         names = {alias.name for n in top if isinstance(n, ast.Import) for alias in n.names} | {

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from selfcluster import distributed, loop, training
-from selfcluster.config import DataSettings, replace
 from selfcluster.data import open_data
 from selfcluster.errors import ConfigError, DataError, DivergenceError
+from selfcluster.settings.config import DataSettings, replace
 from tests import tiny
 from tests.ranks import on_ranks
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from selfcluster import loop, metrics, optim, training
-from selfcluster.config import DataSettings
 from selfcluster.data import Data, open_data
 from selfcluster.methods import METHODS
+from selfcluster.settings.config import DataSettings
 from tests import tiny
 from tests.ranks import on_ranks
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from selfcluster.config import DataSettings
 from selfcluster.data import open_data
 from selfcluster.errors import DataError
 from selfcluster.images import ArrayImages
 from selfcluster.named_sets import NAMES, cache_folder, open_named
+from selfcluster.settings.config import DataSettings
 
 RNG = np.random.default_rng(0)
 

@@ -15,10 +15,10 @@ import torch
 
 import selfcluster as sc
 from selfcluster.cli import main
-from selfcluster.config import default_config, flatten
 from selfcluster.report.build import build, script_text, style_text
 from selfcluster.report.page import Limits
-from selfcluster.toml import read_toml
+from selfcluster.settings.config import default_config, flatten
+from selfcluster.settings.toml import read_toml
 from tests import pages, tiny
 
 FAST: dict[str, Any] = {**tiny.SETTINGS, "epochs": 1}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfcluster.config import DataSettings
 from selfcluster.data import open_data
 from selfcluster.report.build import build
 from selfcluster.report.page import TopImages, TopOfPrototypes
+from selfcluster.settings.config import DataSettings
 from tests import browser, pages, tiny
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium here")

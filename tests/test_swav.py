@@ -6,9 +6,9 @@ import torch
 from torch.nn.functional import normalize
 
 from selfcluster.batch import Batch, Outputs
-from selfcluster.config import replace
 from selfcluster.methods import METHODS
 from selfcluster.methods.swav import SwAV
+from selfcluster.settings.config import replace
 from selfcluster.sinkhorn import sinkhorn
 from tests import tiny
 

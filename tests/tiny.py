@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from selfcluster import training as parts
-from selfcluster.config import Config, DataSettings, default_config, flatten, replace
 from selfcluster.data import Data, open_data
 from selfcluster.log import Log
+from selfcluster.settings.config import Config, DataSettings, default_config, flatten, replace
 
 SETTINGS: dict[str, Any] = dict(
     n_crops=(2, 2),

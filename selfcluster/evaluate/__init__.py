@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfcluster import distributed
-from selfcluster.commands import EVALUATORS
 from selfcluster.errors import ConfigError, DataError, known
 from selfcluster.evaluate.evaluation import Evaluation, file_for
 from selfcluster.evaluate.measured import Measured
@@ -19,6 +18,7 @@ from selfcluster.evaluate.parts import Parts, parts_of
 from selfcluster.evaluate.representations import representations
 from selfcluster.log import Log
 from selfcluster.run import Run
+from selfcluster.settings.commands import EVALUATORS
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -24,13 +24,13 @@ from torch.nn.functional import cross_entropy
 
 from selfcluster import optim, randomness
 from selfcluster.batch import EpochPlan
-from selfcluster.config import AugmentSettings
 from selfcluster.crops import MultiCrop
 from selfcluster.evaluate.bootstrap import mean_and_error
 from selfcluster.evaluate.subsets import share_of_each_class
 from selfcluster.features import extract_features
 from selfcluster.images import Images
 from selfcluster.loader import Loader
+from selfcluster.settings.config import AugmentSettings
 
 PERCENTS = (1, 10)
 N_DRAWS = 3

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcluster import randomness
-from selfcluster.config import DataSettings
 from selfcluster.data import Data, open_data, split
 from selfcluster.errors import CheckpointError, DataError
 from selfcluster.folder import check_same_data
 from selfcluster.images import Images, Labels
 from selfcluster.run import Run
+from selfcluster.settings.config import DataSettings
 
 _LEAST_SAMPLE, _PER_PROTOTYPE = 10_000, 10
 """Images that are looked at where there are no labels: so many, or so many for each prototype."""

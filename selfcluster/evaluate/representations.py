@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from selfcluster import randomness, training
 from selfcluster.batch import EpochPlan
-from selfcluster.config import Config
 from selfcluster.crops import DEVIATION, MEAN, MultiCrop
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.encoders import create_encoder, feature_width
@@ -32,6 +31,7 @@ from selfcluster.initial import load_initial_weights
 from selfcluster.loader import Loader
 from selfcluster.model import ClusterModel
 from selfcluster.run import Run, load
+from selfcluster.settings.config import Config
 
 _PIXELS_OF_FLOOR = 32
 """Raw pixels are compared at this side at most."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from selfcluster.checkpoint import read_state
-from selfcluster.config import Config, flatten
 from selfcluster.folder import has_data, read_config, read_trained_on
 from selfcluster.formatting import duration
+from selfcluster.settings.config import Config, flatten
 
 _PAPERS = {
     "swav": ("SwAV", "2006.09882"),

@@ -10,11 +10,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from selfcluster.config import Config
 from selfcluster.encoders import default_cfgs
 from selfcluster.export import timm_folder
 from selfcluster.export.card import model_card
 from selfcluster.export.network import Difference, Source
+from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = (*timm_folder.FILES, "README.md")
 

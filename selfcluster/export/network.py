@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfcluster import training
-from selfcluster.config import Config, replace
 from selfcluster.crops import DEVIATION, MEAN
 from selfcluster.errors import CheckpointError
 from selfcluster.features import Layer
 from selfcluster.model import ClusterModel
+from selfcluster.settings.config import Config, replace
 
 TOLERANCE = 1e-4
 """Largest difference of a feature that is allowed, as a share of the largest feature: float32 sums in another order differ by less."""

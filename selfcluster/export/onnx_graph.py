@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfcluster.config import Config
 from selfcluster.errors import ConfigError
 from selfcluster.export.network import Difference, Source, difference, preprocessing, probe
 from selfcluster.model import ClusterModel
+from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("model.onnx", "model.onnx.data", "preprocessing.json")
 

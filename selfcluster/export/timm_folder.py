@@ -11,10 +11,10 @@ from typing import Any
 
 import timm
 
-from selfcluster.config import Config
 from selfcluster.encoders import default_cfgs
 from selfcluster.export.network import Difference, Source, difference, probe
 from selfcluster.folder import write_encoder
+from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("config.json", "model.safetensors")
 

@@ -14,10 +14,10 @@ import torchvision
 from safetensors.torch import load_file, save
 from torch import nn
 
-from selfcluster.config import Config
 from selfcluster.encoders import default_cfgs
 from selfcluster.errors import ConfigError
 from selfcluster.export.network import Difference, Source, difference, preprocessing, probe
+from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("model.safetensors", "preprocessing.json")
 

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from selfcluster import distributed
 from selfcluster.batch import Batch, EpochPlan, Outputs, PseudoLabels
-from selfcluster.config import Config
 from selfcluster.errors import CollapseError
 from selfcluster.losses import pseudo_label_loss
 from selfcluster.memory import MemoryBank
 from selfcluster.methods.base import Extract, Method
 from selfcluster.methods.labels import Labels, check_clusters, require_enough
 from selfcluster.model import ClusterModel, Prototypes
+from selfcluster.settings.config import Config
 
 _CONSTANT = 1 - 1e-4
 """Embeddings whose mean has a squared length above this are taken for constant."""

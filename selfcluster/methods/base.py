@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from selfcluster import randomness
 from selfcluster.batch import Batch, Codes, EpochPlan, Outputs, PseudoLabels, Rows
-from selfcluster.config import Config
 from selfcluster.model import ClusterModel, Prototypes, projection_head
 from selfcluster.optim import ParameterGroup, Schedule, cosine
+from selfcluster.settings.config import Config
 
 
 @runtime_checkable

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from selfcluster import randomness
 from selfcluster.batch import Batch, EpochPlan, Outputs, PseudoLabels, Rows
-from selfcluster.config import Config, DeepClusterSettings
 from selfcluster.errors import CollapseError
 from selfcluster.features import map_rows
 from selfcluster.kmeans import Clustering, kmeans
@@ -29,6 +28,7 @@ from selfcluster.methods.base import Extract, Method
 from selfcluster.methods.labels import Labels, check_clusters, require_enough
 from selfcluster.model import ClusterModel, TopLayer
 from selfcluster.optim import ParameterGroup, constant
+from selfcluster.settings.config import Config, DeepClusterSettings
 from selfcluster.whitening import Whitening, fit_whitening
 
 _CONSTANT = 1e-3

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from selfcluster.config import flatten
 from selfcluster.errors import DataError
 from selfcluster.formatting import figure
 from selfcluster.report.content import Content, as_json, content_of
@@ -27,6 +26,7 @@ from selfcluster.report.evaluated import evaluated
 from selfcluster.report.galleries import clusters_of
 from selfcluster.report.page import Page
 from selfcluster.report.verdict import judge
+from selfcluster.settings.config import flatten
 
 _HERE = Path(__file__).parent
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfcluster.config import Config
 from selfcluster.formatting import figure
+from selfcluster.settings.config import Config
 
 Rows = Sequence[Mapping[str, float]]
 """Of metrics.jsonl, oldest first."""

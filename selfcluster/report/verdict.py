@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from selfcluster.config import Config
 from selfcluster.report.curves import Rows, ln_k, series
+from selfcluster.settings.config import Config
 
 State = Literal["healthy", "undertrained", "collapsing", "unknown"]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from selfcluster.config import default_config, flatten, replace
 from selfcluster.errors import ConfigError
-from selfcluster.presets import PRESETS, method_of
-from selfcluster.recipe import Facts
-from selfcluster.resolve import resolve, resumed
-from selfcluster.toml import read_toml, to_toml
+from selfcluster.settings.config import default_config, flatten, replace
+from selfcluster.settings.presets import PRESETS, method_of
+from selfcluster.settings.recipe import Facts
+from selfcluster.settings.resolve import resolve, resumed
+from selfcluster.settings.toml import read_toml, to_toml
 
 FACTS = Facts(n=5000, short_side=128, is_grey=False, mirror_distance=1.0, accelerated=False)
 

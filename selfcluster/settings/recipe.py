@@ -16,10 +16,10 @@ import torch
 from torch.nn.functional import interpolate, normalize
 
 from selfcluster import distributed
-from selfcluster.config import AUGMENTATIONS, AugmentSettings, Config, flatten
 from selfcluster.crops import resize_centre
 from selfcluster.errors import DataError
 from selfcluster.images import Images, sample_of
+from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings, Config, flatten
 
 _N_LOOKED_AT = 256
 _COLOURED = 16

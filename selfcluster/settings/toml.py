@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfcluster.config import DEFAULT_METHOD, Config, default_config, groups
 from selfcluster.errors import ConfigError, known
+from selfcluster.settings.config import DEFAULT_METHOD, Config, default_config, groups
 
 
 def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfcluster.config import AUGMENTATIONS, CHANGEABLE_ON_RESUME, Config, check, check_values, default_config, flatten, replace
 from selfcluster.errors import ConfigError, known
-from selfcluster.presets import PRESETS
-from selfcluster.recipe import Facts, recipe
+from selfcluster.settings.config import AUGMENTATIONS, CHANGEABLE_ON_RESUME, Config, default_config, flatten, replace
+from selfcluster.settings.presets import PRESETS
+from selfcluster.settings.recipe import Facts, recipe
+from selfcluster.settings.validation import check, check_values
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster.config import METHOD_SETTINGS, DataSettings, check, default_config, flatten, replace
 from selfcluster.data import open_data
 from selfcluster.errors import DataError
 from selfcluster.images import ArrayImages
-from selfcluster.recipe import Facts, is_glyph, look_at, recipe
+from selfcluster.settings.config import METHOD_SETTINGS, DataSettings, default_config, flatten, replace
+from selfcluster.settings.recipe import Facts, is_glyph, look_at, recipe
+from selfcluster.settings.validation import check
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from selfcluster.config import AUGMENTATIONS, CHANGEABLE_ON_RESUME, check, default_config, flatten, groups, replace
-from selfcluster.errors import ConfigError, known
+from selfcluster.errors import ConfigError
+from selfcluster.settings.config import AUGMENTATIONS, CHANGEABLE_ON_RESUME, default_config, flatten, groups, replace
 
 
 def test_setting_names_are_unique_over_all_groups() -> None:
@@ -18,7 +18,7 @@ def test_every_setting_has_a_help_text() -> None:
     import ast
     import inspect
 
-    from selfcluster import config
+    from selfcluster.settings import config
 
     for node in ast.parse(inspect.getsource(config)).body:
         if isinstance(node, ast.ClassDef) and node.name.endswith("Settings"):
@@ -61,44 +61,3 @@ def test_replace_refuses(values: dict, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         replace(default_config("swav"), values)
     assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"n_crops": (2, 6, 1)},
-        {"n_crops": (1,), "crop_pixels": (32,), "area": ((0.1, 1.0),)},
-        {"area": ((0.0, 1.0), (0.1, 0.2))},
-        {"crop_pixels": (2, 2)},
-        {"flip": 1.5},
-        {"hue": 0.6},
-        {"blur_sigma": (2.0, 1.0)},
-        {"batch": 0},
-        {"epochs": 0},
-        {"lr": -1.0},
-        {"n_prototypes": 1},
-        {"epsilon": 0.0},
-        {"temperature": -0.1},
-        {"queue_length": 100, "batch": 64},
-        {"lr": float("nan")},
-        {"seed": -1},
-        {"test_share": 1.0},
-        {"workers": -2},
-    ],
-)
-def test_check_refuses_in_one_line_with_the_value(values: dict) -> None:
-    config = replace(default_config("swav"), values)
-    with pytest.raises(ConfigError) as error:
-        check(config)
-    assert "\n" not in str(error.value)
-    assert next(iter(values)) in str(error.value)
-
-
-def test_defaults_pass_the_check() -> None:
-    check(default_config("swav"))
-
-
-def test_known_names_the_nearest() -> None:
-    assert known("a", ["a"], "letter") == "a"
-    with pytest.raises(ConfigError, match="unknown method 'swaw'; did you mean 'swav'"):
-        known("swaw", ["swav"], "method")

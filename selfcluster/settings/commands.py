@@ -7,7 +7,7 @@ from typing import Annotated, Generic, Literal, TypeVar, get_args
 
 import tyro
 
-from selfcluster.config import Config
+from selfcluster.settings.config import Config
 
 MethodSettings = TypeVar("MethodSettings")
 

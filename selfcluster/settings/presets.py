@@ -6,8 +6,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from selfcluster.config import Config, DeepClusterV2Settings, ModelSettings, OptimSettings, SelaV2Settings, SwavSettings, default_config
 from selfcluster.errors import known
+from selfcluster.settings.config import (
+    Config,
+    DeepClusterV2Settings,
+    ModelSettings,
+    OptimSettings,
+    SelaV2Settings,
+    SwavSettings,
+    default_config,
+)
 
 _IMAGENET_STEPS_AT_256 = 5005
 _IMAGENET_STEPS_AT_4096 = 313

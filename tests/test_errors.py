@@ -1,0 +1,13 @@
+"""The nearest right name is offered for a wrong one."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfcluster.errors import ConfigError, known
+
+
+def test_known_names_the_nearest() -> None:
+    assert known("a", ["a"], "letter") == "a"
+    with pytest.raises(ConfigError, match="unknown method 'swaw'; did you mean 'swav'"):
+        known("swaw", ["swav"], "method")
