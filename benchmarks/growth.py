@@ -27,10 +27,10 @@ from benchmarks.kmeans import mixture
 from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
 from selfcluster.batch import Rows
+from selfcluster.clustering.kmeans import kmeans
+from selfcluster.clustering.whitening import fit_whitening
 from selfcluster.features import map_rows
-from selfcluster.kmeans import kmeans
 from selfcluster.methods.deepcluster import uniform_over_clusters
-from selfcluster.whitening import fit_whitening
 
 
 def assign_phase(features: np.ndarray, k: int, iterations: int) -> None:

@@ -37,7 +37,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
-from selfcluster.kmeans import kmeans
+from selfcluster.clustering.kmeans import kmeans
 
 N_GAUSSIANS = 1000
 Answer = tuple[np.ndarray, dict[str, float]]

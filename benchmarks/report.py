@@ -23,14 +23,14 @@ import torch
 
 from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
+from selfcluster.clustering.kmeans import kmeans
+from selfcluster.clustering.whitening import fit_whitening
 from selfcluster.data import open_data
 from selfcluster.features import raw_pixels
 from selfcluster.images import ArrayImages
-from selfcluster.kmeans import kmeans
 from selfcluster.report.build import build
 from selfcluster.report.page import Page
 from selfcluster.settings.config import DataSettings, default_config
-from selfcluster.whitening import fit_whitening
 
 
 def page_of(files: list[Path], n: int, k: int) -> Page:

@@ -5,8 +5,7 @@
     features = run.embed("photos/")
     run = sc.load("runs/photos-swav-1")
 
-Names and modules are loaded when they are first used, so that importing the package, and the command line's `--help`, need no
-torch.
+Names are loaded when they are first used, so that importing the package, and the command line's `--help`, need no torch.
 """
 
 from __future__ import annotations
@@ -47,12 +46,9 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
-    from importlib.util import find_spec
 
     if name in _HOME:
         return getattr(import_module(f"selfcluster.{_HOME[name]}"), name)
-    if not name.startswith("_") and find_spec(f"selfcluster.{name}") is not None:
-        return import_module(f"selfcluster.{name}")
     raise AttributeError(f"module 'selfcluster' has no attribute {name!r}")
 
 

@@ -8,7 +8,6 @@ images can be assigned to the clusters that are there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,19 +27,20 @@ from torch.nn.functional import normalize
 
 from selfcluster import distributed, randomness
 from selfcluster.checkpoint import write_atomically
+from selfcluster.clustering.duplicates import duplicates_of, thumbnails
+from selfcluster.clustering.kmeans import kmeans
+from selfcluster.clustering.n_clusters import Tried, how_many
+from selfcluster.clustering.neighbors import CHUNK_ROWS, nearest_clusters, nearest_two
+from selfcluster.clustering.outliers import Familiar, familiar
+from selfcluster.clustering.projection import Projection, check_projection, project
 from selfcluster.data import Data
-from selfcluster.duplicates import duplicates_of, thumbnails
 from selfcluster.embeddings import names_of
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.features import Layer
 from selfcluster.formatting import table as tabulated
-from selfcluster.how_many import Tried, how_many
-from selfcluster.kmeans import kmeans
 from selfcluster.log import say, telling
-from selfcluster.maps import Projection, check_projection, project
 from selfcluster.model import Prototypes
 from selfcluster.opened import OpenedRun
-from selfcluster.strangers import Familiar, familiar
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,6 @@ class Centroids:
     """Of the checkpoint whose network they belong to."""
     digest: str
     """Of the images that they were made of."""
-
-
-def nearest_two(
-    points: Float[Tensor, "n d"], vectors: Float[Tensor, "k d"]
-) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """For each row the centroid of the largest cosine, the distance to it, 1 - cosine, and how much farther the next one is."""
-    two = min(2, len(vectors))
-    parts = [(normalize(part) @ vectors.T).topk(two, dim=1) for part in points.split(_ROWS)]
-    cosines, nearest = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
-    margins = cosines[:, 0] - cosines[:, 1] if two == 2 else torch.full_like(cosines[:, 0], torch.inf)
-    return nearest[:, 0], (1 - cosines[:, 0]).clamp(min=0), margins
-
-
-_ROWS = 8192
-"""That are compared with all centroids at a time."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +256,7 @@ def _prototypes(run: OpenedRun, features: Float[Tensor, "n f"]) -> tuple[Layer, 
     prototypes = run.model.prototypes
     if isinstance(prototypes, Prototypes):
         return "head", prototypes.heads()[0].detach().cpu().clone()
-    top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(_ROWS)])
+    top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(CHUNK_ROWS)])
     sums = torch.zeros(int(top.max()) + 1, features.shape[1]).index_add_(0, top, normalize(features))
     return "features", normalize(sums[torch.bincount(top) > 0])
 
@@ -281,7 +266,7 @@ def _points(run: OpenedRun, features: Float[Tensor, "n f"], layer: Layer) -> Flo
     """What is compared with centroids: the features, or what the head makes of them."""
     if layer == "features":
         return features
-    return torch.cat([run.model.head(part.to(run.device)).float().cpu() for part in features.split(_ROWS)])
+    return torch.cat([run.model.head(part.to(run.device)).float().cpu() for part in features.split(CHUNK_ROWS)])
 
 
 def _means(features: Float[Tensor, "n f"], k: int, seed: int, device: torch.device, n_starts: int = 10) -> Float[Tensor, "k f"]:
@@ -354,18 +339,9 @@ def _summaries(centroids: Centroids, assignments: Int64[Tensor, " n"], distances
     sizes = torch.bincount(assignments, minlength=k)
     cohesion = 1 - torch.zeros(k).index_add_(0, assignments, distances) / sizes.clamp(min=1)
     used = (sizes > 0).nonzero()[:, 0]
-    nearest = _nearest_clusters(centroids.vectors[used])
+    nearest = nearest_clusters(centroids.vectors[used])
     found = (
         Summary(int(c), int(sizes[c]), float(cohesion[c]), tuple(int(used[other]) for other in others))
         for c, others in zip(used.tolist(), nearest, strict=True)
     )
     return tuple(sorted(found, key=lambda summary: (-summary.size, summary.cluster)))
-
-
-def _nearest_clusters(vectors: Float[Tensor, "k d"], n: int = 3) -> Iterator[list[int]]:
-    """For each, the places of the n others that are nearest."""
-    n = min(n, len(vectors) - 1)
-    for start in range(0, len(vectors), _ROWS):
-        cosines = vectors[start : start + _ROWS] @ vectors.T
-        cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -torch.inf
-        yield from cosines.topk(n, dim=1).indices.tolist()

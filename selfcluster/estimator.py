@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from selfcluster import distributed
-from selfcluster.kmeans import Clustering, kmeans, nearest
+from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):

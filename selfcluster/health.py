@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import distributed, metrics
+from selfcluster import distributed
 from selfcluster.batch import Codes, Outputs, Targets
+from selfcluster.clustering import metrics
 from selfcluster.errors import CollapseError, DivergenceError
 from selfcluster.settings.config import HealthSettings
 

@@ -15,6 +15,7 @@ import torch
 from selfcluster import clusters, distributed, folder, loop, report, training
 from selfcluster.cache import CachedImages
 from selfcluster.capacity import largest_batch
+from selfcluster.clustering.projection import Projection
 from selfcluster.clusters import Clusters
 from selfcluster.cost import Cost, measure
 from selfcluster.data import Data, open_data
@@ -24,7 +25,6 @@ from selfcluster.export import Exported, export
 from selfcluster.features import Layer
 from selfcluster.formatting import duration, short, table
 from selfcluster.log import Log, check_extras, cut_back, say
-from selfcluster.maps import Projection
 from selfcluster.opened import OpenedRun
 from selfcluster.report.page import Limits
 from selfcluster.settings.config import DEFAULT_METHOD, default_config, flatten, replace

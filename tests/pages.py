@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from selfcluster.duplicates import duplicates_of
+from selfcluster.clustering.duplicates import duplicates_of
+from selfcluster.clustering.kmeans import kmeans
 from selfcluster.features import raw_pixels
 from selfcluster.images import Images
-from selfcluster.kmeans import kmeans
 from selfcluster.report.page import Page
 from tests import tiny
 

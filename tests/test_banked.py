@@ -11,23 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import distributed, loop, metrics, randomness
+from selfcluster import distributed, loop, randomness
 from selfcluster.batch import Batch, Outputs, PseudoLabels, Rows
+from selfcluster.clustering import metrics
+from selfcluster.clustering.kmeans import kmeans
+from selfcluster.clustering.sinkhorn import log_potentials
 from selfcluster.data import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.extraction import extractor
-from selfcluster.kmeans import kmeans
 from selfcluster.methods import sela_v2
 from selfcluster.methods.banked import Banked
 from selfcluster.methods.base import Extract
 from selfcluster.methods.deepcluster_v2 import DeepClusterV2
 from selfcluster.methods.sela_v2 import SelaV2
 from selfcluster.settings.config import DataSettings
-from selfcluster.sinkhorn import log_potentials
 from selfcluster.training import Training
 from tests import reference, tiny
 from tests.ranks import on_ranks
-from tests.test_sinkhorn import _Largest
+from tests.clustering.test_sinkhorn import _Largest
 
 BOTH = pytest.mark.parametrize("method", ["deepcluster-v2", "sela-v2"])
 HEADS = (8, 6, 8)

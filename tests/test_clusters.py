@@ -13,10 +13,11 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 import selfcluster as sc
+from selfcluster.clustering.outliers import familiar
 from selfcluster.clusters import assign, cluster, read_centroids
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.run import Run
-from selfcluster.strangers import familiar
+from selfcluster.settings.config import default_config, flatten
 from tests import tiny
 
 METHODS = ["swav", "deepcluster", "deepcluster-v2", "sela-v2"]
@@ -25,7 +26,7 @@ METHODS = ["swav", "deepcluster", "deepcluster-v2", "sela-v2"]
 def trained(folder: Path, method: str = "swav") -> Run:
     (folder / "photos").mkdir()
     tiny.folder_of_images(folder / "photos", n=30, broken=(7,))
-    known = sc.config.flatten(sc.config.default_config(method))
+    known = flatten(default_config(method))
     settings = {**tiny.SETTINGS, **tiny.OF_METHOD.get(method, {}), "epochs": 1, "on_collapse": "warn"}
     if method == "deepcluster":
         settings |= {"head_width": 0, "embedding_width": 0}
@@ -146,19 +147,6 @@ def test_copies_point_at_the_first(run: Run, tmp_path: Path) -> None:
     assert copies == {"a-larger.jpg": "003.png", "z-again.png": "005.png"}
 
 
-def test_the_number_of_clusters_by_silhouette() -> None:
-    from selfcluster.how_many import candidates, how_many
-
-    draw = torch.Generator().manual_seed(1)
-    centres = normalize(torch.randn(6, 32, generator=draw))
-    points = torch.cat([c + 0.05 * torch.randn(60, 32, generator=draw) for c in centres])
-    k, tried = how_many(points)
-    assert k == 6
-    assert [one.k for one in tried] == candidates(72)
-    assert max(tried, key=lambda one: one.silhouette).k == 6
-    assert candidates(2) == [2]
-
-
 def test_auto_keeps_the_curve(run: Run) -> None:
     found = run.cluster(k="auto")
     assert len(found.centroids.vectors) == max(found.tried, key=lambda one: one.silhouette).k
@@ -211,18 +199,6 @@ def test_classes_of_any_bytes_are_spelt_out(run: Run, tmp_path: Path) -> None:
         for i, image in enumerate(tiny.images(3)):
             Image.fromarray(image).save(os.path.join(os.fsdecode(folder), f"{i}.png"))
     assert set(cluster(run, str(tmp_path), k=2).table["label"].to_pylist()) == {"caf\\xe9", "tea"}
-
-
-def test_large_clusters_are_searched_for_copies_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfcluster import duplicates
-
-    monkeypatch.setattr(duplicates, "_MOST", 8)
-    features = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
-    features[31] = features[2]
-    looks = np.random.default_rng(0).normal(size=(40, 192)).astype(np.float32)
-    looks[31] = looks[2]
-    found = duplicates.duplicates_of(features, looks, torch.zeros(40, dtype=torch.int64))
-    assert found.tolist() == [2 if row == 31 else -1 for row in range(40)]
 
 
 def test_two_images_suffice(run: Run, tmp_path: Path) -> None:

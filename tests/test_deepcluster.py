@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from selfcluster import loop, optim
 from selfcluster.batch import Batch, Outputs, Rows
+from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
 from selfcluster.data import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.extraction import extractor
-from selfcluster.kmeans import Clustering, kmeans, nearest
 from selfcluster.methods import deepcluster
 from selfcluster.methods.base import Extract
 from selfcluster.methods.deepcluster import DeepCluster, uniform_over_clusters

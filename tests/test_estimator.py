@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from selfcluster import KMeans
-from selfcluster.kmeans import kmeans
+from selfcluster.clustering.kmeans import kmeans
 from tests.ranks import on_ranks
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster import loop, metrics, optim, training
+from selfcluster import loop, optim, training
+from selfcluster.clustering import metrics
 from selfcluster.data import Data, open_data
 from selfcluster.methods import METHODS
 from selfcluster.settings.config import DataSettings

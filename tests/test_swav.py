@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import normalize
 
 from selfcluster.batch import Batch, Outputs
+from selfcluster.clustering.sinkhorn import sinkhorn
 from selfcluster.methods import METHODS
 from selfcluster.methods.swav import SwAV
 from selfcluster.settings.config import replace
-from selfcluster.sinkhorn import sinkhorn
 from tests import tiny
 
 B = 8

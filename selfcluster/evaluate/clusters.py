@@ -14,9 +14,10 @@ from sklearn.metrics.cluster import expected_mutual_information
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import metrics, randomness
+from selfcluster import randomness
+from selfcluster.clustering import metrics
+from selfcluster.clustering.kmeans import kmeans
 from selfcluster.evaluate.bootstrap import resampled_tables
-from selfcluster.kmeans import kmeans
 
 _FIGURES = {
     "cluster/accuracy": metrics.matched_accuracy,

@@ -21,10 +21,11 @@ from sklearn.metrics import silhouette_samples
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import metrics, randomness
+from selfcluster import randomness
+from selfcluster.clustering import metrics
+from selfcluster.clustering.kmeans import kmeans
+from selfcluster.clustering.neighbors import nearest_neighbors
 from selfcluster.evaluate.bootstrap import mean_and_error
-from selfcluster.kmeans import kmeans
-from selfcluster.neighbours import nearest_neighbours
 
 N_NEIGHBOURS = 10
 _N_STARTS = 5
@@ -97,7 +98,7 @@ def neighbour_overlap(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"],
     Source: the mutual nearest-neighbour metric of Huh et al., "The platonic representation hypothesis", arXiv 2405.07987, appendix A.
     Deviations: two views of one representation, where the paper compares two representations.
     """
-    lists = [nearest_neighbours(views, k)[0] for views in (first, second)]
+    lists = [nearest_neighbors(views, k)[0] for views in (first, second)]
     shared = (lists[0][:, :, None] == lists[1][:, None, :]).any(dim=2)
     return shared.double().mean(dim=1).numpy()
 

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 
 from selfcluster import randomness
 from selfcluster.batch import Batch, EpochPlan, Outputs, PseudoLabels, Rows
+from selfcluster.clustering.kmeans import Clustering, kmeans
+from selfcluster.clustering.whitening import Whitening, fit_whitening
 from selfcluster.errors import CollapseError
 from selfcluster.features import map_rows
-from selfcluster.kmeans import Clustering, kmeans
 from selfcluster.losses import pseudo_label_loss
 from selfcluster.methods.base import Extract, Method
 from selfcluster.methods.labels import Labels, check_clusters, require_enough
 from selfcluster.model import ClusterModel, TopLayer
 from selfcluster.optim import ParameterGroup, constant
 from selfcluster.settings.config import Config, DeepClusterSettings
-from selfcluster.whitening import Whitening, fit_whitening
 
 _CONSTANT = 1e-3
 """Features that lie closer to their mean than this share of its length are taken for constant: rounding in bf16 makes as much."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import randomness
-from selfcluster.kmeans import kmeans
+from selfcluster.clustering.kmeans import kmeans
 from selfcluster.methods.banked import Banked
 from selfcluster.model import ClusterModel
 from selfcluster.settings.config import Config, DeepClusterV2Settings

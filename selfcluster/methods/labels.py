@@ -8,8 +8,9 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfcluster import distributed, metrics
+from selfcluster import distributed
 from selfcluster.batch import PseudoLabels
+from selfcluster.clustering import metrics
 from selfcluster.errors import ConfigError, DataError
 
 

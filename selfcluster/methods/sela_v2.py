@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from selfcluster.batch import Batch, Outputs
+from selfcluster.clustering.sinkhorn import log_potentials
 from selfcluster.methods.banked import Banked
 from selfcluster.model import ClusterModel
 from selfcluster.settings.config import Config, SelaV2Settings
-from selfcluster.sinkhorn import log_potentials
 
 _CHUNK_BYTES = 1 << 24
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from selfcluster.batch import Batch, Codes, Outputs
+from selfcluster.clustering.sinkhorn import sinkhorn
 from selfcluster.losses import swapped_loss
 from selfcluster.memory import Queue
 from selfcluster.methods.base import Method
 from selfcluster.model import ClusterModel, Prototypes
 from selfcluster.settings.config import Config, SwavSettings
-from selfcluster.sinkhorn import sinkhorn
 
 
 @final

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from selfcluster.neighbours import nearest_neighbours
+from selfcluster.clustering.neighbors import nearest_neighbors
 from selfcluster.report.galleries import Cluster, rows_on_page
 from selfcluster.report.page import Page
 from selfcluster.report.thumbnails import Sheets, cut_tiles, sheets, small_side
@@ -55,7 +55,7 @@ def content_of(page: Page, clusters: list[Cluster]) -> Content:
     rows = rows_on_page(clusters, of_prototypes, readable, most=limits.points, seed=limits.seed)
     shown = table.take(pa.array(rows))
     point = {int(row): i for i, row in enumerate(rows)}
-    neighbours, _ = nearest_neighbours(torch.from_numpy(page.features[rows]), limits.neighbours)
+    neighbours, _ = nearest_neighbors(torch.from_numpy(page.features[rows]), limits.neighbours)
 
     side = small_side(len(rows))
     large_side = _large_side(page, side)

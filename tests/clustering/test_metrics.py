@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster import metrics
+from selfcluster.clustering import metrics
 
 CLASSES = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
 

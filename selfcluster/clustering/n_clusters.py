@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster import randomness
-from selfcluster.kmeans import kmeans
+from selfcluster.clustering.kmeans import kmeans
 
 _N_SCORED = 4000
 """Rows that the silhouette, which compares all pairs, is taken of."""

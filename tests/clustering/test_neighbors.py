@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster import neighbours
-from selfcluster.neighbours import nearest_neighbours
+from selfcluster.clustering import neighbors
+from selfcluster.clustering.neighbors import nearest_neighbors
 
 
 def _plainly(features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +21,7 @@ def _plainly(features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
 @pytest.mark.parametrize(("n", "k"), [(10, 3), (64, 8), (65, 8), (200, 8), (1000, 8), (3000, 1)])
 def test_they_are_those_of_a_plain_search(n: int, k: int) -> None:
     features = torch.randn(n, 16, generator=torch.Generator().manual_seed(n))
-    index, cosine = nearest_neighbours(features, k)
+    index, cosine = nearest_neighbors(features, k)
     expected, values = _plainly(features, k)
     torch.testing.assert_close(cosine.double(), values, rtol=0, atol=1e-5)
     assert (index == expected).float().mean() > 0.99
@@ -29,14 +29,14 @@ def test_they_are_those_of_a_plain_search(n: int, k: int) -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
-    whole = nearest_neighbours(features, 8)[0]
-    monkeypatch.setattr(neighbours, "_CHUNK_BYTES", 4 * 512 * 7)
-    assert torch.equal(nearest_neighbours(features, 8)[0], whole)
+    whole = nearest_neighbors(features, 8)[0]
+    monkeypatch.setattr(neighbors, "_CHUNK_BYTES", 4 * 512 * 7)
+    assert torch.equal(nearest_neighbors(features, 8)[0], whole)
 
 
 def test_no_image_is_its_own_neighbour_even_among_copies() -> None:
     features = torch.randn(100, 8, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
-    index, cosine = nearest_neighbours(features, 2)
+    index, cosine = nearest_neighbors(features, 2)
     assert (index != torch.arange(300)[:, None]).all()
     assert (index % 100 == torch.arange(300)[:, None] % 100).all()
     np.testing.assert_allclose(cosine, 1, atol=1e-5)
@@ -44,14 +44,14 @@ def test_no_image_is_its_own_neighbour_even_among_copies() -> None:
 
 def test_few_images_have_fewer_neighbours() -> None:
     features = torch.randn(3, 4)
-    assert nearest_neighbours(features, 8)[0].shape == (3, 2)
-    assert nearest_neighbours(features[:1], 8)[0].shape == (1, 0)
+    assert nearest_neighbors(features, 8)[0].shape == (3, 2)
+    assert nearest_neighbors(features[:1], 8)[0].shape == (1, 0)
 
 
 def test_a_row_of_zeros_is_near_to_nothing() -> None:
     features = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).abs()
     features[3] = 0
-    index, cosine = nearest_neighbours(features, 5)
+    index, cosine = nearest_neighbors(features, 5)
     assert (cosine[3] == 0).all()
     assert torch.isfinite(cosine).all()
     assert (index < 20).all()

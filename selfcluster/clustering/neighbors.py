@@ -6,6 +6,8 @@ values stand in the k blocks with the largest maxima, so only those are looked t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -18,7 +20,7 @@ _CHUNK_BYTES = 2**26
 """Of scores that are held at a time."""
 
 
-def nearest_neighbours(features: Float[Tensor, "n f"], k: int) -> tuple[Int64[Tensor, "n m"], Float[Tensor, "n m"]]:
+def nearest_neighbors(features: Float[Tensor, "n f"], k: int) -> tuple[Int64[Tensor, "n m"], Float[Tensor, "n m"]]:
     """For each row the k other rows of largest cosine, nearest first, and these cosines.
 
     Args:
@@ -47,3 +49,27 @@ def _largest(scores: Float[Tensor, "r blocks b"], k: int) -> tuple[Float[Tensor,
     candidates = scores.gather(1, block[:, :, None].expand(-1, -1, scores.shape[2])).flatten(1)
     values, place = candidates.topk(k)
     return values, block.gather(1, place // scores.shape[2]) * scores.shape[2] + place % scores.shape[2]
+
+
+def nearest_two(
+    points: Float[Tensor, "n d"], vectors: Float[Tensor, "k d"]
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """For each row the centroid of the largest cosine, the distance to it, 1 - cosine, and how much farther the next one is."""
+    two = min(2, len(vectors))
+    parts = [(normalize(part) @ vectors.T).topk(two, dim=1) for part in points.split(CHUNK_ROWS)]
+    cosines, nearest = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    margins = cosines[:, 0] - cosines[:, 1] if two == 2 else torch.full_like(cosines[:, 0], torch.inf)
+    return nearest[:, 0], (1 - cosines[:, 0]).clamp(min=0), margins
+
+
+CHUNK_ROWS = 8192
+"""That are compared with all centroids at a time."""
+
+
+def nearest_clusters(vectors: Float[Tensor, "k d"], n: int = 3) -> Iterator[list[int]]:
+    """For each, the places of the n others that are nearest."""
+    n = min(n, len(vectors) - 1)
+    for start in range(0, len(vectors), CHUNK_ROWS):
+        cosines = vectors[start : start + CHUNK_ROWS] @ vectors.T
+        cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -torch.inf
+        yield from cosines.topk(n, dim=1).indices.tolist()

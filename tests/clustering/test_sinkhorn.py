@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfcluster.sinkhorn import Balance, log_potentials, sinkhorn
+from selfcluster.clustering.sinkhorn import Balance, log_potentials, sinkhorn
 from tests import reference
 from tests.ranks import on_ranks
 

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from selfcluster import distributed, randomness
-from selfcluster.points import BLOCK_ROWS, Points, PointSource, dtype_of
+from selfcluster.clustering.blocks import BLOCK_ROWS, Points, PointSource, dtype_of
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from selfcluster.clustering.projection import check_projection, project
 from selfcluster.errors import ConfigError
-from selfcluster.maps import check_projection, project
 
 FEATURES = torch.cat([torch.eye(8)[i] + 0.05 * torch.randn(20, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)])
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfcluster import kmeans as module
-from selfcluster import points as reading
-from selfcluster.kmeans import Clustering, kmeans, nearest, reassign_empty
+from selfcluster.clustering import blocks as reading
+from selfcluster.clustering import kmeans as module
+from selfcluster.clustering.kmeans import Clustering, kmeans, nearest, reassign_empty
 from tests import reference
 from tests.ranks import on_ranks
 

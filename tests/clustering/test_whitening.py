@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfcluster import whitening
-from selfcluster.whitening import fit_whitening
+from selfcluster.clustering import whitening
+from selfcluster.clustering.whitening import fit_whitening
 from tests.ranks import on_ranks
 
 
