@@ -27,8 +27,8 @@ from selfcluster.methods.sela_v2 import SelaV2
 from selfcluster.settings.config import DataSettings
 from selfcluster.training import Training
 from tests import reference, tiny
-from tests.ranks import on_ranks
 from tests.clustering.test_sinkhorn import _Largest
+from tests.ranks import on_ranks
 
 BOTH = pytest.mark.parametrize("method", ["deepcluster-v2", "sela-v2"])
 HEADS = (8, 6, 8)
