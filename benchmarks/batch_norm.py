@@ -19,12 +19,12 @@ import torch
 from benchmarks.record import record, spread
 from benchmarks.step import Rows
 from selfcluster import loop, model, training
-from selfcluster.crops import normalise
-from selfcluster.data import Data, open_data
+from selfcluster.data.crops import normalise
+from selfcluster.data.inspect import look_at
+from selfcluster.data.sources import Data, open_data
 from selfcluster.evaluate import clusters
 from selfcluster.features import extract_features, prepared_images
 from selfcluster.settings.config import DataSettings
-from selfcluster.settings.recipe import look_at
 from selfcluster.settings.resolve import resolve
 
 CPU = torch.device("cpu")

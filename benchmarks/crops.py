@@ -23,8 +23,8 @@ from PIL import Image
 
 from benchmarks.photos import photos
 from benchmarks.record import record, spread
-from selfcluster.crops import DEVIATION, MEAN, MultiCrop
-from selfcluster.images import Decoded
+from selfcluster.data.crops import DEVIATION, MEAN, MultiCrop
+from selfcluster.data.readers.images import Decoded
 from selfcluster.settings.config import AUGMENTATIONS
 
 RECIPES = {

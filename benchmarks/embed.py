@@ -24,8 +24,8 @@ from torchvision.transforms import v2
 from benchmarks.photos import as_jpegs, photos
 from benchmarks.record import record, spread
 from selfcluster import training
-from selfcluster.crops import DEVIATION, MEAN
-from selfcluster.data import open_data
+from selfcluster.data.crops import DEVIATION, MEAN
+from selfcluster.data.sources import open_data
 from selfcluster.device import precision_of, start
 from selfcluster.opened import OpenedRun
 from selfcluster.settings.config import DataSettings, default_config, replace

@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.photos import as_jpegs, photos
 from benchmarks.record import record
 from benchmarks.turns import Entry, take_turns
-from selfcluster.data import open_data
+from selfcluster.data.sources import open_data
 from selfcluster.settings.config import DataSettings
 
 

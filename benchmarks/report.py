@@ -25,9 +25,9 @@ from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.whitening import fit_whitening
-from selfcluster.data import open_data
+from selfcluster.data.readers.images import ArrayImages
+from selfcluster.data.sources import open_data
 from selfcluster.features import raw_pixels
-from selfcluster.images import ArrayImages
 from selfcluster.report.build import build
 from selfcluster.report.page import Page
 from selfcluster.settings.config import DataSettings, default_config

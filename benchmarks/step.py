@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.quality import value_of
 from benchmarks.record import record, spread
 from selfcluster import loop, optim, training
-from selfcluster.batch import Batch
-from selfcluster.data import Data, open_data
+from selfcluster.data.inspect import look_at
+from selfcluster.data.loader import Batch
+from selfcluster.data.sources import Data, open_data
 from selfcluster.device import start
 from selfcluster.log import Log
 from selfcluster.settings.config import Config, DataSettings, flatten
-from selfcluster.settings.recipe import look_at
 from selfcluster.settings.resolve import resolve
 
 Turn = Callable[[int], float]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfcluster import distributed, randomness
-from selfcluster.batch import Batch, Outputs, Targets
+from selfcluster.batch import Outputs, Targets
+from selfcluster.data.loader import Batch
 from selfcluster.model import running_statistics_kept
 from selfcluster.training import Training
 

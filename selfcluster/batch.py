@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's share of a global batch."""
-
-    index: Int64[Tensor, " b"]
-    """Position of each image in the data set."""
-    crops: list[Float[Tensor, "b 3 _ _"]]
-    """Every crop of every image, large ones first."""
-
-    def parts(self, n: int) -> list[Batch]:
-        """The batch in n equal parts."""
-        of_crops = zip(*(crop.chunk(n) for crop in self.crops), strict=True)
-        return [Batch(index, list(crops)) for index, crops in zip(self.index.chunk(n), of_crops, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -88,32 +72,3 @@ class Rows:
     """(n,), rising; each image stands on one rank only. Images that cannot be read are left out."""
     values: NDArray[np.float32]
     """(n, ...), in memory or in a file that is mapped into it."""
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """What one epoch trains on, in which order. Part of every checkpoint; what it tells is not."""
-
-    order: NDArray[np.int64]
-    """Image indices in the order of training; an index may occur several times."""
-    reset: tuple[str, ...] = ()
-    """Names of parameters that begin anew, so that the optimisers forget what they know of them."""
-    figures: Mapping[str, float] = field(default_factory=dict)
-    """Of the clustering, by metric name."""
-    notes: tuple[str, ...] = ()
-    """What the user should be told of it."""
-    occurrence: NDArray[np.int64] = field(init=False)
-    """How often the same index stood earlier in the order, so that each occurrence gets crops of its own."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "occurrence", _occurrences(self.order))
-
-
-def _occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    by_index = np.argsort(order, kind="stable")
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = np.diff(order[by_index]) != 0
-    run_starts = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
-    occurrence = np.empty(len(order), dtype=np.int64)
-    occurrence[by_index] = np.arange(len(order)) - run_starts
-    return occurrence

@@ -12,7 +12,7 @@ import torch
 
 from selfcluster import distributed, training
 from selfcluster.cost import measure
-from selfcluster.data import Data
+from selfcluster.data.sources import Data
 from selfcluster.device import memory_limit, peak_memory
 from selfcluster.settings.config import Config
 

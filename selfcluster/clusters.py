@@ -33,8 +33,8 @@ from selfcluster.clustering.n_clusters import Tried, how_many
 from selfcluster.clustering.neighbors import CHUNK_ROWS, nearest_clusters, nearest_two
 from selfcluster.clustering.outliers import Familiar, familiar
 from selfcluster.clustering.projection import Projection, check_projection, project
-from selfcluster.data import Data
-from selfcluster.embeddings import names_of
+from selfcluster.data.readers.labels import names_of
+from selfcluster.data.sources import Data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.features import Layer
 from selfcluster.formatting import table as tabulated

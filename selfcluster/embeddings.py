@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from selfcluster.checkpoint import write_atomically
-from selfcluster.data import Data
+from selfcluster.data.readers.labels import names_of
+from selfcluster.data.sources import Data
 from selfcluster.errors import ConfigError
 from selfcluster.features import Layer
-from selfcluster.images import Labels
 from selfcluster.log import say, telling
 from selfcluster.opened import OpenedRun
 
@@ -172,12 +172,3 @@ def _write_parquet(rows: NDArray[np.float32], data: Data, file: Path) -> int:
             columns += [labels[start : start + _ROWS]] if labels is not None else []
             writer.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)))
     return n_unreadable
-
-
-def names_of(labels: Labels | None) -> pa.Array | None:
-    """The name of each image's class as text, null where it has none; None where no image has a class."""
-    if labels is None:
-        return None
-    codes = pa.array(labels.codes, mask=labels.codes < 0)
-    names = [os.fsencode(str(name)).decode("utf-8", "backslashreplace") for name in labels.names]  # folders need not be UTF-8
-    return pa.array(names, type=pa.string()).take(codes)

@@ -17,7 +17,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from selfcluster.crops import DEVIATION, MEAN
+from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.errors import ConfigError, known
 
 _CFG = {

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from selfcluster.batch import Rows
-from selfcluster.crops import normalise, resize_centre
+from selfcluster.data.crops import normalise, resize_centre
+from selfcluster.data.readers.images import Images
 from selfcluster.device import Each, in_threads
 from selfcluster.errors import DataError
-from selfcluster.images import Images
 
 Layer = Literal["features", "head"]
 

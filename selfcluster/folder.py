@@ -32,8 +32,8 @@ from safetensors.torch import save
 
 from selfcluster import distributed, training
 from selfcluster.checkpoint import load_checkpoint, write_atomically
-from selfcluster.crops import DEVIATION, MEAN
-from selfcluster.data import Data
+from selfcluster.data.crops import DEVIATION, MEAN
+from selfcluster.data.sources import Data
 from selfcluster.errors import CheckpointError, DataError
 from selfcluster.model import ClusterModel
 from selfcluster.settings.config import Config, default_config, replace

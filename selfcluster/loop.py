@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfcluster import accumulate, distributed, optim, randomness, training
-from selfcluster.batch import EpochPlan
+from selfcluster.data.loader import EpochPlan
 from selfcluster.errors import Interrupted
 from selfcluster.extraction import extractor
 from selfcluster.health import require_finite

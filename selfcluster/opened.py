@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import distributed, folder
-from selfcluster.data import Data, open_data
+from selfcluster.data.readers.images import Images
+from selfcluster.data.sources import Data, open_data
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.features import Layer, stream_features
-from selfcluster.images import Images
 from selfcluster.log import read_rows, say
 from selfcluster.model import ClusterModel
 from selfcluster.settings.config import Config, DataSettings

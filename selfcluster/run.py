@@ -13,12 +13,13 @@ import pyarrow as pa
 import torch
 
 from selfcluster import clusters, distributed, folder, loop, report, training
-from selfcluster.cache import CachedImages
 from selfcluster.capacity import largest_batch
 from selfcluster.clustering.projection import Projection
 from selfcluster.clusters import Clusters
 from selfcluster.cost import Cost, measure
-from selfcluster.data import Data, open_data
+from selfcluster.data.inspect import look_at
+from selfcluster.data.readers.cache import CachedImages
+from selfcluster.data.sources import Data, open_data
 from selfcluster.device import peak_memory, start
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.export import Exported, export
@@ -29,7 +30,6 @@ from selfcluster.opened import OpenedRun
 from selfcluster.report.page import Limits
 from selfcluster.settings.config import DEFAULT_METHOD, default_config, flatten, replace
 from selfcluster.settings.presets import method_of
-from selfcluster.settings.recipe import look_at
 from selfcluster.settings.resolve import Resolved, resolve, resumed
 from selfcluster.settings.toml import read_toml
 from selfcluster.settings.validation import check_values

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from selfcluster.data.readers.folder import FolderImages, ListedImages
+from selfcluster.data.readers.images import ENDINGS, EncodedImages, Images
 from selfcluster.errors import ConfigError, DataError
-from selfcluster.images import ENDINGS, EncodedImages, FolderImages, Images, ListedImages
 
 
 def sort_into(folder: Path, table: pa.Table, images: Images, *, links: bool = False) -> int:

@@ -18,18 +18,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfcluster import distributed, optim, randomness
-from selfcluster.batch import EpochPlan
-from selfcluster.cache import CachedImages, bytes_of
 from selfcluster.checkpoint import load_checkpoint, read_state, save_checkpoint
-from selfcluster.crops import MultiCrop
-from selfcluster.data import Data
+from selfcluster.data.crops import MultiCrop
+from selfcluster.data.loader import EpochPlan, Loader
+from selfcluster.data.readers.cache import CachedImages, bytes_of
+from selfcluster.data.readers.images import Images
+from selfcluster.data.sources import Data
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.encoders import compile_encoder, create_encoder, feature_width, recompute_activations
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.health import Watch, require_finite
-from selfcluster.images import Images
 from selfcluster.initial import load_initial_weights
-from selfcluster.loader import Loader
 from selfcluster.methods import METHODS, Method
 from selfcluster.model import ClusterModel, running_statistics_kept, synchronize_batch_norm
 from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, flatten

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster import distributed, loop, randomness
-from selfcluster.batch import Batch, Outputs, PseudoLabels, Rows
+from selfcluster.batch import Outputs, PseudoLabels, Rows
 from selfcluster.clustering import metrics
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.sinkhorn import log_potentials
-from selfcluster.data import Data, open_data
+from selfcluster.data.loader import Batch
+from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.extraction import extractor
 from selfcluster.methods import sela_v2

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from selfcluster.images import ArrayImages
+from selfcluster.data.readers.images import ArrayImages
 from selfcluster.report.content import as_json, content_of, front_coded, packed, scaled
 from selfcluster.report.galleries import clusters_of
 from selfcluster.report.page import Limits, Page, TopImages, TopOfPrototypes

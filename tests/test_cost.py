@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from selfcluster.batch import EpochPlan
 from selfcluster.cost import Cost, measure
+from selfcluster.data.loader import EpochPlan
 from selfcluster.methods import METHODS
 from selfcluster.methods.base import Extract
 from tests import tiny

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from selfcluster import loop, optim
-from selfcluster.batch import Batch, Outputs, Rows
+from selfcluster.batch import Outputs, Rows
 from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
-from selfcluster.data import Data, open_data
+from selfcluster.data.loader import Batch
+from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.extraction import extractor
 from selfcluster.methods import deepcluster

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 import selfcluster as sc
-from selfcluster.crops import normalise
+from selfcluster.data.crops import normalise
 from selfcluster.export import FORMATS, torchvision_weights
 from selfcluster.export.network import Source, plain_copy, probe
 from tests import tiny

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from selfcluster import extraction, loop, randomness, training
 from selfcluster.batch import Rows
-from selfcluster.crops import MultiCrop
-from selfcluster.data import Data, open_data
+from selfcluster.data.crops import MultiCrop
+from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import DataError, DivergenceError
 from selfcluster.extraction import extractor
 from selfcluster.features import extract_features

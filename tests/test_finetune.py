@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from selfcluster.data.readers.images import ArrayImages
 from selfcluster.evaluate import finetune
-from selfcluster.images import ArrayImages
 from selfcluster.settings.config import AugmentSettings
 from tests import tiny
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from selfcluster.images import ArrayImages
+from selfcluster.data.readers.images import ArrayImages
 from selfcluster.report.galleries import clusters_of, rows_on_page
 from tests import pages, tiny
 

@@ -116,7 +116,7 @@ def test_training_that_really_collapses_is_stopped() -> None:
     import numpy as np
 
     from selfcluster import loop
-    from selfcluster.data import open_data
+    from selfcluster.data.sources import open_data
     from selfcluster.settings.config import DataSettings
 
     same = open_data(np.full((32, 20, 20, 3), 128, dtype=np.uint8), DataSettings())

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from selfcluster import distributed, loop, training
-from selfcluster.data import open_data
+from selfcluster.data.sources import open_data
 from selfcluster.errors import ConfigError, DataError, DivergenceError
 from selfcluster.settings.config import DataSettings, replace
 from tests import tiny

@@ -15,7 +15,7 @@ import torch
 
 from selfcluster import loop, optim, training
 from selfcluster.clustering import metrics
-from selfcluster.data import Data, open_data
+from selfcluster.data.sources import Data, open_data
 from selfcluster.methods import METHODS
 from selfcluster.settings.config import DataSettings
 from tests import tiny

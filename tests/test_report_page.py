@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfcluster.data import open_data
+from selfcluster.data.sources import open_data
 from selfcluster.report.build import build
 from selfcluster.report.page import TopImages, TopOfPrototypes
 from selfcluster.settings.config import DataSettings

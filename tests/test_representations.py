@@ -8,9 +8,9 @@ import timm
 import torch
 
 import selfcluster as sc
-from selfcluster.crops import normalise
+from selfcluster.data.crops import normalise
+from selfcluster.data.readers.images import ArrayImages
 from selfcluster.evaluate.representations import Network, Pixels, TimmEncoder, representations
-from selfcluster.images import ArrayImages
 from tests import tiny
 
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from selfcluster.data import open_data
+from selfcluster.data.readers.images import Images
+from selfcluster.data.sources import open_data
 from selfcluster.errors import ConfigError, DataError
-from selfcluster.images import Images
 from selfcluster.settings.config import DataSettings
 from selfcluster.sorting import sort_into
 from tests import packing, tiny

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selfcluster.images import ArrayImages
+from selfcluster.data.readers.images import ArrayImages
 from selfcluster.report.thumbnails import cut_tiles, sheets, small_side
 from tests import tiny
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from selfcluster import training as parts
-from selfcluster.data import Data, open_data
+from selfcluster.data.sources import Data, open_data
 from selfcluster.log import Log
 from selfcluster.settings.config import Config, DataSettings, default_config, flatten, replace
 

@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from selfcluster import optim, randomness
-from selfcluster.batch import EpochPlan
-from selfcluster.crops import MultiCrop
+from selfcluster.data.crops import MultiCrop
+from selfcluster.data.loader import EpochPlan, Loader
+from selfcluster.data.readers.images import Images
+from selfcluster.data.splits import share_of_each_class
 from selfcluster.evaluate.bootstrap import mean_and_error
-from selfcluster.evaluate.subsets import share_of_each_class
 from selfcluster.features import extract_features
-from selfcluster.images import Images
-from selfcluster.loader import Loader
 from selfcluster.settings.config import AugmentSettings
 
 PERCENTS = (1, 10)

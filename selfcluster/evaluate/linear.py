@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from selfcluster import randomness
+from selfcluster.data.splits import share_of_each_class
 from selfcluster.evaluate.bootstrap import mean_and_error
-from selfcluster.evaluate.subsets import share_of_each_class
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Factor of half the squared weights, beside the mean loss; scikit-learn's C is 1 / (n * strength)."""

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import randomness
+from selfcluster.data.readers.images import Images
 from selfcluster.errors import DataError
 from selfcluster.evaluate import clusters, finetune, knn, label_free, linear, retrieval
 from selfcluster.evaluate.parts import Part, Parts
 from selfcluster.evaluate.representations import Network, Representation
 from selfcluster.formatting import duration
-from selfcluster.images import Images
 from selfcluster.log import Log
 from selfcluster.run import Run
 

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcluster import randomness
-from selfcluster.data import Data, open_data, split
+from selfcluster.data.readers.images import Images
+from selfcluster.data.readers.labels import Labels
+from selfcluster.data.sources import Data, open_data
+from selfcluster.data.splits import split
 from selfcluster.errors import CheckpointError, DataError
 from selfcluster.folder import check_same_data
-from selfcluster.images import Images, Labels
 from selfcluster.run import Run
 from selfcluster.settings.config import DataSettings
 

@@ -20,15 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfcluster import randomness, training
-from selfcluster.batch import EpochPlan
-from selfcluster.crops import DEVIATION, MEAN, MultiCrop
+from selfcluster.data.crops import DEVIATION, MEAN, MultiCrop
+from selfcluster.data.loader import EpochPlan, Loader
+from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.encoders import create_encoder, feature_width
 from selfcluster.errors import ConfigError, known
 from selfcluster.features import Seen, extract_features, raw_pixels
-from selfcluster.images import Images
 from selfcluster.initial import load_initial_weights
-from selfcluster.loader import Loader
 from selfcluster.model import ClusterModel
 from selfcluster.run import Run, load
 from selfcluster.settings.config import Config

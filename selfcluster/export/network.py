@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfcluster import training
-from selfcluster.crops import DEVIATION, MEAN
+from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.errors import CheckpointError
 from selfcluster.features import Layer
 from selfcluster.model import ClusterModel

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import distributed
-from selfcluster.batch import Batch, EpochPlan, Outputs, PseudoLabels
+from selfcluster.batch import Outputs, PseudoLabels
+from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.errors import CollapseError
 from selfcluster.losses import pseudo_label_loss
 from selfcluster.memory import MemoryBank

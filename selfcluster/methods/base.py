@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfcluster import randomness
-from selfcluster.batch import Batch, Codes, EpochPlan, Outputs, PseudoLabels, Rows
+from selfcluster.batch import Codes, Outputs, PseudoLabels, Rows
+from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.model import ClusterModel, Prototypes, projection_head
 from selfcluster.optim import ParameterGroup, Schedule, cosine
 from selfcluster.settings.config import Config

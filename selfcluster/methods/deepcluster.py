@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfcluster import randomness
-from selfcluster.batch import Batch, EpochPlan, Outputs, PseudoLabels, Rows
+from selfcluster.batch import Outputs, PseudoLabels, Rows
 from selfcluster.clustering.kmeans import Clustering, kmeans
 from selfcluster.clustering.whitening import Whitening, fit_whitening
+from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.errors import CollapseError
 from selfcluster.features import map_rows
 from selfcluster.losses import pseudo_label_loss

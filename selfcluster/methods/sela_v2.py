@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from selfcluster.batch import Batch, Outputs
+from selfcluster.batch import Outputs
 from selfcluster.clustering.sinkhorn import log_potentials
+from selfcluster.data.loader import Batch
 from selfcluster.methods.banked import Banked
 from selfcluster.model import ClusterModel
 from selfcluster.settings.config import Config, SelaV2Settings

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from selfcluster.batch import Batch, Codes, Outputs
+from selfcluster.batch import Codes, Outputs
 from selfcluster.clustering.sinkhorn import sinkhorn
+from selfcluster.data.loader import Batch
 from selfcluster.losses import swapped_loss
 from selfcluster.memory import Queue
 from selfcluster.methods.base import Method

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from selfcluster import clusters, distributed
 from selfcluster.checkpoint import write_atomically
-from selfcluster.data import Data
+from selfcluster.data.sources import Data
 from selfcluster.device import n_threads
 from selfcluster.embeddings import check_destination
 from selfcluster.errors import CheckpointError

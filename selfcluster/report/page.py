@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from selfcluster.data.readers.images import Images
 from selfcluster.errors import ConfigError
-from selfcluster.images import Images
 from selfcluster.settings.config import Config
 
 COLUMNS = frozenset(["path", "index", "cluster", "distance", "margin", "rank_in_cluster", "x", "y", "far", "duplicate_of"])

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfcluster.crops import resize_centre
+from selfcluster.data.crops import resize_centre
+from selfcluster.data.readers.images import Images
 from selfcluster.device import in_threads
 from selfcluster.errors import DataError
-from selfcluster.images import Images
 
 _GREY = 128
 """Of an image that cannot be read any more."""

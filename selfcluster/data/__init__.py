@@ -1,0 +1,1 @@
+"""From what the user calls DATA to batches of crops."""

@@ -1,0 +1,1 @@
+"""Readers: images and labels in folders, tar, parquet, arrays and named sets."""

@@ -1,0 +1,130 @@
+"""Images that are files of their own: in a folder, nested or flat, or in a list."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfcluster.data.readers.images import ENDINGS, EncodedImages
+from selfcluster.data.readers.labels import parent_folders
+from selfcluster.errors import DataError
+
+PACKED = re.compile(rb"\.(tar(\.(gz|bz2|xz|zst|lz4|Z))?|tgz|tbz2?|txz|tzst|parquet)$", re.IGNORECASE)
+"""Names of files that hold many images, compressed ones too, so that they can be told why not."""
+
+
+class FolderImages(EncodedImages):
+    """The image files below a folder, nested or flat.
+
+    Args:
+        root: the folder.
+        max_megapixels: an image that declares more is refused before it is decoded.
+        found: what `scan` has found there, where it was asked before.
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+
+    def __init__(self, root: str | Path, *, max_megapixels: float = 100.0, found: Found | None = None) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"no folder {str(root)!r}")
+        found = found or scan(self.root)
+        self.packed, self.n_left_alone = found.packed, found.n_other + len(found.packed)
+        if len(found.images) == 0:
+            raise DataError(f"no images found in {str(root)!r}; looked for {' '.join(sorted(ENDINGS))}")
+        super().__init__(found.images.take(pc.sort_indices(found.images)), max_megapixels=max_megapixels)
+        self.labels = parent_folders(self.files)
+
+    def encoded(self, index: int) -> Path:
+        return self.root / self.path(index)
+
+    def contents(self) -> str:
+        left = f"; {self.n_left_alone:,} files of other kinds left alone" if self.n_left_alone else ""
+        packed = f", {self.packed[0]!r} among them: name it to train on what it holds" if self.packed else ""
+        return f"{len(self):,} images{left}{packed}"
+
+
+class ListedImages(EncodedImages):
+    """Image files that are named one by one, in that order.
+
+    Args:
+        files: their paths.
+        max_megapixels: an image that declares more is refused before it is decoded.
+    Raises:
+        DataError: no path is named, or what is named is none.
+    """
+
+    def __init__(self, files: Sequence[Any], *, max_megapixels: float = 100.0) -> None:
+        if not all(isinstance(file, str | Path) for file in files) or not files:
+            raise DataError(f"a list of {len(files):,} things was given, but not of paths to image files")
+        super().__init__(
+            pa.array([os.fsencode(Path(file).absolute()) for file in files], type=pa.large_binary()), max_megapixels=max_megapixels
+        )
+
+    def encoded(self, index: int) -> Path:
+        return Path(self.path(index))
+
+    def contents(self) -> str:
+        return f"{len(self):,} images"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files below a folder, by their paths relative to it."""
+
+    images: pa.Array
+    """Unsorted."""
+    packed: tuple[str, ...]
+    """Those that hold many images, sorted bytewise."""
+    n_other: int
+
+
+def scan(root: Path) -> Found:
+    """What lies below a folder.
+
+    Hidden files and folders are passed over, and so is every run folder; links to folders are followed once.
+    """
+    chunks, packed, n_other, seen, folders = [], [], 0, set(), [b""]
+    base = os.fsencode(root)
+    while folders:
+        folder = folders.pop()
+        real = os.path.realpath(os.path.join(base, folder))
+        if real in seen:
+            continue
+        seen.add(real)
+        files, folders_here = [], []
+        try:
+            entries = list(os.scandir(os.path.join(base, folder)))
+        except OSError as error:
+            raise DataError(f"cannot list {os.fsdecode(os.path.join(base, folder))!r}: {error.strerror}") from None
+        names = {entry.name for entry in entries}
+        if folder and {b"config.toml", b"environment.json"} <= names:
+            continue
+        for entry in entries:
+            path = folder + b"/" + entry.name if folder else entry.name
+            if entry.name.startswith(b"."):
+                continue
+            if _is_folder(entry):
+                folders_here.append(path)
+            elif os.path.splitext(entry.name)[1].lower().decode(errors="replace") in ENDINGS:
+                files.append(path)
+            elif PACKED.search(entry.name):
+                packed.append(path)
+            else:
+                n_other += 1
+        chunks.append(pa.array(files, type=pa.large_binary()))
+        # In bytewise order, so that of two ways to one folder the first is taken, whatever order the file system lists them in.
+        folders.extend(sorted(folders_here, reverse=True))
+    return Found(pa.concat_arrays(chunks), tuple(os.fsdecode(path) for path in sorted(packed)), n_other)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    # DirEntry.is_dir() raises for a link that leads to itself; os.path.isdir does not, but costs a call to the system.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()

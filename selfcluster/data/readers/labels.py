@@ -1,0 +1,88 @@
+"""Classes of images: from parent folders, from numbers or names, or from a column."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from selfcluster.errors import DataError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A class for each image, for evaluation only."""
+
+    codes: NDArray[np.int64]
+    """Place in `names`; -1 where an image has no label."""
+    names: tuple[str, ...]
+
+    def take(self, index: ArrayLike) -> Labels:
+        """Those of some images."""
+        return Labels(self.codes[np.asarray(index)], self.names)
+
+    def renamed(self, names: tuple[str, ...]) -> Labels:
+        """The same classes under the codes of another list of names, to which unknown ones are added."""
+        names = names + tuple(name for name in self.names if name not in names)
+        place = np.array([names.index(name) for name in self.names] + [-1])
+        return Labels(place[self.codes], names)
+
+
+def parent_folders(paths: pa.Array) -> Labels | None:
+    """Parent folders as classes, where every image lies exactly one level deep in at least two of them."""
+    depth = pc.count_substring(paths, b"/")
+    if pc.min_max(depth).as_py() != {"min": 1, "max": 1}:
+        return None
+    encoded = pc.dictionary_encode(pc.replace_substring_regex(paths, rb"(?s)/.*", b""))
+    names = [os.fsdecode(name) for name in encoded.dictionary.to_pylist()]
+    if len(names) < 2:
+        return None
+    return Labels(encoded.indices.to_numpy().astype(np.int64), tuple(names))
+
+
+def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -> Labels:
+    """Labels from one value per image: class names, or numbers (negative for none).
+
+    Raises:
+        DataError: not one value per image.
+    """
+    values = np.asarray(values).reshape(-1)
+    if len(values) != n:
+        raise DataError(f"{len(values):,} labels for {n:,} images; give one label per image")
+    if names is not None:
+        return Labels(np.maximum(values.astype(np.int64), -1), tuple(names))
+    if np.issubdtype(values.dtype, np.floating):
+        values = np.where(np.isnan(values), -1, values)
+        if not (values == np.round(values)).all():
+            raise DataError("labels are fractions; give class numbers or names")
+        values = values.astype(np.int64)
+    known, codes = np.unique(values, return_inverse=True)
+    unlabelled = known < 0 if np.issubdtype(known.dtype, np.integer) else known.astype(str) == ""
+    codes = np.where(unlabelled[codes], -1, codes - unlabelled.sum())
+    return Labels(codes.astype(np.int64), tuple(known[~unlabelled].astype(str).tolist()))
+
+
+def labels_in(column: pa.Array) -> Labels:
+    """Labels from an Arrow array of class names (text, or bytes of text) or numbers; null, a negative number or empty text is none.
+
+    Text is taken for numbers where all of it is, so that class 10 comes behind class 9.
+    """
+    encoded = pc.dictionary_encode(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
+    values = encoded.dictionary.to_pylist()
+    texts = [value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value for value in values]
+    are_numbers = all(isinstance(text, str) and text.removeprefix("-").isdecimal() for text in texts)
+    distinct = labels_of([int(text) for text in texts] if are_numbers else texts, len(texts))
+    return Labels(np.append(distinct.codes, -1)[encoded.indices.fill_null(len(texts)).to_numpy()], distinct.names)
+
+
+def names_of(labels: Labels | None) -> pa.Array | None:
+    """The name of each image's class as text, null where it has none; None where no image has a class."""
+    if labels is None:
+        return None
+    codes = pa.array(labels.codes, mask=labels.codes < 0)
+    names = [os.fsencode(str(name)).decode("utf-8", "backslashreplace") for name in labels.names]  # folders need not be UTF-8
+    return pa.array(names, type=pa.string()).take(codes)
