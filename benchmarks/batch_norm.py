@@ -18,12 +18,13 @@ import torch
 
 from benchmarks.record import record, spread
 from benchmarks.step import Rows
-from selfcluster import loop, model, training
+from selfcluster import loop, training
 from selfcluster.data.crops import normalise
 from selfcluster.data.inspect import look_at
 from selfcluster.data.sources import Data, open_data
 from selfcluster.evaluate import clusters
-from selfcluster.features import extract_features, prepared_images
+from selfcluster.models import model
+from selfcluster.models.features import extract_features, prepared_images
 from selfcluster.settings.config import DataSettings
 from selfcluster.settings.resolve import resolve
 
@@ -34,9 +35,9 @@ def measure(data: Data, seed: int) -> dict[str, float]:
     """Matched accuracy of the clusters in each case."""
     config = resolve("swav", look_at(data.images, len(data.images), CPU), preset=None, file={}, flags={"seed": seed}).config
     accuracy = {}
-    for name, keeps in (("large crops", model._running_statistics_kept), ("all crops", lambda encoder: contextlib.nullcontext())):
+    for name, keeps in (("large crops", model.running_statistics_kept), ("all crops", lambda encoder: contextlib.nullcontext())):
         t = training.build(config, data, CPU)
-        with mock.patch.object(model, "_running_statistics_kept", keeps):
+        with mock.patch.object(model, "running_statistics_kept", keeps):
             loop.fit(t, Rows(), None)
         accuracy[name] = _accuracy(t.model.encoder, data, config)
     accuracy["whole images"] = _accuracy(_taken_anew(t.model.encoder, data, config), data, config)

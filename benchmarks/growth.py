@@ -26,11 +26,10 @@ import torch
 from benchmarks.kmeans import mixture
 from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
-from selfcluster.batch import Rows
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.whitening import fit_whitening
-from selfcluster.features import map_rows
 from selfcluster.methods.deepcluster import uniform_over_clusters
+from selfcluster.models.features import Rows, map_rows
 
 
 def assign_phase(features: np.ndarray, k: int, iterations: int) -> None:

@@ -27,7 +27,7 @@ from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.whitening import fit_whitening
 from selfcluster.data.readers.images import ArrayImages
 from selfcluster.data.sources import open_data
-from selfcluster.features import raw_pixels
+from selfcluster.models.features import raw_pixels
 from selfcluster.report.build import build
 from selfcluster.report.page import Page
 from selfcluster.settings.config import DataSettings, default_config

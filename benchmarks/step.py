@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.quality import value_of
 from benchmarks.record import record, spread
-from selfcluster import loop, optim, training
+from selfcluster import loop, methods, optim, training
 from selfcluster.data.inspect import look_at
 from selfcluster.data.loader import Batch
 from selfcluster.data.sources import Data, open_data
@@ -188,7 +188,7 @@ def lightly(t: training.Training, data: Data) -> Turn:
     c, m = t.config.crops, t.config.model
     low, high = zip(*c.area, strict=True)
     transform = SwaVTransform(crop_sizes=c.crop_pixels, crop_counts=c.n_crops, crop_min_scales=low, crop_max_scales=high)
-    encoder = training.build_model(t.config).encoder.to(t.device)
+    encoder = methods.build_model(t.config).encoder.to(t.device)
     head = SwaVProjectionHead(t.model.n_features, m.head_width, m.embedding_width).to(t.device)
     prototypes = SwaVPrototypes(m.embedding_width, t.config.n_prototypes[0]).to(t.device)
     criterion = SwaVLoss()

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfcluster import distributed, randomness
-from selfcluster.batch import Outputs, Targets
 from selfcluster.data.loader import Batch
-from selfcluster.model import running_statistics_kept
+from selfcluster.methods.base import Targets
+from selfcluster.models.batch_norm import running_statistics_kept
+from selfcluster.models.model import Outputs
 from selfcluster.training import Training
 
 

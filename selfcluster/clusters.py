@@ -36,10 +36,10 @@ from selfcluster.clustering.projection import Projection, check_projection, proj
 from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
-from selfcluster.features import Layer
 from selfcluster.formatting import table as tabulated
 from selfcluster.log import say, telling
-from selfcluster.model import Prototypes
+from selfcluster.models.features import Layer
+from selfcluster.models.model import Prototypes
 from selfcluster.opened import OpenedRun
 
 

@@ -23,8 +23,8 @@ from selfcluster.checkpoint import write_atomically
 from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
 from selfcluster.errors import ConfigError
-from selfcluster.features import Layer
 from selfcluster.log import say, telling
+from selfcluster.models.features import Layer
 from selfcluster.opened import OpenedRun
 
 _ROWS = 8192

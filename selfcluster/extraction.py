@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import distributed, randomness
-from selfcluster.batch import Rows
 from selfcluster.data.crops import MultiCrop, normalise
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.errors import DataError
-from selfcluster.features import RowsByIndex, in_mode, prepared_images
 from selfcluster.health import require_finite
 from selfcluster.log import Log
 from selfcluster.methods.base import Extract
+from selfcluster.models.features import Rows, RowsByIndex, in_mode, prepared_images
 from selfcluster.training import Training
 
 _ORDER, _DROPOUT = 0xE1, 0xE2

@@ -30,12 +30,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from selfcluster import distributed, training
+from selfcluster import distributed, methods, training
 from selfcluster.checkpoint import load_checkpoint, write_atomically
 from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.data.sources import Data
 from selfcluster.errors import CheckpointError, DataError
-from selfcluster.model import ClusterModel
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config, default_config, replace
 from selfcluster.settings.resolve import Resolved
 from selfcluster.settings.toml import read_toml, to_toml
@@ -153,7 +153,7 @@ def read_model(folder: Path) -> tuple[Config[Any], str, ClusterModel]:
     config, images = read_config(folder)
     tensors, state = load_checkpoint(folder / "checkpoints")
     training.check_settings(state, config)
-    model = training.build_model(replace(config, {"init": "random"}))
+    model = methods.build_model(replace(config, {"init": "random"}))
     model.load_state_dict(tensors["model"])
     return config, images, model
 

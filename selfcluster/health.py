@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster import distributed
-from selfcluster.batch import Codes, Outputs, Targets
 from selfcluster.clustering import metrics
 from selfcluster.errors import CollapseError, DivergenceError
+from selfcluster.methods.base import Codes, Targets
+from selfcluster.models.model import Outputs
 from selfcluster.settings.config import HealthSettings
 
 _SHARP = 0.5

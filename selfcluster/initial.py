@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfcluster.checkpoint import load_checkpoint
 from selfcluster.errors import CheckpointError, ConfigError
-from selfcluster.model import ClusterModel
+from selfcluster.models.model import ClusterModel
 
 _PREFIXES = ("", "module.", "encoder.", "model.", "backbone.", "module.encoder.")
 _NOT_ENCODER = ("fc.", "head.", "classifier.", "projection_head.", "prototypes.")

@@ -19,9 +19,9 @@ from selfcluster.data.readers.images import Images
 from selfcluster.data.sources import Data, open_data
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.errors import ConfigError, DataError
-from selfcluster.features import Layer, stream_features
 from selfcluster.log import read_rows, say
-from selfcluster.model import ClusterModel
+from selfcluster.models.features import Layer, stream_features
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config, DataSettings
 
 

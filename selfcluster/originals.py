@@ -19,11 +19,11 @@ import timm
 import torch
 from torch import Tensor
 
-from selfcluster import folder, training
+from selfcluster import folder, methods, training
 from selfcluster.checkpoint import folder_written_whole
 from selfcluster.errors import CheckpointError
 from selfcluster.initial import read_tensors
-from selfcluster.model import Prototypes
+from selfcluster.models.model import Prototypes
 from selfcluster.run import Run, load
 from selfcluster.settings.config import Config, default_config, flatten, replace
 from selfcluster.settings.resolve import Resolved
@@ -77,7 +77,7 @@ def import_original(file: str | Path, out: str | Path | None = None) -> Run:
         _require_free(Path(out))
     tensors = {name.removeprefix("module."): tensor for name, tensor in read_tensors(file).items()}
     config, told = _settings(tensors, file)
-    model = training.build_model(config)
+    model = methods.build_model(config)
     model.load_state_dict(_renamed(tensors, model.state_dict(), file))
     assert isinstance(model.prototypes, Prototypes)
     model.prototypes.normalize()

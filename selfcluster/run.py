@@ -23,9 +23,9 @@ from selfcluster.data.sources import Data, open_data
 from selfcluster.device import peak_memory, start
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.export import Exported, export
-from selfcluster.features import Layer
 from selfcluster.formatting import duration, short, table
 from selfcluster.log import Log, check_extras, cut_back, say
+from selfcluster.models.features import Layer
 from selfcluster.opened import OpenedRun
 from selfcluster.report.page import Limits
 from selfcluster.settings.config import DEFAULT_METHOD, default_config, flatten, replace

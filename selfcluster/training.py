@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from selfcluster import distributed, optim, randomness
+from selfcluster import distributed, optim
 from selfcluster.checkpoint import load_checkpoint, read_state, save_checkpoint
 from selfcluster.data.crops import MultiCrop
 from selfcluster.data.loader import EpochPlan, Loader
@@ -25,12 +25,13 @@ from selfcluster.data.readers.cache import CachedImages, bytes_of
 from selfcluster.data.readers.images import Images
 from selfcluster.data.sources import Data
 from selfcluster.device import n_threads, n_workers, precision_of
-from selfcluster.encoders import compile_encoder, create_encoder, feature_width, recompute_activations
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.health import Watch, require_finite
 from selfcluster.initial import load_initial_weights
-from selfcluster.methods import METHODS, Method
-from selfcluster.model import ClusterModel, running_statistics_kept, synchronize_batch_norm
+from selfcluster.methods import METHODS, Method, build_model
+from selfcluster.models.batch_norm import running_statistics_kept, synchronize_batch_norm
+from selfcluster.models.encoders import compile_encoder, recompute_activations
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, flatten
 
 
@@ -82,19 +83,6 @@ class Training:
     def autocast(self) -> AbstractContextManager:
         """Inside, encoder and head have their precision."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
-
-
-def build_model(config: Config[Any]) -> ClusterModel:
-    """The network with its starting weights, a function of the seed; on the CPU."""
-    with torch.random.fork_rng(devices=[]):
-        randomness.reseed(config.run.seed)
-        channels = 2 if config.model.sobel else 3
-        encoder = create_encoder(
-            config.model.encoder, config.crops.crop_pixels, channels=channels, pretrained=config.model.init == "pretrained"
-        )
-        width = feature_width(encoder, config.crops.crop_pixels[0], channels=channels)
-        model = METHODS[config.method].network(config, encoder, width)
-    return model.to(memory_format=torch.channels_last) if config.run.channels_last else model
 
 
 def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: NDArray[np.int64] | None = None) -> Training:

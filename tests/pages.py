@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from selfcluster.clustering.duplicates import duplicates_of
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.data.readers.images import Images
-from selfcluster.features import raw_pixels
+from selfcluster.models.features import raw_pixels
 from selfcluster.report.page import Page
 from tests import tiny
 

@@ -68,7 +68,7 @@ def test_others_load_it_by_the_line_that_was_printed_and_without_us(photo: sc.Ru
     images = probe(source)
     np.save(tmp_path / "images.npy", images.numpy())
     own = small.export("timm", out=tmp_path / "own")
-    assert "after `import selfcluster.encoders`" in str(own)
+    assert "after `import selfcluster.models`" in str(own)
     lines = {name: one.next_step.removeprefix("next, in Python: ") for name, one in {**exported, "own": own}.items()}
     card = re.findall(r"```python\n(.*?)```", (tmp_path / "hub" / "README.md").read_text(), flags=re.DOTALL)[0]
     code = f"""

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from selfcluster import extraction, loop, randomness, training
-from selfcluster.batch import Rows
 from selfcluster.data.crops import MultiCrop
 from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import DataError, DivergenceError
 from selfcluster.extraction import extractor
-from selfcluster.features import extract_features
+from selfcluster.models.features import Rows, extract_features
 from selfcluster.settings.config import DataSettings
 from tests import tiny
 from tests.ranks import on_ranks

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from selfcluster.batch import Codes, Outputs, PseudoLabels
 from selfcluster.errors import CollapseError, DivergenceError
 from selfcluster.health import Watch, require_finite
+from selfcluster.methods.base import Codes, PseudoLabels
+from selfcluster.models.model import Outputs
 from selfcluster.settings.config import HealthSettings
 from tests import tiny
 

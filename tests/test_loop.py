@@ -36,7 +36,7 @@ def test_swav_learns_on_digits() -> None:
     from sklearn.datasets import load_digits
 
     from selfcluster.evaluate import knn
-    from selfcluster.features import extract_features
+    from selfcluster.models.features import extract_features
 
     data = open_data("digits", DataSettings())
     t = tiny.training(

@@ -14,7 +14,6 @@ from selfcluster.settings.recipe import Facts
 
 _N_LOOKED_AT = 256
 
-
 _COLOURED = 16
 """Grey levels by which channels differ in a coloured pixel; JPEG alone makes a few."""
 

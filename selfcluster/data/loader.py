@@ -31,6 +31,50 @@ _LOOKAHEAD = 256
 
 
 @dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global batch."""
+
+    index: Int64[Tensor, " b"]
+    """Position of each image in the data set."""
+    crops: list[Float[Tensor, "b 3 _ _"]]
+    """Every crop of every image, large ones first."""
+
+    def parts(self, n: int) -> list[Batch]:
+        """The batch in n equal parts."""
+        of_crops = zip(*(crop.chunk(n) for crop in self.crops), strict=True)
+        return [Batch(index, list(crops)) for index, crops in zip(self.index.chunk(n), of_crops, strict=True)]
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What one epoch trains on, in which order. Part of every checkpoint; what it tells is not."""
+
+    order: NDArray[np.int64]
+    """Image indices in the order of training; an index may occur several times."""
+    reset: tuple[str, ...] = ()
+    """Names of parameters that begin anew, so that the optimisers forget what they know of them."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Of the clustering, by metric name."""
+    notes: tuple[str, ...] = ()
+    """What the user should be told of it."""
+    occurrence: NDArray[np.int64] = field(init=False)
+    """How often the same index stood earlier in the order, so that each occurrence gets crops of its own."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "occurrence", _occurrences(self.order))
+
+
+def _occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    by_index = np.argsort(order, kind="stable")
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = np.diff(order[by_index]) != 0
+    run_starts = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
+    occurrence = np.empty(len(order), dtype=np.int64)
+    occurrence[by_index] = np.arange(len(order)) - run_starts
+    return occurrence
+
+
+@dataclass(frozen=True)
 class _Task:
     """One rank's part of one step: its positions in the order, and those that replacements come from."""
 
@@ -243,47 +287,3 @@ class _Tasks:
 
 def _as_is(cut: Any) -> Any:
     return cut
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's share of a global batch."""
-
-    index: Int64[Tensor, " b"]
-    """Position of each image in the data set."""
-    crops: list[Float[Tensor, "b 3 _ _"]]
-    """Every crop of every image, large ones first."""
-
-    def parts(self, n: int) -> list[Batch]:
-        """The batch in n equal parts."""
-        of_crops = zip(*(crop.chunk(n) for crop in self.crops), strict=True)
-        return [Batch(index, list(crops)) for index, crops in zip(self.index.chunk(n), of_crops, strict=True)]
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """What one epoch trains on, in which order. Part of every checkpoint; what it tells is not."""
-
-    order: NDArray[np.int64]
-    """Image indices in the order of training; an index may occur several times."""
-    reset: tuple[str, ...] = ()
-    """Names of parameters that begin anew, so that the optimisers forget what they know of them."""
-    figures: Mapping[str, float] = field(default_factory=dict)
-    """Of the clustering, by metric name."""
-    notes: tuple[str, ...] = ()
-    """What the user should be told of it."""
-    occurrence: NDArray[np.int64] = field(init=False)
-    """How often the same index stood earlier in the order, so that each occurrence gets crops of its own."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "occurrence", _occurrences(self.order))
-
-
-def _occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    by_index = np.argsort(order, kind="stable")
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = np.diff(order[by_index]) != 0
-    run_starts = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
-    occurrence = np.empty(len(order), dtype=np.int64)
-    occurrence[by_index] = np.arange(len(order)) - run_starts
-    return occurrence

@@ -28,7 +28,7 @@ from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.images import Images
 from selfcluster.data.splits import share_of_each_class
 from selfcluster.evaluate.bootstrap import mean_and_error
-from selfcluster.features import extract_features
+from selfcluster.models.features import extract_features
 from selfcluster.settings.config import AugmentSettings
 
 PERCENTS = (1, 10)

@@ -19,16 +19,16 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selfcluster import randomness, training
+from selfcluster import methods, randomness
 from selfcluster.data.crops import DEVIATION, MEAN, MultiCrop
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads, n_workers, precision_of
-from selfcluster.encoders import create_encoder, feature_width
 from selfcluster.errors import ConfigError, known
-from selfcluster.features import Seen, extract_features, raw_pixels
 from selfcluster.initial import load_initial_weights
-from selfcluster.model import ClusterModel
+from selfcluster.models.encoders import create_encoder, feature_width
+from selfcluster.models.features import Seen, extract_features, raw_pixels
+from selfcluster.models.model import ClusterModel
 from selfcluster.run import Run, load
 from selfcluster.settings.config import Config
 
@@ -188,7 +188,7 @@ def representations(run: Run, images: Images, beside: tuple[str, ...] = (), *, u
         ConfigError: an unknown name, or weights that are not to be had.
     """
     others = [_beside(name, run, untrained) for name in beside]
-    before = training.build_model(run.config)
+    before = methods.build_model(run.config)
     load_initial_weights(before, run.config.model.init)
     precision = precision_of(run.config, run.device)
     yield Pixels("raw pixels", _pixels_of_floor(images), run.config, run.device)

@@ -15,8 +15,8 @@ from selfcluster.checkpoint import folder_written_whole
 from selfcluster.errors import CheckpointError, ConfigError, known
 from selfcluster.export import hub, onnx_graph, timm_folder, torchvision_weights, whole
 from selfcluster.export.network import Difference, Source, plain_copy
-from selfcluster.features import Layer
-from selfcluster.model import ClusterModel
+from selfcluster.models.features import Layer
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config
 
 

@@ -164,7 +164,7 @@ def _limits(config: Config[Any]) -> str:
         f"It saw images of {side} x {side} pixels; `config.json` tells how to prepare them.",
     ]
     if config.model.sobel:
-        said.append("It takes edges in two channels (`selfcluster.model.Sobel` of the normalised image), not colours.")
+        said.append("It takes edges in two channels (`selfcluster.models.Sobel` of the normalised image), not colours.")
     return "\n".join(f"- {line}" for line in said)
 
 

@@ -10,10 +10,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from selfcluster.encoders import default_cfgs
 from selfcluster.export import timm_folder
 from selfcluster.export.card import model_card
 from selfcluster.export.network import Difference, Source
+from selfcluster.models.encoders import default_cfgs
 from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = (*timm_folder.FILES, "README.md")
@@ -33,11 +33,11 @@ def write(folder: Path, source: Source) -> Difference:
 def _card(source: Source) -> str:
     imports = ["import timm"]
     if source.encoder_name in default_cfgs:
-        imports.append("import selfcluster.encoders  # makes the encoder's name known to timm")
+        imports.append("import selfcluster.models  # makes the encoder's name known to timm")
     prepared = "transform(image)[None]"
     if source.config.model.sobel:
-        imports.append("import selfcluster.model")
-        prepared = f"selfcluster.model.Sobel()({prepared})"
+        imports = ["import timm", "import selfcluster.models"]
+        prepared = f"selfcluster.models.Sobel()({prepared})"
     loading = [
         *imports,
         "",

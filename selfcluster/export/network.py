@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selfcluster import training
+from selfcluster import methods
 from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.errors import CheckpointError
-from selfcluster.features import Layer
-from selfcluster.model import ClusterModel
+from selfcluster.models.features import Layer
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config, replace
 
 TOLERANCE = 1e-4
@@ -66,7 +66,7 @@ class Difference:
 
 def plain_copy(model: ClusterModel, config: Config[Any]) -> ClusterModel:
     """The network as it is built anew, with these weights: in eval mode, in float32 on the CPU, not compiled, not spread over ranks."""
-    plain = training.build_model(replace(config, {"init": "random", "channels_last": False}))
+    plain = methods.build_model(replace(config, {"init": "random", "channels_last": False}))
     plain.load_state_dict(model.state_dict())
     return plain.eval()
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from selfcluster.errors import ConfigError
 from selfcluster.export.network import Difference, Source, difference, preprocessing, probe
-from selfcluster.model import ClusterModel
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("model.onnx", "model.onnx.data", "preprocessing.json")

@@ -1,7 +1,7 @@
 """timm's layout: model.safetensors and config.json, for `timm.create_model('local-dir:...')`.
 
 The network's weights are timm's own tensors under timm's own names, so nothing is converted. The networks for small images are
-timm networks too, but timm knows their names only after `import selfcluster.encoders` has registered them.
+timm networks too, but timm knows their names only after `import selfcluster.models` has registered them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import timm
 
-from selfcluster.encoders import default_cfgs
 from selfcluster.export.network import Difference, Source, difference, probe
 from selfcluster.folder import write_encoder
+from selfcluster.models.encoders import default_cfgs
 from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("config.json", "model.safetensors")
@@ -34,15 +34,13 @@ def notes(source: Source) -> tuple[str, ...]:
     """What the user of the folder has to know."""
     said = []
     if source.encoder_name in default_cfgs:
-        said.append(
-            f"timm knows {source.encoder_name} after `import selfcluster.encoders`; without selfcluster installed, use --format onnx"
-        )
+        said.append(f"timm knows {source.encoder_name} after `import selfcluster.models`; without selfcluster installed, use --format onnx")
     if source.config.model.sobel:
-        said.append("the encoder takes edges in two channels: what selfcluster.model.Sobel makes of a normalised image")
+        said.append("the encoder takes edges in two channels: what selfcluster.models.Sobel makes of a normalised image")
     return tuple(said)
 
 
 def next_step(path: Path, source: Source) -> str:
     """How to load it, ready to paste."""
-    registered = "import selfcluster.encoders, timm" if source.encoder_name in default_cfgs else "import timm"
+    registered = "import selfcluster.models, timm" if source.encoder_name in default_cfgs else "import timm"
     return f"next, in Python: {registered}; encoder = timm.create_model({f'local-dir:{path}'!r}, pretrained=True).eval()"

@@ -14,9 +14,9 @@ import torchvision
 from safetensors.torch import load_file, save
 from torch import nn
 
-from selfcluster.encoders import default_cfgs
 from selfcluster.errors import ConfigError
 from selfcluster.export.network import Difference, Source, difference, preprocessing, probe
+from selfcluster.models.encoders import default_cfgs
 from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("model.safetensors", "preprocessing.json")

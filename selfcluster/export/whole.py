@@ -20,7 +20,7 @@ from selfcluster.checkpoint import read_state, write_atomically
 from selfcluster.export.card import evaluations
 from selfcluster.export.network import Difference, Source, difference, probe
 from selfcluster.folder import read_model
-from selfcluster.model import ClusterModel
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("config.toml", "environment.json", "metrics.jsonl", "evaluation*.json", "checkpoints")

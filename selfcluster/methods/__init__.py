@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from selfcluster import randomness
 from selfcluster.methods.base import Method
 from selfcluster.methods.deepcluster import DeepCluster
 from selfcluster.methods.deepcluster_v2 import DeepClusterV2
 from selfcluster.methods.sela_v2 import SelaV2
 from selfcluster.methods.swav import SwAV
+from selfcluster.models.encoders import create_encoder, feature_width
+from selfcluster.models.model import ClusterModel
+from selfcluster.settings.config import Config
 
 METHODS: dict[str, type[Method[Any]]] = {
     "swav": SwAV,
@@ -17,4 +23,18 @@ METHODS: dict[str, type[Method[Any]]] = {
     "sela-v2": SelaV2,
 }
 
-__all__ = ["METHODS", "Method"]
+
+def build_model(config: Config[Any]) -> ClusterModel:
+    """The network with its starting weights, a function of the seed; on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        randomness.reseed(config.run.seed)
+        channels = 2 if config.model.sobel else 3
+        encoder = create_encoder(
+            config.model.encoder, config.crops.crop_pixels, channels=channels, pretrained=config.model.init == "pretrained"
+        )
+        width = feature_width(encoder, config.crops.crop_pixels[0], channels=channels)
+        model = METHODS[config.method].network(config, encoder, width)
+    return model.to(memory_format=torch.channels_last) if config.run.channels_last else model
+
+
+__all__ = ["METHODS", "Method", "build_model"]

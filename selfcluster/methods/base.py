@@ -8,18 +8,51 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfcluster import randomness
-from selfcluster.batch import Codes, Outputs, PseudoLabels, Rows
 from selfcluster.data.loader import Batch, EpochPlan
-from selfcluster.model import ClusterModel, Prototypes, projection_head
+from selfcluster.models.features import Rows
+from selfcluster.models.model import ClusterModel, Outputs, Prototypes, projection_head
 from selfcluster.optim import ParameterGroup, Schedule, cosine
 from selfcluster.settings.config import Config
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Soft targets, made online and without gradient."""
+
+    codes: Float[Tensor, "assign b k"]
+    """Soft assignments of the large crops; rows sum to 1."""
+
+    def parts(self, n: int) -> list[Codes]:
+        """The targets of a batch's n parts."""
+        return [Codes(codes) for codes in self.codes.chunk(n, dim=1)]
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Hard targets, one an image for all its crops; from the last clustering of the data set."""
+
+    labels: list[Int64[Tensor, " b"]]
+    """For each head: the cluster of each image; -1 means none yet."""
+    n_valid: Float[Tensor, ""]
+    """Images of the global batch that have a label, divided by the ranks."""
+
+    def parts(self, n: int) -> list[PseudoLabels]:
+        """The targets of a batch's n parts; the mean of the parts' losses is the batch's."""
+        of_parts = zip(*(of_head.chunk(n) for of_head in self.labels), strict=True)
+        return [PseudoLabels(list(labels), self.n_valid / n) for labels in of_parts]
+
+
+Targets = Codes | PseudoLabels
+"""What the network is trained to predict."""
 
 
 @runtime_checkable

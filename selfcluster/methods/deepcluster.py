@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfcluster import randomness
-from selfcluster.batch import Outputs, PseudoLabels, Rows
 from selfcluster.clustering.kmeans import Clustering, kmeans
 from selfcluster.clustering.whitening import Whitening, fit_whitening
 from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.errors import CollapseError
-from selfcluster.features import map_rows
-from selfcluster.losses import pseudo_label_loss
-from selfcluster.methods.base import Extract, Method
-from selfcluster.methods.labels import Labels, check_clusters, require_enough
-from selfcluster.model import ClusterModel, TopLayer
+from selfcluster.methods.base import Extract, Method, PseudoLabels
+from selfcluster.methods.losses import pseudo_label_loss
+from selfcluster.methods.pseudo_labels import Labels, check_clusters, require_enough
+from selfcluster.models.features import Rows, map_rows
+from selfcluster.models.model import ClusterModel, Outputs, TopLayer
 from selfcluster.optim import ParameterGroup, constant
 from selfcluster.settings.config import Config, DeepClusterSettings
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from selfcluster import randomness
 from selfcluster.clustering.kmeans import kmeans
-from selfcluster.methods.banked import Banked
-from selfcluster.model import ClusterModel
+from selfcluster.methods.bank import Banked
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config, DeepClusterV2Settings
 
 

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from selfcluster.batch import Outputs
 from selfcluster.clustering.sinkhorn import log_potentials
 from selfcluster.data.loader import Batch
-from selfcluster.methods.banked import Banked
-from selfcluster.model import ClusterModel
+from selfcluster.methods.bank import Banked
+from selfcluster.models.model import ClusterModel, Outputs
 from selfcluster.settings.config import Config, SelaV2Settings
 
 _CHUNK_BYTES = 1 << 24

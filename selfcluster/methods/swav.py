@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from selfcluster.batch import Codes, Outputs
 from selfcluster.clustering.sinkhorn import sinkhorn
 from selfcluster.data.loader import Batch
-from selfcluster.losses import swapped_loss
-from selfcluster.memory import Queue
-from selfcluster.methods.base import Method
-from selfcluster.model import ClusterModel, Prototypes
+from selfcluster.methods.base import Codes, Method
+from selfcluster.methods.losses import swapped_loss
+from selfcluster.methods.memory import Queue
+from selfcluster.models.model import ClusterModel, Outputs, Prototypes
 from selfcluster.settings.config import Config, SwavSettings
 
 

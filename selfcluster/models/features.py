@@ -8,6 +8,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from selfcluster.batch import Rows
 from selfcluster.data.crops import normalise, resize_centre
 from selfcluster.data.readers.images import Images
 from selfcluster.device import Each, in_threads
@@ -157,6 +157,16 @@ def raw_pixels(
         rows.append(flat)
         seen(sum(map(len, rows)))
     return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was extracted from the images of this rank, by their position in the data set."""
+
+    index: NDArray[np.int64]
+    """(n,), rising; each image stands on one rank only. Images that cannot be read are left out."""
+    values: NDArray[np.float32]
+    """(n, ...), in memory or in a file that is mapped into it."""
 
 
 class RowsByIndex:

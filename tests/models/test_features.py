@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from selfcluster.batch import Rows
 from selfcluster.data.crops import normalise, resize_centre
 from selfcluster.data.readers.folder import FolderImages
 from selfcluster.data.readers.images import ArrayImages, Images
-from selfcluster.features import RowsByIndex, extract_features, map_rows, prepared_images, raw_pixels
+from selfcluster.models.features import Rows, RowsByIndex, extract_features, map_rows, prepared_images, raw_pixels
 
 CPU = torch.device("cpu")
 N, BROKEN = 7, 2

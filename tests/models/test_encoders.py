@@ -7,8 +7,8 @@ import pytest
 import timm
 import torch
 
-from selfcluster.encoders import compile_encoder, create_encoder, feature_width
 from selfcluster.errors import ConfigError
+from selfcluster.models.encoders import compile_encoder, create_encoder, feature_width
 
 SMALL = {
     "resnet18_small": (512, 1, 11.2),

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from selfcluster.batch import Outputs
 from selfcluster.clustering.sinkhorn import sinkhorn
 from selfcluster.data.loader import Batch
 from selfcluster.methods import METHODS
 from selfcluster.methods.swav import SwAV
+from selfcluster.models.model import Outputs
 from selfcluster.settings.config import replace
 from tests import tiny
 

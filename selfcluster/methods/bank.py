@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import distributed
-from selfcluster.batch import Outputs, PseudoLabels
 from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.errors import CollapseError
-from selfcluster.losses import pseudo_label_loss
-from selfcluster.memory import MemoryBank
-from selfcluster.methods.base import Extract, Method
-from selfcluster.methods.labels import Labels, check_clusters, require_enough
-from selfcluster.model import ClusterModel, Prototypes
+from selfcluster.methods.base import Extract, Method, PseudoLabels
+from selfcluster.methods.losses import pseudo_label_loss
+from selfcluster.methods.memory import MemoryBank
+from selfcluster.methods.pseudo_labels import Labels, check_clusters, require_enough
+from selfcluster.models.model import ClusterModel, Outputs, Prototypes
 from selfcluster.settings.config import Config
 
 _CONSTANT = 1 - 1e-4

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfcluster import distributed
-from selfcluster.batch import Rows
+from selfcluster.models.features import Rows
 
 
 class Queue(nn.Module):

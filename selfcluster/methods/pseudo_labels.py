@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import distributed
-from selfcluster.batch import PseudoLabels
 from selfcluster.clustering import metrics
 from selfcluster.errors import ConfigError, DataError
+from selfcluster.methods.base import PseudoLabels
 
 
 class Labels:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster import distributed, loop, randomness
-from selfcluster.batch import Outputs, PseudoLabels, Rows
 from selfcluster.clustering import metrics
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.sinkhorn import log_potentials
@@ -21,10 +20,12 @@ from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.extraction import extractor
 from selfcluster.methods import sela_v2
-from selfcluster.methods.banked import Banked
-from selfcluster.methods.base import Extract
+from selfcluster.methods.bank import Banked
+from selfcluster.methods.base import Extract, PseudoLabels
 from selfcluster.methods.deepcluster_v2 import DeepClusterV2
 from selfcluster.methods.sela_v2 import SelaV2
+from selfcluster.models.features import Rows
+from selfcluster.models.model import Outputs
 from selfcluster.settings.config import DataSettings
 from selfcluster.training import Training
 from tests import reference, tiny

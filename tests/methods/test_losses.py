@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfcluster.clustering.sinkhorn import sinkhorn
-from selfcluster.losses import pseudo_label_loss, swapped_loss
+from selfcluster.methods.losses import pseudo_label_loss, swapped_loss
 from tests import reference
 from tests.ranks import on_ranks
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfcluster.batch import Rows
-from selfcluster.memory import MemoryBank, Queue
+from selfcluster.methods.memory import MemoryBank, Queue
+from selfcluster.models.features import Rows
 from tests.ranks import on_ranks
 
 BATCH, N_BATCHES, N_ASSIGN, WIDTH = 4, 3, 2, 2

@@ -1,0 +1,6 @@
+"""The network. `import selfcluster.models` registers our encoders for small images with timm, by names such as `resnet18_small`."""
+
+from selfcluster.models.encoders import default_cfgs
+from selfcluster.models.model import Sobel
+
+__all__ = ["Sobel", "default_cfgs"]

@@ -1,0 +1,85 @@
+"""Batch norm over all ranks, and running statistics that follow what is meant to be followed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from selfcluster import distributed
+
+
+def _batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
+    return (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | BatchNorm))  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Inside, batch norm normalises by the batch but leaves its running statistics alone."""
+    norms = list(_batch_norms(network))
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over the joined batch of all ranks, on any device; torch's SyncBatchNorm refuses CPU tensors.
+
+    Takes over the parameters and buffers of the layer that it replaces, under the same names, and what timm fuses into such a
+    layer (drop and activation).
+
+    Raises:
+        ValueError: the layer has no momentum, scale or running statistics.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        if norm.momentum is None or not norm.affine or not norm.track_running_stats:
+            raise ValueError(f"{norm} has no momentum, scale or running statistics and cannot be taken over ranks; choose another encoder")
+        self.eps, self.momentum = norm.eps, norm.momentum
+        self.weight, self.bias = norm.weight, norm.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(norm, name))
+        self.drop: nn.Module = getattr(norm, "drop", nn.Identity())
+        self.act: nn.Module = getattr(norm, "act", nn.Identity())
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        mean, variance = self._batch_statistics(x) if self.training else (self.running_mean, self.running_var)
+        factor = self.weight * torch.rsqrt(variance + self.eps)
+        normalized = (x.float() - mean.view(shape)) * factor.view(shape) + self.bias.view(shape)
+        return self.act(self.drop(normalized.to(x.dtype)))
+
+    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """In two passes, mean first: the difference of two large sums would lose the variance."""
+        x, axes = x.float(), [axis for axis in range(x.ndim) if axis != 1]
+        n = x.numel() // x.shape[1] * distributed.n_ranks()
+        mean = distributed.all_reduce_sum(x.sum(axes)) / n
+        centred = x - mean.view((1, -1) + (1,) * (x.ndim - 2))
+        variance = distributed.all_reduce_sum(centred.square().sum(axes)) / n
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / max(n - 1, 1), self.momentum)
+        return mean, variance
+
+
+def synchronize_batch_norm(module: nn.Module) -> nn.Module:
+    """The module with every batch norm taken over all ranks; changed in place, unless it is one itself."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return BatchNorm(module)
+    for name, child in module.named_children():
+        setattr(module, name, synchronize_batch_norm(child))
+    return module
