@@ -27,14 +27,14 @@ from selfcluster import methods
 from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.data.sources import open_data
 from selfcluster.device import precision_of, start
-from selfcluster.opened import OpenedRun
+from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import DataSettings, default_config, replace
 
 
 def contestants(root: Path, n: int, encoder: str, pixels: int) -> dict[str, Callable[[], object]]:
     device = start("auto")
     config = replace(default_config("swav"), {"encoder": encoder, "crop_pixels": (pixels, pixels // 2), "n_prototypes": 30})
-    run = OpenedRun(root, config, str(root), methods.build_model(config).to(device))
+    run = OpenRun(root, config, str(root), methods.build_model(config).to(device))
     images = open_data(str(root), DataSettings()).images
     transform = v2.Compose(
         [

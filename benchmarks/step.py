@@ -30,7 +30,7 @@ from selfcluster.data.inspect import look_at
 from selfcluster.data.loader import Batch
 from selfcluster.data.sources import Data, open_data
 from selfcluster.device import start
-from selfcluster.log import Log
+from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config, DataSettings, flatten
 from selfcluster.settings.resolve import resolve
 

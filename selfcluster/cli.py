@@ -166,8 +166,8 @@ def _cluster(parsed: Cluster) -> None:
     from pathlib import Path
 
     from selfcluster.clusters import describe, write_table
-    from selfcluster.embeddings import check_destination
     from selfcluster.run import load
+    from selfcluster.runs.atomic import check_destination
     from selfcluster.sorting import sort_into
 
     k = _number_or_auto(parsed.k)
@@ -216,8 +216,8 @@ def _assign(parsed: Assign) -> None:
     from pathlib import Path
 
     from selfcluster.clusters import describe_assigned, read_centroids, write_table
-    from selfcluster.embeddings import check_destination
     from selfcluster.run import load
+    from selfcluster.runs.atomic import check_destination
     from selfcluster.sorting import sort_into
 
     run = load(parsed.run, device=parsed.device)
@@ -240,7 +240,7 @@ def _export(parsed: Export) -> None:
 
 
 def _import(parsed: Import) -> None:
-    from selfcluster.originals import import_original
+    from selfcluster.runs.convert import import_original
 
     run = import_original(parsed.file, parsed.out or None)
     print(f"wrote {run.path}: {run.config.method}, {run.config.model.encoder}, prototypes {' '.join(map(str, run.config.n_prototypes))}")

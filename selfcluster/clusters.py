@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster import distributed, randomness
-from selfcluster.checkpoint import write_atomically
 from selfcluster.clustering.duplicates import duplicates_of, thumbnails
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.n_clusters import Tried, how_many
@@ -37,10 +36,11 @@ from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import table as tabulated
-from selfcluster.log import say, telling
 from selfcluster.models.features import Layer
 from selfcluster.models.model import Prototypes
-from selfcluster.opened import OpenedRun
+from selfcluster.runs.atomic import write_atomically
+from selfcluster.runs.log import say, telling
+from selfcluster.runs.run import OpenRun
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Clusters:
 
 
 def cluster(
-    run: OpenedRun, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
+    run: OpenRun, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
 ) -> Clusters:
     """Every image is in a cluster.
 
@@ -130,7 +130,7 @@ def cluster(
         return Clusters(table, features, centroids, _summaries(centroids, assignments, distances), tried)
 
 
-def assign(run: OpenedRun, images: Any) -> pa.Table:
+def assign(run: OpenRun, images: Any) -> pa.Table:
     """New images in the clusters that `cluster` has found and left in the run's folder.
 
     Returns:
@@ -243,7 +243,7 @@ def _most_typical(table: pa.Table) -> dict[int, str]:
 # ------------------------------------------------------------------------------------------------------------------- parts
 
 
-def _features_and_looks(run: OpenedRun, data: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _features_and_looks(run: OpenRun, data: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The features of all images, and thumbnails of a few pixels; every image is read once."""
     coming = run.stream(data.images, beside=thumbnails)
     rows = torch.cat(list(telling(coming, "embedding", len(data.images), settings=run.config.run)))
@@ -251,7 +251,7 @@ def _features_and_looks(run: OpenedRun, data: Data) -> tuple[NDArray[np.float32]
 
 
 @torch.no_grad()
-def _prototypes(run: OpenedRun, features: Float[Tensor, "n f"]) -> tuple[Layer, Float[Tensor, "k d"]]:
+def _prototypes(run: OpenRun, features: Float[Tensor, "n f"]) -> tuple[Layer, Float[Tensor, "k d"]]:
     """The method's own centroids, and what is compared with them."""
     prototypes = run.model.prototypes
     if isinstance(prototypes, Prototypes):
@@ -262,7 +262,7 @@ def _prototypes(run: OpenedRun, features: Float[Tensor, "n f"]) -> tuple[Layer, 
 
 
 @torch.no_grad()
-def _points(run: OpenedRun, features: Float[Tensor, "n f"], layer: Layer) -> Float[Tensor, "n d"]:
+def _points(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer) -> Float[Tensor, "n d"]:
     """What is compared with centroids: the features, or what the head makes of them."""
     if layer == "features":
         return features

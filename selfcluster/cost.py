@@ -9,7 +9,7 @@ import numpy as np
 
 from selfcluster import distributed, optim
 from selfcluster.extraction import extractor
-from selfcluster.log import Log
+from selfcluster.runs.log import Log
 from selfcluster.training import Training
 
 

@@ -19,13 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from selfcluster.checkpoint import write_atomically
 from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
-from selfcluster.errors import ConfigError
-from selfcluster.log import say, telling
 from selfcluster.models.features import Layer
-from selfcluster.opened import OpenedRun
+from selfcluster.runs.atomic import check_destination, write_atomically
+from selfcluster.runs.log import say, telling
+from selfcluster.runs.run import OpenRun
 
 _ROWS = 8192
 """Of a group of the parquet file."""
@@ -43,9 +42,7 @@ class Embedded:
     """Of those that were embedded now."""
 
 
-def write_embeddings(
-    run: OpenedRun, images: Any = None, *, out: str | Path, layer: Layer = "features", overwrite: bool = False
-) -> Embedded:
+def write_embeddings(run: OpenRun, images: Any = None, *, out: str | Path, layer: Layer = "features", overwrite: bool = False) -> Embedded:
     """The embedding of each image is in a file, in the order of the data.
 
     Args:
@@ -77,25 +74,7 @@ def write_embeddings(
     return Embedded(out, len(rows), n_unreadable, rows.shape[1], (len(rows) - n_before) / max(seconds, 1e-9))
 
 
-def check_destination(out: Path, endings: tuple[str, ...], *, overwrite: bool) -> None:
-    """A file can be written there.
-
-    Raises:
-        ConfigError: another ending, no such folder, or it is there already.
-    """
-    if out.is_dir():
-        raise ConfigError(f"--out {str(out)!r} is a folder; name a file, such as {str(out / f'out{endings[0]}')!r}")
-    if out.suffix not in endings:
-        raise ConfigError(f"--out {str(out)!r} must end in {' or '.join(endings)}")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; make it, or choose another file")
-    if not os.access(out.absolute().parent, os.W_OK):
-        raise ConfigError(f"--out {str(out)!r} cannot be written: no permission in {str(out.absolute().parent)!r}; choose another folder")
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out {str(out)!r} is there already; choose another file, or replace it by --overwrite")
-
-
-def _identity(run: OpenedRun, data: Data, layer: str) -> str:
+def _identity(run: OpenRun, data: Data, layer: str) -> str:
     """Changes with the weights, the images and the layer."""
     digest = hashlib.sha256(f"{layer} {run.pixels} {data.images.digest()}".encode())
     for name, tensor in run.model.state_dict().items():

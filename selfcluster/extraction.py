@@ -21,9 +21,9 @@ from selfcluster.data.crops import MultiCrop, normalise
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.errors import DataError
 from selfcluster.health import require_finite
-from selfcluster.log import Log
 from selfcluster.methods.base import Extract
 from selfcluster.models.features import Rows, RowsByIndex, in_mode, prepared_images
+from selfcluster.runs.log import Log
 from selfcluster.training import Training
 
 _ORDER, _DROPOUT = 0xE1, 0xE2

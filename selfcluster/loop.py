@@ -14,7 +14,7 @@ from selfcluster.data.loader import EpochPlan
 from selfcluster.errors import Interrupted
 from selfcluster.extraction import extractor
 from selfcluster.health import require_finite
-from selfcluster.log import Log
+from selfcluster.runs.log import Log
 from selfcluster.training import Training
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from selfcluster import clusters, distributed, folder, loop, report, training
+from selfcluster import clusters, distributed, loop, report, training
 from selfcluster.capacity import largest_batch
 from selfcluster.clustering.projection import Projection
 from selfcluster.clusters import Clusters
@@ -24,10 +24,11 @@ from selfcluster.device import peak_memory, start
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.export import Exported, export
 from selfcluster.formatting import duration, short, table
-from selfcluster.log import Log, check_extras, cut_back, say
 from selfcluster.models.features import Layer
-from selfcluster.opened import OpenedRun
 from selfcluster.report.page import Limits
+from selfcluster.runs import checkpoint, folder, weights
+from selfcluster.runs.log import Log, check_extras, cut_back, say
+from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import DEFAULT_METHOD, default_config, flatten, replace
 from selfcluster.settings.presets import method_of
 from selfcluster.settings.resolve import Resolved, resolve, resumed
@@ -36,7 +37,7 @@ from selfcluster.settings.validation import check_values
 
 
 @final
-class Run(OpenedRun):
+class Run(OpenRun):
     """A trained (or half-trained) run in its folder, and what can be done with it."""
 
     def cluster(
@@ -224,7 +225,7 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
         raise ConfigError(f"cannot resume with method {method!r}: this run has {stored.method!r}; leave --method out, or start a new run")
     config = resumed(stored, settings)
     check_extras(config.run)
-    training.require_resumable(path)
+    checkpoint.require_resumable(path)
     device = start(config.run.device)
     if data is None and not images:
         raise DataError(f"run {out!r} was trained on an array that is not kept; give the images again")
@@ -249,7 +250,7 @@ def _train(t: training.Training, path: Path, data: Data) -> Run:
         loop.fit(t, log, path)
         t.loader.broken = distributed.joined(t.loader.broken)
         if distributed.rank() == 0:
-            folder.write_model(path, t.model, t.config)
+            weights.write_model(path, t.model, t.config)
             log.say(f"trained {t.total_steps:,} steps in {duration(t.state.seconds)}: {path}")
     finally:
         t.loader.close()

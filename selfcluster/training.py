@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable
@@ -18,21 +17,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfcluster import distributed, optim
-from selfcluster.checkpoint import load_checkpoint, read_state, save_checkpoint
 from selfcluster.data.crops import MultiCrop
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.cache import CachedImages, bytes_of
 from selfcluster.data.readers.images import Images
 from selfcluster.data.sources import Data
 from selfcluster.device import n_threads, n_workers, precision_of
-from selfcluster.errors import CheckpointError, ConfigError, DataError
+from selfcluster.errors import ConfigError, DataError
 from selfcluster.health import Watch, require_finite
-from selfcluster.initial import load_initial_weights
 from selfcluster.methods import METHODS, Method, build_model
 from selfcluster.models.batch_norm import running_statistics_kept, synchronize_batch_norm
 from selfcluster.models.encoders import compile_encoder, recompute_activations
 from selfcluster.models.model import ClusterModel
-from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, flatten
+from selfcluster.runs.checkpoint import check_settings, load_checkpoint, save_checkpoint
+from selfcluster.runs.weights import load_initial_weights
+from selfcluster.settings.config import Config, flatten
 
 
 @dataclass
@@ -190,25 +189,6 @@ def save(t: Training, folder: Path) -> None:
     distributed.barrier()
 
 
-def save_network(folder: Path, config: Config[Any], model: ClusterModel, *, step: int = 0, epoch: int = 0, seconds: float = 0.0) -> None:
-    """A checkpoint of the network alone is in the run folder: it can be loaded and trained from (`--init`), but not resumed.
-
-    Args:
-        folder, config, model: of the run.
-        step, epoch, seconds: how long it was trained.
-    """
-    counts = {"epoch": epoch, "step_in_epoch": 0, "seconds": seconds}
-    save_checkpoint(folder / "checkpoints", step, {"model": model.state_dict()}, {**counts, "broken": [], "settings": flatten(config)})
-
-
-def require_resumable(folder: Path) -> None:
-    """Raises CheckpointError where the last checkpoint holds the network alone, as `save_network` writes it."""
-    if "optimizer.safetensors" not in read_state(folder / "checkpoints")[1]["files"]:
-        raise CheckpointError(
-            f"{str(folder)!r} holds a network without the state of its training, since it was imported or exported; train from it by --init {folder}"
-        )
-
-
 def restore(t: Training, folder: Path) -> None:
     """Training stands where the last checkpoint was written.
 
@@ -225,11 +205,3 @@ def restore(t: Training, folder: Path) -> None:
     t.state = State(state["epoch"], state["step"], state["step_in_epoch"], state["seconds"], plan)
     if state["step_in_epoch"] >= t.method.steps_per_epoch:
         t.state.epoch, t.state.step_in_epoch = state["epoch"] + 1, 0
-
-
-def check_settings(state: dict[str, Any], config: Config[Any]) -> None:
-    """Raises CheckpointError where the checkpoint was written under other settings; the first is named."""
-    for name, value in json.loads(json.dumps(flatten(config))).items():
-        if name not in CHANGEABLE_ON_RESUME and state["settings"].get(name) != value:
-            had = state["settings"].get(name)
-            raise CheckpointError(f"the checkpoint is of another configuration: {name} was {had!r} and is {value!r}; restore config.toml")

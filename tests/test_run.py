@@ -15,8 +15,8 @@ import torch
 
 import selfcluster as sc
 from selfcluster import loop
-from selfcluster.log import cut_back, read_rows
 from selfcluster.run import dry_run
+from selfcluster.runs.log import cut_back, read_rows
 from tests import tiny
 
 FAST: dict[str, Any] = {**tiny.SETTINGS, "epochs": 1}

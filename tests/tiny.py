@@ -10,7 +10,7 @@ import torch
 
 from selfcluster import training as parts
 from selfcluster.data.sources import Data, open_data
-from selfcluster.log import Log
+from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config, DataSettings, default_config, flatten, replace
 
 SETTINGS: dict[str, Any] = dict(

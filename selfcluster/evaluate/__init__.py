@@ -16,8 +16,8 @@ from selfcluster.evaluate.evaluation import Evaluation, file_for
 from selfcluster.evaluate.measured import Measured
 from selfcluster.evaluate.parts import Parts, parts_of
 from selfcluster.evaluate.representations import representations
-from selfcluster.log import Log
-from selfcluster.run import Run
+from selfcluster.runs.log import Log
+from selfcluster.runs.run import OpenRun
 from selfcluster.settings.commands import EVALUATORS
 
 __all__ = ["Evaluation", "evaluate"]
@@ -26,7 +26,7 @@ _NEEDS_LABELS = ("knn", "linear", "retrieval", "clusters", "finetune")
 
 
 def evaluate(
-    run: Run,
+    run: OpenRun,
     data: Any = None,
     *,
     test: Any = None,
@@ -93,7 +93,7 @@ def _wanted(only: Sequence[str], finetune: bool, minutes: float) -> tuple[str, .
     return tuple(name for name in EVALUATORS if name in chosen or (finetune and name == "finetune"))
 
 
-def _of_transfer(run: Run, parts: Parts) -> list[str]:
+def _of_transfer(run: OpenRun, parts: Parts) -> list[str]:
     if parts.is_own:
         return []
     return [f"transfer: the encoder was trained on {run.images or 'an array'}, the figures are of {parts.identity['data']}"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfcluster.checkpoint import write_atomically
 from selfcluster.formatting import table
+from selfcluster.runs.atomic import write_atomically
 
 WIDTH = 100
 """Columns of text that tables and notes keep to."""

@@ -18,8 +18,8 @@ from selfcluster.evaluate import clusters, finetune, knn, label_free, linear, re
 from selfcluster.evaluate.parts import Part, Parts
 from selfcluster.evaluate.representations import Network, Representation
 from selfcluster.formatting import duration
-from selfcluster.log import Log
-from selfcluster.run import Run
+from selfcluster.runs.log import Log
+from selfcluster.runs.run import OpenRun
 
 _N_LABEL_FREE = 2048
 """Images of the figures without labels; training's effective rank is of as many."""
@@ -47,7 +47,7 @@ class Measured:
         DataError: no image can be read.
     """
 
-    def __init__(self, representation: Representation, parts: Parts, run: Run, log: Log, notes: list[str], minutes: float) -> None:
+    def __init__(self, representation: Representation, parts: Parts, run: OpenRun, log: Log, notes: list[str], minutes: float) -> None:
         self.representation, self.parts, self.run, self.log, self.notes, self.minutes = representation, parts, run, log, notes, minutes
         sides, points = parts.sides, parts.points
         wanted = [points] if sides is None else [sides.train, sides.test, points]

@@ -20,8 +20,8 @@ from selfcluster.data.readers.labels import Labels
 from selfcluster.data.sources import Data, open_data
 from selfcluster.data.splits import split
 from selfcluster.errors import CheckpointError, DataError
-from selfcluster.folder import check_same_data
-from selfcluster.run import Run
+from selfcluster.runs.folder import check_same_data
+from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import DataSettings
 
 _LEAST_SAMPLE, _PER_PROTOTYPE = 10_000, 10
@@ -70,7 +70,7 @@ class Parts:
     notes: tuple[str, ...]
 
 
-def parts_of(run: Run, data: Any, test: Any, test_share: float, labels: str) -> Parts:
+def parts_of(run: OpenRun, data: Any, test: Any, test_share: float, labels: str) -> Parts:
     """What an evaluation of this run on these data looks at.
 
     Args:
@@ -102,7 +102,7 @@ def parts_of(run: Run, data: Any, test: Any, test_share: float, labels: str) -> 
     return Parts(sides, points, notes=said, **common)
 
 
-def _opened(run: Run, data: Any, labels: str) -> tuple[Data, bool]:
+def _opened(run: OpenRun, data: Any, labels: str) -> tuple[Data, bool]:
     """The data, and whether it is the run's own, which may also be named again."""
     if data is None:
         opened = run.data(labels=labels)
@@ -125,7 +125,7 @@ def _is_what_it_was(folder: Path, data: Data) -> bool:
     return True
 
 
-def _sample(run: Run, images: Images, tested: Images | None, held_out: float) -> tuple[Part, str]:
+def _sample(run: OpenRun, images: Images, tested: Images | None, held_out: float) -> tuple[Part, str]:
     """What is looked at where there are no labels, and a note of it."""
     if tested is not None:
         from_which, index, which = tested, np.arange(len(tested)), "test images"
@@ -152,7 +152,7 @@ def _against(images: Images, tested: Images) -> tuple[Sides, tuple[str, ...]]:
     return Sides(train, test), (said,)
 
 
-def _shared(run: Run, images: Images, test_share: float, held_out: float, is_own: bool) -> tuple[Sides, Part, tuple[str, ...]]:
+def _shared(run: OpenRun, images: Images, test_share: float, held_out: float, is_own: bool) -> tuple[Sides, Part, tuple[str, ...]]:
     """Sides of one collection, and what is clustered: the test side where it is unseen, or else everything."""
     labels = images.labels
     assert labels is not None

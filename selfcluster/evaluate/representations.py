@@ -25,11 +25,11 @@ from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.errors import ConfigError, known
-from selfcluster.initial import load_initial_weights
 from selfcluster.models.encoders import create_encoder, feature_width
 from selfcluster.models.features import Seen, extract_features, raw_pixels
 from selfcluster.models.model import ClusterModel
-from selfcluster.run import Run, load
+from selfcluster.runs.run import OpenRun, open_run
+from selfcluster.runs.weights import load_initial_weights
 from selfcluster.settings.config import Config
 
 _PIXELS_OF_FLOOR = 32
@@ -176,7 +176,7 @@ class TimmEncoder(nn.Module):
         return self.encoder(images)
 
 
-def representations(run: Run, images: Images, beside: tuple[str, ...] = (), *, untrained: bool = False) -> Iterator[Representation]:
+def representations(run: OpenRun, images: Images, beside: tuple[str, ...] = (), *, untrained: bool = False) -> Iterator[Representation]:
     """Yields raw pixels, the encoder before training, those beside, and the run's own encoder.
 
     Args:
@@ -202,10 +202,10 @@ def _pixels_of_floor(images: Images) -> int:
     return min(_PIXELS_OF_FLOOR, images.decode(0).pixels.shape[1]) if images.in_memory else _PIXELS_OF_FLOOR
 
 
-def _beside(name: str, run: Run, untrained: bool) -> Network:
+def _beside(name: str, run: OpenRun, untrained: bool) -> Network:
     if Path(name).expanduser().is_dir():
         path = Path(name).expanduser()
-        other = load(path, device=str(run.device))
+        other = open_run(path, device=str(run.device))
         precision = precision_of(other.config, run.device)
         return Network(f"run {path.name}", other.model, other.model.n_features, other.pixels, run.config, run.device, precision)
     known(name.split(".")[0], timm.list_models(), "encoder")

@@ -11,12 +11,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
-from selfcluster.checkpoint import folder_written_whole
 from selfcluster.errors import CheckpointError, ConfigError, known
 from selfcluster.export import hub, onnx_graph, timm_folder, torchvision_weights, whole
 from selfcluster.export.network import Difference, Source, plain_copy
 from selfcluster.models.features import Layer
 from selfcluster.models.model import ClusterModel
+from selfcluster.runs.atomic import folder_written_whole
 from selfcluster.settings.config import Config
 
 

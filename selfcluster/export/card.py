@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfcluster.checkpoint import read_state
-from selfcluster.folder import has_data, read_config, read_trained_on
 from selfcluster.formatting import duration
+from selfcluster.runs.checkpoint import read_state
+from selfcluster.runs.folder import has_data, read_config, read_trained_on
 from selfcluster.settings.config import Config, flatten
 
 _PAPERS = {

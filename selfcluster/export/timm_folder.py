@@ -12,8 +12,8 @@ from typing import Any
 import timm
 
 from selfcluster.export.network import Difference, Source, difference, probe
-from selfcluster.folder import write_encoder
 from selfcluster.models.encoders import default_cfgs
+from selfcluster.runs.weights import write_encoder
 from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("config.json", "model.safetensors")

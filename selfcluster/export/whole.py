@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfcluster import training
-from selfcluster.checkpoint import read_state, write_atomically
 from selfcluster.export.card import evaluations
 from selfcluster.export.network import Difference, Source, difference, probe
-from selfcluster.folder import read_model
 from selfcluster.models.model import ClusterModel
+from selfcluster.runs import checkpoint
+from selfcluster.runs.atomic import write_atomically
+from selfcluster.runs.checkpoint import read_state
+from selfcluster.runs.folder import read_model
 from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("config.toml", "environment.json", "metrics.jsonl", "evaluation*.json", "checkpoints")
@@ -43,7 +44,7 @@ def write(folder: Path, source: Source) -> Difference:
         write_atomically(folder / name, json.dumps(kept, indent=1).encode())
     _, state = read_state(source.path / "checkpoints")
     trained = {"step": state["step"], "epoch": state["epoch"], "seconds": state["seconds"]}
-    training.save_network(folder, source.config, source.network, **trained)
+    checkpoint.save_network(folder, source.config, source.network, **trained)
     loaded = read_model(folder)[2].eval()
     difference(lambda _: _weights(loaded), lambda _: _weights(source.network), torch.empty(0))
     return difference(loaded.embed, source.network.embed, probe(source))

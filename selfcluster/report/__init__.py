@@ -20,20 +20,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfcluster import clusters, distributed
-from selfcluster.checkpoint import write_atomically
 from selfcluster.data.sources import Data
 from selfcluster.device import n_threads
-from selfcluster.embeddings import check_destination
 from selfcluster.errors import CheckpointError
-from selfcluster.log import say, telling
-from selfcluster.opened import OpenedRun
 from selfcluster.report.build import build
 from selfcluster.report.page import COLUMNS, Limits, Page, TopOfPrototypes
 from selfcluster.report.prototypes import top_of_prototypes
+from selfcluster.runs.atomic import check_destination, write_atomically
+from selfcluster.runs.log import say, telling
+from selfcluster.runs.run import OpenRun
 
 
 def report(
-    run: OpenedRun,
+    run: OpenRun,
     data: Any = None,
     *,
     out: str | Path | None = None,
@@ -89,7 +88,7 @@ Found = tuple[pa.Table, Float[Tensor, "n f"], str]
 """A table of clusters, the features of its images, and the layer that the clusters were made in."""
 
 
-def _kept(run: OpenedRun, data: Data) -> Found | None:
+def _kept(run: OpenRun, data: Data) -> Found | None:
     """The clusters in the run's folder, if they are of these images."""
     file = run.path / "clusters.parquet"
     if not file.is_file():
@@ -114,7 +113,7 @@ def _kept(run: OpenedRun, data: Data) -> Found | None:
     return table, torch.cat(list(embedded)), centroids.layer
 
 
-def _clustered(run: OpenedRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> Found:
+def _clustered(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> Found:
     """New clusters. Those of the run's own images are kept, so that the page and `assign` mean the same ones, unless clusters of other
     images are there that nobody has asked to replace."""
     found = clusters.cluster(run, data, k=k, seed=seed)
@@ -125,7 +124,7 @@ def _clustered(run: OpenedRun, data: Data, k: int | Literal["auto"] | None, seed
     return found.table, torch.from_numpy(found.features), found.centroids.layer
 
 
-def _evaluation(run: OpenedRun, data: Data) -> dict[str, Any] | None:
+def _evaluation(run: OpenRun, data: Data) -> dict[str, Any] | None:
     """What was measured last on these images; of an evaluation that does not say on which, it is taken that it was on the run's own."""
     for file in sorted(run.path.glob("evaluation*.json")):
         found = _json(file)
@@ -155,7 +154,7 @@ def _json(file: Path) -> dict[str, Any] | None:
 
 
 @torch.no_grad()
-def _prototypes(run: OpenedRun, features: Float[Tensor, "n f"], limits: Limits) -> TopOfPrototypes:
+def _prototypes(run: OpenRun, features: Float[Tensor, "n f"], limits: Limits) -> TopOfPrototypes:
     """What the run's prototypes look like; DeepCluster's are the rows of its top layer, on the features themselves."""
 
     def scores(rows: Tensor) -> Tensor:

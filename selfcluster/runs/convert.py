@@ -19,12 +19,13 @@ import timm
 import torch
 from torch import Tensor
 
-from selfcluster import folder, methods, training
-from selfcluster.checkpoint import folder_written_whole
+from selfcluster import methods
 from selfcluster.errors import CheckpointError
-from selfcluster.initial import read_tensors
 from selfcluster.models.model import Prototypes
-from selfcluster.run import Run, load
+from selfcluster.runs import checkpoint, folder, weights
+from selfcluster.runs.atomic import folder_written_whole
+from selfcluster.runs.run import OpenRun, open_run
+from selfcluster.runs.weights import read_tensors
 from selfcluster.settings.config import Config, default_config, flatten, replace
 from selfcluster.settings.resolve import Resolved
 from selfcluster.settings.validation import check
@@ -59,7 +60,7 @@ _STEM_CHANNELS = 64
 """Of a ResNet of normal width; the originals' wider ones have a multiple."""
 
 
-def import_original(file: str | Path, out: str | Path | None = None) -> Run:
+def import_original(file: str | Path, out: str | Path | None = None) -> OpenRun:
     """A run with the weights of an original's checkpoint.
 
     Args:
@@ -86,11 +87,11 @@ def import_original(file: str | Path, out: str | Path | None = None) -> Run:
     try:
         with folder_written_whole(path) as partial:
             folder.prepare(partial, Resolved(config, origins), None)
-            training.save_network(partial, config, model)
-            folder.write_model(partial, model, config)
+            checkpoint.save_network(partial, config, model)
+            weights.write_model(partial, model, config)
     except OSError as error:
         raise CheckpointError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another --out, or make room") from None
-    return load(path)
+    return open_run(path)
 
 
 def _require_free(out: Path) -> None:

@@ -28,14 +28,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 
-from selfcluster import distributed, methods, training
-from selfcluster.checkpoint import load_checkpoint, write_atomically
-from selfcluster.data.crops import DEVIATION, MEAN
+from selfcluster import distributed, methods
 from selfcluster.data.sources import Data
 from selfcluster.errors import CheckpointError, DataError
 from selfcluster.models.model import ClusterModel
+from selfcluster.runs import checkpoint
+from selfcluster.runs.atomic import write_atomically
+from selfcluster.runs.checkpoint import load_checkpoint
 from selfcluster.settings.config import Config, default_config, replace
 from selfcluster.settings.resolve import Resolved
 from selfcluster.settings.toml import read_toml, to_toml
@@ -152,7 +152,7 @@ def read_model(folder: Path) -> tuple[Config[Any], str, ClusterModel]:
     """
     config, images = read_config(folder)
     tensors, state = load_checkpoint(folder / "checkpoints")
-    training.check_settings(state, config)
+    checkpoint.check_settings(state, config)
     model = methods.build_model(replace(config, {"init": "random"}))
     model.load_state_dict(tensors["model"])
     return config, images, model
@@ -193,41 +193,6 @@ def check_same_data(folder: Path, data: Data) -> None:
     named = [f"-{path}" for path in lost[:3].to_pylist()] + [f"+{path}" for path in added[:3].to_pylist()]
     what = f"{len(lost):,} images lost and {len(added):,} added ({', '.join(named[:3])})" if named else "the images themselves have changed"
     raise DataError(f"the data of {str(folder)!r} is not what it was: {what}; restore it, or start a new run")
-
-
-def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
-    """model/ holds the encoder; see `write_encoder`."""
-    (folder / "model").mkdir(exist_ok=True)
-    write_encoder(folder / "model", model, config)
-
-
-def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> None:
-    """The folder holds the encoder as `timm.create_model('local-dir:...')` loads it: model.safetensors and config.json."""
-    own = getattr(model.encoder, "pretrained_cfg", {})
-    side = config.crops.crop_pixels[0]
-    description = {
-        "architecture": config.model.encoder.split(".")[0],
-        "num_classes": 0,
-        "num_features": model.n_features,
-        "pretrained_cfg": {
-            **{key: own[key] for key in ("pool_size", "first_conv", "classifier") if key in own},
-            "input_size": [2 if config.model.sobel else 3, side, side],
-            "mean": list(MEAN),
-            "std": list(DEVIATION),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "num_classes": 0,
-            "tag": "selfcluster",
-        },
-    }
-    arguments: dict[str, Any] = {"dynamic_img_size": True} if getattr(model.encoder, "dynamic_img_size", False) else {}
-    if config.model.sobel:
-        arguments["in_chans"] = 2  # edges: what `model.Sobel` makes of an image
-    if arguments:
-        description["model_args"] = arguments
-    encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
-    write_atomically(target / "model.safetensors", save(encoder, metadata={"format": "pt"}))
-    write_atomically(target / "config.json", json.dumps(description, indent=1).encode())
 
 
 def write_skipped(folder: Path, broken: Mapping[int, str], data: Data) -> None:

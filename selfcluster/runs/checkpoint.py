@@ -7,12 +7,10 @@ checkpoints/last.json              swapped in when all that is on the disk; olde
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from selfcluster.errors import CheckpointError
+from selfcluster.models.model import ClusterModel
+from selfcluster.runs.atomic import sync_folder, write_atomically, write_synced
+from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, flatten
 
 VERSION = 1
 
@@ -45,9 +46,9 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, dict[str, Tensor
         for part, named in tensors.items():
             content = save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
             files[f"{part}.safetensors"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            _write(partial / f"{part}.safetensors", content)
-        _write(partial / "state.json", json.dumps({"version": VERSION, "step": step, "files": files, **state}, indent=1).encode())
-        _sync_folder(partial)
+            write_synced(partial / f"{part}.safetensors", content)
+        write_synced(partial / "state.json", json.dumps({"version": VERSION, "step": step, "files": files, **state}, indent=1).encode())
+        sync_folder(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(partial, target)
         write_atomically(folder / "last.json", json.dumps({"step": step}).encode())
@@ -113,66 +114,28 @@ def _read_json(file: Path, *keys: str) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint file {str(file)!r} is damaged: {error}; start again with --overwrite") from None
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """The file holds the content, or, if anything goes wrong, what it held before."""
-    partial = file.with_name(f".{file.name}.partial")
-    _write(partial, content)
-    os.replace(partial, file)
-    _sync_folder(file.parent)
-
-
-@contextlib.contextmanager
-def folder_written_whole(target: Path) -> Iterator[Path]:
-    """Inside, an empty folder to fill; afterwards it stands in the target's place, or, if anything goes wrong, nothing has changed.
+def save_network(folder: Path, config: Config[Any], model: ClusterModel, *, step: int = 0, epoch: int = 0, seconds: float = 0.0) -> None:
+    """A checkpoint of the network alone is in the run folder: it can be loaded and trained from (`--init`), but not resumed.
 
     Args:
-        target: what stands there goes only when the new folder is on the disk.
+        folder, config, model: of the run.
+        step, epoch, seconds: how long it was trained.
     """
-    target = target.resolve()
-    new, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "replaced"))
-    missing = [parent for parent in target.parents if not parent.exists()]
-    try:
-        new.mkdir(parents=True)
-        yield new
-        for file in new.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        _sync_folder(new)
-        if target.exists():
-            os.rename(target, old)
-        try:
-            os.rename(new, target)
-        except OSError:
-            if old.exists():
-                os.rename(old, target)
-            raise
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        for parent in missing:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-    _sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    counts = {"epoch": epoch, "step_in_epoch": 0, "seconds": seconds}
+    save_checkpoint(folder / "checkpoints", step, {"model": model.state_dict()}, {**counts, "broken": [], "settings": flatten(config)})
 
 
-def _write(file: Path, content: bytes) -> None:
-    with file.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
+def require_resumable(folder: Path) -> None:
+    """Raises CheckpointError where the last checkpoint holds the network alone, as `save_network` writes it."""
+    if "optimizer.safetensors" not in read_state(folder / "checkpoints")[1]["files"]:
+        raise CheckpointError(
+            f"{str(folder)!r} holds a network without the state of its training, since it was imported or exported; train from it by --init {folder}"
+        )
 
 
-def _sync(file: Path) -> None:
-    with file.open("r+b") as there:
-        os.fsync(there.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name in a folder is on the disk only when the folder is; Windows has no such call and needs none."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def check_settings(state: dict[str, Any], config: Config[Any]) -> None:
+    """Raises CheckpointError where the checkpoint was written under other settings; the first is named."""
+    for name, value in json.loads(json.dumps(flatten(config))).items():
+        if name not in CHANGEABLE_ON_RESUME and state["settings"].get(name) != value:
+            had = state["settings"].get(name)
+            raise CheckpointError(f"the checkpoint is of another configuration: {name} was {had!r} and is {value!r}; restore config.toml")

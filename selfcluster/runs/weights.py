@@ -1,18 +1,23 @@
-"""Starting weights for the encoder: timm's, a run's, or a file's. All of the encoder is loaded, or it is an error."""
+"""Weights of an encoder: where a run starts from, and as timm loads them. All of an encoder is loaded, or it is an error."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from selfcluster.checkpoint import load_checkpoint
+from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.errors import CheckpointError, ConfigError
 from selfcluster.models.model import ClusterModel
+from selfcluster.runs.atomic import write_atomically
+from selfcluster.runs.checkpoint import load_checkpoint
+from selfcluster.settings.config import Config
 
 _PREFIXES = ("", "module.", "encoder.", "model.", "backbone.", "module.encoder.")
 _NOT_ENCODER = ("fc.", "head.", "classifier.", "projection_head.", "prototypes.")
@@ -108,3 +113,38 @@ def load_encoder(model: ClusterModel, tensors: dict[str, Tensor], source: str) -
             f"{source!r} holds {surplus[0]!r}, which the encoder has not; it is of another network, or --encoder is wrong"
         )
     model.encoder.load_state_dict({name: found.get(name, value) for name, value in wanted.items()})
+
+
+def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
+    """model/ holds the encoder; see `write_encoder`."""
+    (folder / "model").mkdir(exist_ok=True)
+    write_encoder(folder / "model", model, config)
+
+
+def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> None:
+    """The folder holds the encoder as `timm.create_model('local-dir:...')` loads it: model.safetensors and config.json."""
+    own = getattr(model.encoder, "pretrained_cfg", {})
+    side = config.crops.crop_pixels[0]
+    description = {
+        "architecture": config.model.encoder.split(".")[0],
+        "num_classes": 0,
+        "num_features": model.n_features,
+        "pretrained_cfg": {
+            **{key: own[key] for key in ("pool_size", "first_conv", "classifier") if key in own},
+            "input_size": [2 if config.model.sobel else 3, side, side],
+            "mean": list(MEAN),
+            "std": list(DEVIATION),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "num_classes": 0,
+            "tag": "selfcluster",
+        },
+    }
+    arguments: dict[str, Any] = {"dynamic_img_size": True} if getattr(model.encoder, "dynamic_img_size", False) else {}
+    if config.model.sobel:
+        arguments["in_chans"] = 2  # edges: what `model.Sobel` makes of an image
+    if arguments:
+        description["model_args"] = arguments
+    encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
+    write_atomically(target / "model.safetensors", save(encoder, metadata={"format": "pt"}))
+    write_atomically(target / "config.json", json.dumps(description, indent=1).encode())

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfcluster import checkpoint
-from selfcluster.checkpoint import folder_written_whole, load_checkpoint, save_checkpoint
 from selfcluster.errors import CheckpointError
+from selfcluster.runs import atomic, checkpoint
+from selfcluster.runs.atomic import folder_written_whole
+from selfcluster.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
 def _save(folder: Path, step: int, value: float = 1.0) -> None:
@@ -59,7 +60,7 @@ def test_damage_is_found_and_the_file_named(tmp_path: Path, damage: str) -> None
 
 def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _save(tmp_path, 5, 1.0)
-    whole, calls = checkpoint._write, []
+    whole, calls = atomic.write_synced, []
 
     def full_disk(file: Path, content: bytes) -> None:
         calls.append(file)
@@ -67,7 +68,7 @@ def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch
             raise OSError(28, "No space left on device")
         whole(file, content)
 
-    monkeypatch.setattr(checkpoint, "_write", full_disk)
+    monkeypatch.setattr(checkpoint, "write_synced", full_disk)
     with pytest.raises(CheckpointError, match="No space left on device; the previous checkpoint is kept"):
         _save(tmp_path, 10, 2.0)
     tensors, state = load_checkpoint(tmp_path)
@@ -79,7 +80,7 @@ def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch
 @pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="needs /dev/full")
 def test_a_really_full_device_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
-        checkpoint._write(Path("/dev/full"), b"x")
+        atomic.write_synced(Path("/dev/full"), b"x")
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

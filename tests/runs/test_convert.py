@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import selfcluster as sc
 from selfcluster.evaluate import evaluate
-from selfcluster.originals import import_original
+from selfcluster.runs.convert import import_original
 from tests import tiny
 
 WIDTH, HIDDEN = 12, 24
@@ -218,6 +218,7 @@ def test_training_starts_from_an_imported_run_with_its_encoder(imported: sc.Run,
 
 
 def test_an_imported_run_is_exported_with_its_origin(imported: sc.Run, tmp_path: Path) -> None:
+    imported = sc.load(imported.path)
     assert imported.export("torchvision", out=tmp_path / "torchvision").difference.largest < 1e-4
     card = (imported.export("hub", out=tmp_path / "hub").path / "README.md").read_text()
     assert "imported from `ckp-3.pth`" in card

@@ -14,18 +14,19 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfcluster import distributed, folder
+from selfcluster import distributed
 from selfcluster.data.readers.images import Images
 from selfcluster.data.sources import Data, open_data
-from selfcluster.device import n_threads, n_workers, precision_of
+from selfcluster.device import n_threads, n_workers, precision_of, start
 from selfcluster.errors import ConfigError, DataError
-from selfcluster.log import read_rows, say
 from selfcluster.models.features import Layer, stream_features
 from selfcluster.models.model import ClusterModel
+from selfcluster.runs import folder
+from selfcluster.runs.log import read_rows, say
 from selfcluster.settings.config import Config, DataSettings
 
 
-class OpenedRun:
+class OpenRun:
     """A trained (or half-trained) run in its folder.
 
     Attributes:
@@ -132,3 +133,13 @@ class OpenedRun:
             workers=n_workers(self.config, self.device, in_memory=images.in_memory),
             threads=n_threads(self.config),
         )
+
+
+def open_run(path: str | Path, *, device: str = "cpu") -> OpenRun:
+    """The run in this folder, with the weights of its last checkpoint.
+
+    Raises:
+        CheckpointError: it is no run, has no checkpoint yet, or is damaged.
+    """
+    config, images, model = folder.read_model(Path(path))
+    return OpenRun(Path(path), config, images, model.to(start(device)))

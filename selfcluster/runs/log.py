@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from selfcluster import distributed
-from selfcluster.checkpoint import write_atomically
 from selfcluster.errors import ConfigError
 from selfcluster.formatting import duration
+from selfcluster.runs.atomic import write_atomically
 from selfcluster.settings.config import RunSettings
 
 Batch = TypeVar("Batch", bound=Sized)
