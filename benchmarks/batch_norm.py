@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.record import record, spread
 from benchmarks.step import Rows
-from selfcluster import loop, training
 from selfcluster.data.crops import normalise
 from selfcluster.data.inspect import look_at
 from selfcluster.data.sources import Data, open_data
@@ -27,6 +26,7 @@ from selfcluster.models import model
 from selfcluster.models.features import extract_features, prepared_images
 from selfcluster.settings.config import DataSettings
 from selfcluster.settings.resolve import resolve
+from selfcluster.training import loop, state
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def measure(data: Data, seed: int) -> dict[str, float]:
     config = resolve("swav", look_at(data.images, len(data.images), CPU), preset=None, file={}, flags={"seed": seed}).config
     accuracy = {}
     for name, keeps in (("large crops", model.running_statistics_kept), ("all crops", lambda encoder: contextlib.nullcontext())):
-        t = training.build(config, data, CPU)
+        t = state.build(config, data, CPU)
         with mock.patch.object(model, "running_statistics_kept", keeps):
             loop.fit(t, Rows(), None)
         accuracy[name] = _accuracy(t.model.encoder, data, config)

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from benchmarks.record import record, spread
+from selfcluster.api import train
 from selfcluster.evaluate import evaluate
-from selfcluster.run import train
 
 
 def main() -> None:

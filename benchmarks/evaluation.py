@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.record import record, spread
+from selfcluster.api import train
 from selfcluster.evaluate import knn, linear
 from selfcluster.evaluate.parts import parts_of
-from selfcluster.run import train
 
 KS = (20, 200)
 Sides = tuple[Tensor, np.ndarray, Tensor, np.ndarray]

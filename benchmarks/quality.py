@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from selfcluster.api import train
 from selfcluster.evaluate import evaluate
-from selfcluster.run import train
 from selfcluster.settings.config import METHOD_SETTINGS, flatten
 
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.quality import value_of
 from benchmarks.record import record, spread
-from selfcluster import loop, methods, optim, training
+from selfcluster import methods, optim
 from selfcluster.data.inspect import look_at
 from selfcluster.data.loader import Batch
 from selfcluster.data.sources import Data, open_data
@@ -33,6 +33,7 @@ from selfcluster.device import start
 from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config, DataSettings, flatten
 from selfcluster.settings.resolve import resolve
+from selfcluster.training import loop, state
 
 Turn = Callable[[int], float]
 """Does so many steps, and says how many seconds they took."""
@@ -89,13 +90,13 @@ def measure(given: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int,
     }
 
 
-def prepared(given: str, settings: dict[str, Any], *, log_steps: int) -> tuple[training.Training, Data, Rows]:
+def prepared(given: str, settings: dict[str, Any], *, log_steps: int) -> tuple[state.Training, Data, Rows]:
     """Training that stands before its first step, and where its rows go."""
     device = start("auto")
     data = open_data(given, DataSettings())
     flags = {"log_steps": log_steps, "on_collapse": "warn", "epochs": 100_000, **settings}
     config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config
-    return training.build(config, data, device), data, Rows()
+    return state.build(config, data, device), data, Rows()
 
 
 def kept(config: Config[Any]) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def kept(config: Config[Any]) -> dict[str, Any]:
     }
 
 
-def whole(t: training.Training, log: Rows) -> Turn:
+def whole(t: state.Training, log: Rows) -> Turn:
     """The loop itself."""
 
     def turn(n_steps: int) -> float:
@@ -117,7 +118,7 @@ def whole(t: training.Training, log: Rows) -> Turn:
     return turn
 
 
-def bare(t: training.Training) -> Turn:
+def bare(t: state.Training) -> Turn:
     """Forward and backward on one batch of crops that lies in memory."""
     plan = t.method.begin_epoch(0, lambda *_, **__: None)
     batch: Batch = next(iter(t.loader.epoch(0, plan)))
@@ -136,7 +137,7 @@ def bare(t: training.Training) -> Turn:
     return turn
 
 
-def beside(t: training.Training) -> Turn:
+def beside(t: state.Training) -> Turn:
     """What a step does beside crops and network: codes, loss and its gradient at the scores, clipping and update, at a rate of 0."""
     plan = t.method.begin_epoch(0, lambda *_, **__: None)
     batch: Batch = next(iter(t.loader.epoch(0, plan)))
@@ -179,7 +180,7 @@ class _Pictures(Dataset):
             return self.transform(image.convert("RGB"))
 
 
-def lightly(t: training.Training, data: Data) -> Turn:
+def lightly(t: state.Training, data: Data) -> Turn:
     """As in lightly's own example of SwAV, with our encoder."""
     from lightly.loss import SwaVLoss
     from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes

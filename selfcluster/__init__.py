@@ -13,6 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selfcluster.api import Run as Run
+    from selfcluster.api import load as load
+    from selfcluster.api import train as train
     from selfcluster.errors import CheckpointError as CheckpointError
     from selfcluster.errors import CollapseError as CollapseError
     from selfcluster.errors import ConfigError as ConfigError
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
     from selfcluster.errors import SelfclusterError as SelfclusterError
     from selfcluster.estimator import KMeans as KMeans
     from selfcluster.learner import ClusterLearner as ClusterLearner
-    from selfcluster.run import Run as Run
-    from selfcluster.run import load as load
-    from selfcluster.run import train as train
     from selfcluster.settings.config import Config as Config
 
 _HOME = {
@@ -35,10 +35,10 @@ _HOME = {
     "DataError": "errors",
     "DivergenceError": "errors",
     "KMeans": "estimator",
-    "Run": "run",
+    "Run": "api",
     "SelfclusterError": "errors",
-    "load": "run",
-    "train": "run",
+    "load": "api",
+    "train": "api",
 }
 
 __all__ = sorted(_HOME)

@@ -104,7 +104,8 @@ def _train(arguments: list[str]) -> None:
     asked: dict[str, Any] = {"method": parsed.method or None, "preset": parsed.preset or None, "config": parsed.config or None, **given}
 
     from selfcluster import distributed
-    from selfcluster.run import dry_run, train
+    from selfcluster.api import train
+    from selfcluster.training.train import dry_run
 
     data = parsed.data or None
     if parsed.dry_run:
@@ -131,8 +132,8 @@ def _run(command: str, arguments: list[str]) -> None:
 
 
 def _evaluate(parsed: Evaluate) -> None:
+    from selfcluster.api import load
     from selfcluster.evaluate import evaluate
-    from selfcluster.run import load
 
     result = evaluate(
         load(parsed.run, device=parsed.device),
@@ -152,8 +153,8 @@ def _evaluate(parsed: Evaluate) -> None:
 
 
 def _embed(parsed: Embed) -> None:
+    from selfcluster.api import load
     from selfcluster.embeddings import write_embeddings
-    from selfcluster.run import load
 
     run = load(parsed.run, device=parsed.device)
     found = write_embeddings(run, parsed.data or None, out=parsed.out, layer=parsed.layer, overwrite=parsed.overwrite)
@@ -165,8 +166,8 @@ def _embed(parsed: Embed) -> None:
 def _cluster(parsed: Cluster) -> None:
     from pathlib import Path
 
+    from selfcluster.api import load
     from selfcluster.clusters import describe, write_table
-    from selfcluster.run import load
     from selfcluster.runs.atomic import check_destination
     from selfcluster.sorting import sort_into
 
@@ -215,8 +216,8 @@ def _number_or_auto(k: str) -> Any:
 def _assign(parsed: Assign) -> None:
     from pathlib import Path
 
+    from selfcluster.api import load
     from selfcluster.clusters import describe_assigned, read_centroids, write_table
-    from selfcluster.run import load
     from selfcluster.runs.atomic import check_destination
     from selfcluster.sorting import sort_into
 
@@ -234,7 +235,7 @@ def _assign(parsed: Assign) -> None:
 
 
 def _export(parsed: Export) -> None:
-    from selfcluster.run import load
+    from selfcluster.api import load
 
     print(load(parsed.run).export(parsed.format, out=parsed.out or None, layer=parsed.layer, overwrite=parsed.overwrite))
 
@@ -249,8 +250,8 @@ def _import(parsed: Import) -> None:
 
 
 def _report(parsed: Report) -> None:
+    from selfcluster.api import load
     from selfcluster.report.page import Limits
-    from selfcluster.run import load
 
     k, limits = _number_or_auto(parsed.k), Limits(points=parsed.points, seed=parsed.seed)
     run = load(parsed.run, device=parsed.device)

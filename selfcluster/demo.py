@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from selfcluster.api import Run, train
 from selfcluster.evaluate import evaluate
-from selfcluster.run import Run, train
 
 
 def demo(*, out: str | None = None, seed: int = 0) -> Run:

@@ -18,11 +18,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from selfcluster.api import Run, train
 from selfcluster.clustering.neighbors import nearest_two
 from selfcluster.clusters import cluster
 from selfcluster.device import start
 from selfcluster.errors import ConfigError
-from selfcluster.run import Run, train
 
 
 class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):

@@ -13,10 +13,10 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 import selfcluster as sc
+from selfcluster.api import Run
 from selfcluster.clustering.outliers import familiar
 from selfcluster.clusters import assign, cluster, read_centroids
 from selfcluster.errors import CheckpointError, ConfigError, DataError
-from selfcluster.run import Run
 from selfcluster.settings.config import default_config, flatten
 from tests import tiny
 

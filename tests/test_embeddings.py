@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import selfcluster as sc
+from selfcluster.api import Run
 from selfcluster.embeddings import write_embeddings
 from selfcluster.errors import ConfigError
-from selfcluster.run import Run
 from tests import tiny
 
 

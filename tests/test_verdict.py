@@ -133,7 +133,7 @@ def test_the_verdict_looks_at_the_end_of_training() -> None:
 
 
 def test_a_run_that_has_really_been_trained_gets_a_verdict() -> None:
-    from selfcluster import loop
+    from selfcluster.training import loop
 
     t, log = tiny.training(), tiny.Silent()
     loop.fit(t, log, None)

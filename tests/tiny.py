@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfcluster import training as parts
 from selfcluster.data.sources import Data, open_data
 from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config, DataSettings, default_config, flatten, replace
+from selfcluster.training import state as parts
 
 SETTINGS: dict[str, Any] = dict(
     n_crops=(2, 2),

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import selfcluster as sc
-from selfcluster import loop
 from selfcluster.data.readers.parquet import ParquetImages
 from selfcluster.data.readers.tar import TarImages
 from selfcluster.data.sources import absolute, files_of, is_packed, is_pattern, open_packed
 from selfcluster.errors import DataError
+from selfcluster.training import loop
 from tests import packing, tiny
 
 PNGS = packing.pngs(2)

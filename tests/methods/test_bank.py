@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import distributed, loop, randomness
+from selfcluster import distributed, randomness
 from selfcluster.clustering import metrics
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.sinkhorn import log_potentials
 from selfcluster.data.loader import Batch
 from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
-from selfcluster.extraction import extractor
 from selfcluster.methods import sela_v2
 from selfcluster.methods.bank import Banked
 from selfcluster.methods.base import Extract, PseudoLabels
@@ -27,7 +26,9 @@ from selfcluster.methods.sela_v2 import SelaV2
 from selfcluster.models.features import Rows
 from selfcluster.models.model import Outputs
 from selfcluster.settings.config import DataSettings
-from selfcluster.training import Training
+from selfcluster.training import loop
+from selfcluster.training.extraction import extractor
+from selfcluster.training.state import Training
 from tests import reference, tiny
 from tests.clustering.test_sinkhorn import _Largest
 from tests.ranks import on_ranks

@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from selfcluster import loop, optim
+from selfcluster import optim
 from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
 from selfcluster.data.loader import Batch
 from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
-from selfcluster.extraction import extractor
 from selfcluster.methods import deepcluster
 from selfcluster.methods.base import Extract
 from selfcluster.methods.deepcluster import DeepCluster, uniform_over_clusters
 from selfcluster.models.features import Rows
 from selfcluster.models.model import Outputs
 from selfcluster.settings.config import DataSettings
-from selfcluster.training import Training
+from selfcluster.training import loop
+from selfcluster.training.extraction import extractor
+from selfcluster.training.state import Training
 from tests import tiny
 
 K = 8

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster import loop, optim, training
+from selfcluster import optim
 from selfcluster.clustering import metrics
 from selfcluster.data.sources import Data, open_data
 from selfcluster.methods import METHODS
 from selfcluster.settings.config import DataSettings
+from selfcluster.training import loop
+from selfcluster.training.state import Training, restore
 from tests import tiny
 from tests.ranks import on_ranks
 
@@ -32,7 +34,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 """With what else has to be saved and resumed."""
 
 
-def _everything(t: training.Training) -> dict[str, torch.Tensor]:
+def _everything(t: Training) -> dict[str, torch.Tensor]:
     """Weights and statistics, the method's memory, the optimisers' memory, and the plan."""
     assert t.state.plan is not None
     state = {
@@ -89,7 +91,7 @@ def _of_clusters(log: tiny.Silent, first_step: int) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize(("method", "settings"), VARIANTS)
 def test_resume_is_bit_identical_in_mid_epoch_and_at_an_epochs_end(tmp_path: Path, method: str, settings: dict[str, Any]) -> None:
-    def begun() -> training.Training:
+    def begun() -> Training:
         return tiny.training(method=method, epochs=2, log_steps=1, **settings)
 
     whole, log = begun(), tiny.Silent()
@@ -102,7 +104,7 @@ def test_resume_is_bit_identical_in_mid_epoch_and_at_an_epochs_end(tmp_path: Pat
             loop.fit(first, tiny.Silent(), folder, stop_at=stop_at)
         saved = _everything(first)
         second, log_after = begun(), tiny.Silent()
-        training.restore(second, folder)
+        restore(second, folder)
         for name, value in _everything(second).items():
             assert torch.equal(value, saved[name]), name
         assert saved.keys() == _everything(second).keys()
@@ -162,7 +164,7 @@ def test_two_ranks_give_the_losses_of_one_process(method: str, n: int) -> None:
 def _part(method: str, folder: str, stop_at: int | None) -> list[float]:
     t, log = tiny.training(tiny.data(35), method, **_on_ranks(method, 5)), tiny.Silent()
     if (Path(folder) / "checkpoints").exists():
-        training.restore(t, Path(folder))
+        restore(t, Path(folder))
     with contextlib.suppress(loop.Interrupted):
         loop.fit(t, log, Path(folder) if stop_at else None, stop_at=stop_at)
     return log.losses()
@@ -184,7 +186,7 @@ def test_a_folder_with_a_broken_image_trains_and_resumes(tmp_path: Path, method:
     folder.mkdir()
     data = tiny.folder_of_images(folder, 20, broken=(7,))
 
-    def begun(workers: int) -> training.Training:
+    def begun(workers: int) -> Training:
         return tiny.training(data, method, workers=workers, epochs=2, log_steps=1)
 
     whole, log = begun(0), tiny.Silent()
@@ -194,7 +196,7 @@ def test_a_folder_with_a_broken_image_trains_and_resumes(tmp_path: Path, method:
     with pytest.raises(loop.Interrupted):
         loop.fit(first, tiny.Silent(), run, stop_at=3)
     second, log_after = begun(1), tiny.Silent()
-    training.restore(second, run)
+    restore(second, run)
     assert second.loader.broken == first.loader.broken
     loop.fit(second, log_after, None)
     assert log.losses()[3:] == log_after.losses()
@@ -269,7 +271,7 @@ def test_a_signal_is_obeyed_between_epochs_and_nothing_is_lost(tmp_path: Path) -
     assert left.value.exit_status == 128 + signal.SIGUSR1
     assert first.state.step == first.method.steps_per_epoch
     second, log_after = tiny.training(method="deepcluster"), tiny.Silent()
-    training.restore(second, tmp_path)
+    restore(second, tmp_path)
     loop.fit(second, log_after, None)
     assert log.losses()[-len(log_after.losses()) :] == log_after.losses()
     wanted, got = _everything(whole), _everything(second)

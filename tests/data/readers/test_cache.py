@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from selfcluster import loop, training
 from selfcluster.data.readers.cache import CachedImages, bytes_of
 from selfcluster.data.readers.folder import FolderImages
 from selfcluster.data.readers.images import Decoded, Least, in_full
 from selfcluster.data.sources import Data
 from selfcluster.errors import DataError
+from selfcluster.training import loop, state
 from tests import tiny
 
 N = 12
@@ -184,6 +184,6 @@ def test_epochs_train_on_the_same_crops_whether_kept_or_not(tmp_path: Path) -> N
     assert losses[0] == losses[10**7]
 
 
-def _cache(t: training.Training) -> CachedImages:
+def _cache(t: state.Training) -> CachedImages:
     assert isinstance(t.loader.images, CachedImages)
     return t.loader.images

@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import normalize
 
 from selfcluster.errors import CollapseError, DivergenceError
-from selfcluster.health import Watch, require_finite
 from selfcluster.methods.base import Codes, PseudoLabels
 from selfcluster.models.model import Outputs
 from selfcluster.settings.config import HealthSettings
+from selfcluster.training.collapse import Watch, require_finite
 from tests import tiny
 
 K, B, D = 30, 16, 8
@@ -62,7 +62,7 @@ def test_a_loss_above_ln_k_that_falls_is_no_alarm() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_healthy_run_raises_no_alarm(seed: int) -> None:
     """Few prototypes and hard codes from the first step on, judged over short windows: the likeliest false alarm."""
-    from selfcluster import loop
+    from selfcluster.training import loop
 
     t = tiny.training(epochs=40, epsilon=0.02, freeze_steps=4, collapse_steps=40, seed=seed)
     loop.fit(t, tiny.Silent(), None)
@@ -116,9 +116,9 @@ def test_training_that_really_collapses_is_stopped() -> None:
     """Uniform codes on identical crops of identical images: nothing can be told apart."""
     import numpy as np
 
-    from selfcluster import loop
     from selfcluster.data.sources import open_data
     from selfcluster.settings.config import DataSettings
+    from selfcluster.training import loop
 
     same = open_data(np.full((32, 20, 20, 3), 128, dtype=np.uint8), DataSettings())
     t = tiny.training(same, epochs=20, freeze_steps=1, collapse_steps=20, jitter=0.0, grey=0.0, blur=0.0, flip=0.0)
@@ -128,7 +128,7 @@ def test_training_that_really_collapses_is_stopped() -> None:
 
 def test_training_on_noise_is_reported_as_not_learning() -> None:
     """Codes hardened by a tiny epsilon, and a network that never changes: the loss cannot fall below ln K."""
-    from selfcluster import loop
+    from selfcluster.training import loop
 
     t = tiny.training(epochs=20, freeze_steps=1, collapse_steps=20, epsilon=0.001, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
     with pytest.raises(CollapseError, match="not learning"):
@@ -173,7 +173,7 @@ def test_ln_k_of_several_heads_is_their_mean() -> None:
 
 
 def test_pseudo_labels_that_nothing_learns_stop_the_run() -> None:
-    from selfcluster import loop
+    from selfcluster.training import loop
 
     t = tiny.training(method="sela-v2", epochs=20, collapse_steps=20, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
     with pytest.raises(CollapseError, match=r"not learning.*--on-collapse warn"):

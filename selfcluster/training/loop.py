@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from selfcluster import accumulate, distributed, optim, randomness, training
+from selfcluster import distributed, optim, randomness
 from selfcluster.data.loader import EpochPlan
 from selfcluster.errors import Interrupted
-from selfcluster.extraction import extractor
-from selfcluster.health import require_finite
 from selfcluster.runs.log import Log
-from selfcluster.training import Training
+from selfcluster.training.collapse import require_finite
+from selfcluster.training.extraction import extractor
+from selfcluster.training.state import Training, save
+from selfcluster.training.step import look, predict
 
 
 def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = None) -> None:
@@ -43,7 +44,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 s.plan = None
                 if folder is not None:
                     pace.note_checkpoint()
-                    training.save(t, folder)
+                    save(t, folder)
                 raise Interrupted(asked[0], s.step, folder)
 
         for epoch in range(s.epoch, math.ceil(t.total_steps / t.method.steps_per_epoch)):
@@ -58,7 +59,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 lr = optim.set_lr(t.optimizers, s.step)
                 randomness.reseed(config.run.seed, s.step, distributed.rank())
                 if in_parts:
-                    out = accumulate.look(t, batch)
+                    out = look(t, batch)
                 else:
                     with t.autocast():
                         out = t.parallel(batch.crops)
@@ -66,7 +67,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                     require_finite(out.embeddings, "embeddings", s.step)
                 targets = t.method.assign(out, batch)
                 if in_parts:
-                    loss = accumulate.predict(t, batch, targets)
+                    loss = predict(t, batch, targets)
                 else:
                     loss = t.method.loss(out, targets)
                     t.backward(loss)
@@ -83,7 +84,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 must_leave = s.step == stop_at or _somebody_asked(asked, s.step)
                 if folder is not None and (is_last or must_leave or pace.checkpoint_is_due()):
                     pace.note_checkpoint()
-                    training.save(t, folder)
+                    save(t, folder)
                 if must_leave and not is_last:
                     raise Interrupted(asked[0] if asked else signal.SIGTERM, s.step, folder)
                 if is_last:

@@ -16,17 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from selfcluster import distributed, loop, training
+from selfcluster import distributed
 from selfcluster.data.sources import open_data
 from selfcluster.errors import ConfigError, DataError, DivergenceError
 from selfcluster.settings.config import DataSettings, replace
+from selfcluster.training import loop
+from selfcluster.training.state import Training, build, restore, save
 from tests import tiny
 from tests.ranks import on_ranks
 
 QUEUE = dict(queue_length=24, queue_from_epoch=1, queue_growth_epochs=1.0)
 
 
-def _weights(t: training.Training) -> dict[str, torch.Tensor]:
+def _weights(t: Training) -> dict[str, torch.Tensor]:
     state = {**t.model.state_dict(), **{f"method/{k}": v for k, v in t.method.state_dict().items()}}
     return {name: tensor.clone() for name, tensor in state.items()}
 
@@ -69,7 +71,7 @@ def test_resume_is_bit_identical_in_mid_epoch_with_queue(tmp_path: Path, optimiz
     with pytest.raises(loop.Interrupted):
         loop.fit(first, tiny.Silent(), tmp_path, stop_at=6)
     second, log_after = tiny.training(**settings), tiny.Silent()
-    training.restore(second, tmp_path)
+    restore(second, tmp_path)
     assert (second.state.epoch, second.state.step, second.state.step_in_epoch) == (1, 6, 2)
     loop.fit(second, log_after, None)
 
@@ -88,7 +90,7 @@ def test_resume_at_the_end_of_an_epoch(tmp_path: Path, stop_at: int) -> None:
     with pytest.raises(loop.Interrupted):
         loop.fit(first, tiny.Silent(), tmp_path, stop_at=stop_at)
     second = tiny.training()
-    training.restore(second, tmp_path)
+    restore(second, tmp_path)
     loop.fit(second, tiny.Silent(), None)
     assert all(torch.equal(a, b) for a, b in zip(_weights(whole).values(), _weights(second).values(), strict=True))
 
@@ -108,7 +110,7 @@ def test_workers_and_resume_change_nothing_on_a_folder_with_a_broken_image(tmp_p
         with pytest.raises(loop.Interrupted):
             loop.fit(first, tiny.Silent(), run, stop_at=4)
         second = tiny.training(data, workers=workers, epochs=2)
-        training.restore(second, run)
+        restore(second, run)
         assert list(second.loader.broken) == list(first.loader.broken)
         loop.fit(second, tiny.Silent(), None)
         ends.append(_weights(second))
@@ -117,7 +119,7 @@ def test_workers_and_resume_change_nothing_on_a_folder_with_a_broken_image(tmp_p
 
 
 def _losses_on_a_rank(settings: dict) -> list[float]:
-    t = training.build(tiny.config(**settings), tiny.data(), torch.device("cpu"))
+    t = build(tiny.config(**settings), tiny.data(), torch.device("cpu"))
     log = tiny.Silent()
     loop.fit(t, log, None)
     return log.losses()
@@ -133,10 +135,10 @@ def test_two_ranks_give_the_losses_of_one_process() -> None:
 
 
 def _train_part(settings: dict, folder: str, stop_at: int | None) -> list[float]:
-    t = training.build(tiny.config(**settings), tiny.data(), torch.device("cpu"))
+    t = build(tiny.config(**settings), tiny.data(), torch.device("cpu"))
     log = tiny.Silent()
     if (Path(folder) / "checkpoints").exists():
-        training.restore(t, Path(folder))
+        restore(t, Path(folder))
     with contextlib.suppress(loop.Interrupted):
         loop.fit(t, log, Path(folder) if stop_at else None, stop_at=stop_at)
     return log.losses()
@@ -152,7 +154,7 @@ def test_a_run_of_two_ranks_is_resumed_by_one(tmp_path: Path) -> None:
 
 def _build_with_batch(batch: int) -> str:
     try:
-        training.build(tiny.config(batch=batch), tiny.data(), torch.device("cpu"))
+        build(tiny.config(batch=batch), tiny.data(), torch.device("cpu"))
     except ConfigError as error:
         return str(error)
     return "built"
@@ -175,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_checkpoint_is_overwritten(tmp_
         loop.fit(bad, tiny.Silent(), tmp_path)
     if (tmp_path / "checkpoints").exists():
         again = tiny.training(**settings)
-        training.restore(again, tmp_path)
+        restore(again, tmp_path)
         assert all(torch.isfinite(p).all() for p in again.model.parameters())
 
 
@@ -186,7 +188,7 @@ def test_losses_are_looked_at_before_a_checkpoint_is_written(tmp_path: Path) -> 
     t.watch._unread.append(torch.tensor([float("nan"), 0.0, 0.0]))
     t.state.step = 4
     with pytest.raises(DivergenceError, match="the loss is nan"):
-        training.save(t, tmp_path)
+        save(t, tmp_path)
     assert json.loads((tmp_path / "checkpoints" / "last.json").read_text())["step"] == 3
 
 
@@ -286,7 +288,7 @@ def test_a_finished_run_does_not_train_on(tmp_path: Path, settings: dict) -> Non
     done = tiny.training(**settings)
     loop.fit(done, tiny.Silent(), tmp_path)
     again, log = tiny.training(**settings), tiny.Silent()
-    training.restore(again, tmp_path)
+    restore(again, tmp_path)
     loop.fit(again, log, tmp_path)
     assert again.state.step == done.total_steps
     assert log.rows == []

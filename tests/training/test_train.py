@@ -14,9 +14,9 @@ import timm
 import torch
 
 import selfcluster as sc
-from selfcluster import loop
-from selfcluster.run import dry_run
 from selfcluster.runs.log import cut_back, read_rows
+from selfcluster.training import loop
+from selfcluster.training.train import dry_run
 from tests import tiny
 
 FAST: dict[str, Any] = {**tiny.SETTINGS, "epochs": 1}

@@ -24,7 +24,6 @@ from selfcluster.data.readers.images import Images
 from selfcluster.data.sources import Data
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.errors import ConfigError, DataError
-from selfcluster.health import Watch, require_finite
 from selfcluster.methods import METHODS, Method, build_model
 from selfcluster.models.batch_norm import running_statistics_kept, synchronize_batch_norm
 from selfcluster.models.encoders import compile_encoder, recompute_activations
@@ -32,6 +31,7 @@ from selfcluster.models.model import ClusterModel
 from selfcluster.runs.checkpoint import check_settings, load_checkpoint, save_checkpoint
 from selfcluster.runs.weights import load_initial_weights
 from selfcluster.settings.config import Config, flatten
+from selfcluster.training.collapse import Watch, require_finite
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from selfcluster import accumulate, loop
 from selfcluster.errors import ConfigError
 from selfcluster.methods import METHODS
+from selfcluster.training import loop, step
 from tests import tiny
 from tests.ranks import on_ranks
 
@@ -47,11 +47,11 @@ def test_the_first_look_leaves_running_statistics_alone() -> None:
     batch = next(iter(t.loader.epoch(0, t.method.begin_epoch(0, tiny.no_extract))))
     norms = [m for m in t.model.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
     before = [(norm.running_mean.clone(), norm.momentum) for norm in norms]
-    accumulate.look(t, batch)
+    step.look(t, batch)
     for norm, (mean, momentum) in zip(norms, before, strict=True):
         assert torch.equal(norm.running_mean, mean)
         assert norm.momentum == momentum
-    accumulate.predict(t, batch, t.method.assign(accumulate.look(t, batch), batch))
+    step.predict(t, batch, t.method.assign(step.look(t, batch), batch))
     assert not torch.equal(norms[0].running_mean, before[0][0])
 
 

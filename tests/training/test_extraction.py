@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfcluster import extraction, loop, randomness, training
+from selfcluster import randomness
 from selfcluster.data.crops import MultiCrop
 from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import DataError, DivergenceError
-from selfcluster.extraction import extractor
 from selfcluster.models.features import Rows, extract_features
 from selfcluster.settings.config import DataSettings
+from selfcluster.training import extraction, loop, state
+from selfcluster.training.extraction import extractor
 from tests import tiny
 from tests.ranks import on_ranks
 
@@ -25,17 +26,17 @@ N = 35
 VIEWS: list[dict[str, Any]] = [dict(view="centre"), dict(view="assign"), dict(view="assign", train_mode=True)]
 
 
-def _training(data: Data | None = None, **settings: Any) -> training.Training:
+def _training(data: Data | None = None, **settings: Any) -> state.Training:
     return tiny.training(data if data is not None else tiny.data(N), "deepcluster-v2", **settings)
 
 
 def _extract(
-    t: training.Training, what: str, *, epoch: int = 0, log: tiny.Silent | None = None, folder: Path | None = None, **how: Any
+    t: state.Training, what: str, *, epoch: int = 0, log: tiny.Silent | None = None, folder: Path | None = None, **how: Any
 ) -> Rows:
     return extractor(t, epoch, log or tiny.Silent(), folder)(what, **how)  # type: ignore[arg-type]
 
 
-def _state(t: training.Training) -> dict[str, Tensor]:
+def _state(t: state.Training) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in t.model.state_dict().items()}
 
 
@@ -150,7 +151,7 @@ def test_autocast_ends_where_extraction_is_cut_short() -> None:
     assert t.model.training
 
 
-def _reason(t: training.Training, image: int) -> str:
+def _reason(t: state.Training, image: int) -> str:
     with pytest.raises(DataError) as caught:
         t.loader.images.decode(image)
     return str(caught.value)

@@ -18,7 +18,7 @@ from selfcluster.data.loader import Batch
 from selfcluster.methods.base import Targets
 from selfcluster.models.batch_norm import running_statistics_kept
 from selfcluster.models.model import Outputs
-from selfcluster.training import Training
+from selfcluster.training.state import Training
 
 
 @torch.no_grad()

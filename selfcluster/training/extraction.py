@@ -20,11 +20,11 @@ from selfcluster import distributed, randomness
 from selfcluster.data.crops import MultiCrop, normalise
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.errors import DataError
-from selfcluster.health import require_finite
 from selfcluster.methods.base import Extract
 from selfcluster.models.features import Rows, RowsByIndex, in_mode, prepared_images
 from selfcluster.runs.log import Log
-from selfcluster.training import Training
+from selfcluster.training.collapse import require_finite
+from selfcluster.training.state import Training
 
 _ORDER, _DROPOUT = 0xE1, 0xE2
 """Keep the draws of one epoch apart."""

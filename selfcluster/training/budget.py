@@ -1,0 +1,205 @@
+"""What a run costs on this machine, and what fits it: time, memory and batch, from a few real steps."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfcluster import distributed, optim
+from selfcluster.data.sources import Data
+from selfcluster.device import memory_limit, peak_memory
+from selfcluster.formatting import duration
+from selfcluster.runs.log import Log, say
+from selfcluster.settings.config import Config
+from selfcluster.settings.resolve import Resolved
+from selfcluster.training.extraction import extractor
+from selfcluster.training.state import Training, build
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on this machine."""
+
+    step: float
+    """Of a training step."""
+    first_assign: float
+    """Of what comes before the first epoch: extraction and clustering, where the method wants them."""
+    assign: float
+    """Of what comes before each later epoch, on average."""
+    steps_per_epoch: int
+
+    def of(self, n_steps: int) -> float:
+        """Of this many steps from the beginning."""
+        later_epochs = max(0, -(-n_steps // self.steps_per_epoch) - 1)
+        return self.first_assign + later_epochs * self.assign + n_steps * self.step
+
+    def steps_in(self, seconds: float) -> int:
+        """How many steps can be done in this time; one at least."""
+        seconds -= self.first_assign
+        epoch = self.steps_per_epoch * self.step + self.assign
+        whole_epochs = max(0, int((seconds + self.assign) // epoch))
+        rest = max(0.0, seconds - whole_epochs * epoch)
+        return max(1, whole_epochs * self.steps_per_epoch + int(rest / self.step))
+
+
+def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
+    """The cost of a run, from some real clustering and a few real steps on a training that is then thrown away.
+
+    The first step pays for warming up, and the next ones find batches that the workers made meanwhile; both are left out, unless
+    the time `at_most` is over before. All ranks take the slowest one's word.
+
+    Args:
+        t: from `build`; on fewer images than the run's where clustering them all would take long.
+        n_steps: to time.
+        at_least, at_most: seconds for the steps; within these, more than `n_steps` are timed.
+    """
+    log, assigns = Log(None, t.config.run), []
+    every = getattr(t.config.objective, "reassign_epochs", 1)
+    for epoch in (0, every):
+        started = time.perf_counter()
+        plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, None))
+        assigns.append(time.perf_counter() - started)
+    times: list[float] = []
+    skipped = 1 + 2 * t.loader.workers
+    started = time.perf_counter()
+    for batch in t.loader.epoch(0, plan):
+        optim.set_lr(t.optimizers, 0)
+        with t.autocast():
+            out = t.parallel(batch.crops)
+        loss = t.method.loss(out, t.method.assign(out, batch))
+        loss.backward()
+        optim.update(t.optimizers)
+        loss.item()
+        times.append(time.perf_counter() - started)
+        if distributed.any_rank((len(times) > skipped + n_steps and times[-1] > at_least) or times[-1] > at_most):
+            break
+    t.loader.close()
+    each = np.diff(times, prepend=0.0)
+    step = float(np.median(each[min(skipped, len(each) - 1) :]))
+    step, first, later = (distributed.largest(seconds) for seconds in (step, *assigns))
+    return Cost(step, first, later / every, t.method.steps_per_epoch)
+
+
+Settle = Callable[[Mapping[str, Any]], Resolved]
+"""From settings that were found out in the meantime to the config of the run."""
+
+
+def fitted_to_time(resolved: Resolved, t: Training, opened: Data, settle: Settle) -> Resolved:
+    """With max_minutes, max_steps is what this machine does in that time; `t` is used up to find out."""
+    minutes = resolved.config.optim.max_minutes
+    cost = cost_of(t, opened, at_least=min(10, 2 * minutes), at_most=6 * minutes)
+    steps = cost.steps_in(0.95 * 60 * minutes)
+    if steps >= t.total_steps:
+        say(
+            f"max_minutes {minutes:g}: the full schedule of {t.total_steps:,} steps takes about {duration(cost.of(t.total_steps))}, so it stays"
+        )
+        return resolved
+    clustering = f" and {cost.assign:.1f} s between epochs" if cost.assign > 0.1 else ""
+    pace = f"{cost.step:.2f} s a step{clustering}"
+    say(f"max_minutes {minutes:g}: {pace}, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
+    fitted = settle({"max_steps": steps})
+    return Resolved(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
+
+
+def cost_of(t: Training, opened: Data, *, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
+    """The cost of a run: the clustering's from a sample of the images, since it grows with their number; `t` is used up."""
+    n = len(t.method.trained_on)
+    n_sampled = min(n, max(_N_SAMPLED, t.config.optim.batch, 4 * max(t.config.n_prototypes)))
+    if t.config.method == "swav" or n_sampled == n:
+        return measure(t, at_least=at_least, at_most=at_most)
+    sample = t.method.trained_on[np.linspace(0, n - 1, n_sampled).astype(np.int64)]
+    t.loader.close()
+    cost = measure(build(t.config, opened, t.device, trained_on=sample), at_least=at_least, at_most=at_most)
+    grown = n / n_sampled
+    return Cost(cost.step, grown * cost.first_assign, grown * cost.assign, t.method.steps_per_epoch)
+
+
+_N_SAMPLED = 8192
+"""Images that are clustered to find out how long clustering takes."""
+
+
+def estimate(t: Training, opened: Data) -> str:
+    """Time and memory of the run, from a few steps on this machine; `t` is used up."""
+    cost, batch, minutes = cost_of(t, opened), t.config.optim.batch, t.config.optim.max_minutes
+    n_steps = min(t.total_steps, cost.steps_in(60 * minutes)) if minutes else t.total_steps
+    parameters = sum(p.numel() for p in t.model.parameters())
+    clustering = f", {cost.assign:.1f} s of clustering between epochs" if cost.assign > 0.1 else ""
+    return (
+        f"estimate: {parameters / 1e6:.1f} million parameters; {cost.step:.2f} s a step, {batch / cost.step:,.0f} images/s{clustering}; "
+        f"{n_steps:,} steps in about {duration(cost.of(n_steps))}; {peak_memory(t.device) / 2**30:.1f} GiB of memory"
+    )
+
+
+_LARGEST = 4096
+"""The paper's largest batch."""
+
+
+_STEPS_AN_EPOCH = 8
+"""So many at least, or there is nothing to learn from."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The batch that was found, and why it is no larger."""
+
+    batch: int
+    peak_bytes: int
+    """That its step took."""
+    why: str
+
+
+def largest_batch(config_of: Callable[[int], Config[Any]], data: Data, device: torch.device) -> Capacity:
+    """The largest of the recipe's batch, twice that, four times that ... whose step fits the memory.
+
+    Args:
+        config_of: the settings for a batch; 0 stands for the recipe's.
+        data: to train on.
+        device: to train on.
+    Returns:
+        the recipe's batch where even that does not fit; `accumulate` or `recompute` may help then.
+    """
+    batch = config_of(0).optim.batch
+    n = len(data.trained_on(config_of(0).data, config_of(0).run.seed))
+    limit, before = memory_limit(device), peak_memory(device)
+    found = Capacity(batch, 0, f"a step of {batch:,} does not fit")
+    while True:
+        peak = _peak_of_a_step(config_of(batch), data, device)
+        if peak is None or peak > limit:
+            return found
+        grown = before + 2 * (peak - before)
+        if 2 * batch > min(_LARGEST, n // _STEPS_AN_EPOCH):
+            return Capacity(batch, peak, f"{n:,} images want no larger one" if 2 * batch <= _LARGEST else "the paper has no larger one")
+        # To try what does not fit may cost a computer its other programs.
+        found = Capacity(batch, peak, f"{2 * batch:,} would not fit {limit / 2**30:.1f} GiB")
+        if device.type == "cpu" and grown > limit:
+            return found
+        batch *= 2
+
+
+def _peak_of_a_step(config: Config[Any], data: Data, device: torch.device) -> int | None:
+    """Bytes at most during a step; None where it does not fit."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    every = data.trained_on(config.data, config.run.seed)
+    n_sampled = min(len(every), max(config.optim.batch, 4 * max(config.n_prototypes)))
+    t = None
+    try:
+        t = build(config, data, device, trained_on=every[np.linspace(0, len(every) - 1, n_sampled).astype(np.int64)])
+        measure(t, n_steps=1, at_most=0.0)
+        peak: int | None = int(distributed.largest(peak_memory(device)))
+    except torch.OutOfMemoryError:
+        peak = None
+    finally:
+        if t is not None:
+            t.loader.close()
+        del t
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return peak
