@@ -21,7 +21,7 @@ from benchmarks.step import Rows
 from selfcluster.data.crops import normalise
 from selfcluster.data.inspect import look_at
 from selfcluster.data.sources import Data, open_data
-from selfcluster.evaluate import clusters
+from selfcluster.evaluation import clusters
 from selfcluster.models import model
 from selfcluster.models.features import extract_features, prepared_images
 from selfcluster.settings.config import DataSettings

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.record import record, spread
 from selfcluster.api import train
-from selfcluster.evaluate import evaluate
+from selfcluster.evaluation.evaluate import evaluate
 
 
 def main() -> None:

@@ -34,8 +34,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.record import record, spread
 from selfcluster.api import train
-from selfcluster.evaluate import knn, linear
-from selfcluster.evaluate.parts import parts_of
+from selfcluster.evaluation import knn, linear
+from selfcluster.evaluation.protocol import parts_of
 
 KS = (20, 200)
 Sides = tuple[Tensor, np.ndarray, Tensor, np.ndarray]

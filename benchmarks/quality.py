@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.record import record
 from selfcluster.api import train
-from selfcluster.evaluate import evaluate
+from selfcluster.evaluation.evaluate import evaluate
 from selfcluster.settings.config import METHOD_SETTINGS, flatten
 
 

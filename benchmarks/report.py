@@ -28,8 +28,8 @@ from selfcluster.clustering.whitening import fit_whitening
 from selfcluster.data.readers.images import ArrayImages
 from selfcluster.data.sources import open_data
 from selfcluster.models.features import raw_pixels
-from selfcluster.report.build import build
-from selfcluster.report.page import Page
+from selfcluster.reporting.page import Page
+from selfcluster.reporting.render import build
 from selfcluster.settings.config import DataSettings, default_config
 
 

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from selfcluster.errors import DataError as DataError
     from selfcluster.errors import DivergenceError as DivergenceError
     from selfcluster.errors import SelfclusterError as SelfclusterError
-    from selfcluster.estimator import KMeans as KMeans
-    from selfcluster.learner import ClusterLearner as ClusterLearner
+    from selfcluster.estimators import ClusterLearner as ClusterLearner
+    from selfcluster.estimators import KMeans as KMeans
     from selfcluster.settings.config import Config as Config
 
 _HOME = {
-    "ClusterLearner": "learner",
+    "ClusterLearner": "estimators",
     "CheckpointError": "errors",
     "CollapseError": "errors",
     "Config": "settings.config",
     "ConfigError": "errors",
     "DataError": "errors",
     "DivergenceError": "errors",
-    "KMeans": "estimator",
+    "KMeans": "estimators",
     "Run": "api",
     "SelfclusterError": "errors",
     "load": "api",

@@ -7,12 +7,13 @@ from typing import Any, Literal, final
 
 import pyarrow as pa
 
-from selfcluster import clusters, report
 from selfcluster.clustering.projection import Projection
-from selfcluster.clusters import Clusters
-from selfcluster.export import Exported, export
+from selfcluster.exporters.export import Exported, export
+from selfcluster.inference import clusters
+from selfcluster.inference.clusters import Clusters
 from selfcluster.models.features import Layer
-from selfcluster.report.page import Limits
+from selfcluster.reporting import report
+from selfcluster.reporting.page import Limits
 from selfcluster.runs import folder
 from selfcluster.runs.run import OpenRun, open_run
 from selfcluster.training import train as training
@@ -36,8 +37,8 @@ class Run(OpenRun):
         return clusters.assign(self, images)
 
     def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> Exported:
-        """The network in a form that others read, checked against the run; see `selfcluster.export.export`."""
-        return export(self.path, self.config, self.model, format, out=out, layer=layer, overwrite=overwrite)
+        """The network in a form that others read, checked against the run; see `exporters.export`."""
+        return export(self, format, out=out, layer=layer, overwrite=overwrite)
 
     def report(
         self,

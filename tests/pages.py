@@ -15,7 +15,7 @@ from selfcluster.clustering.duplicates import duplicates_of
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.data.readers.images import Images
 from selfcluster.models.features import raw_pixels
-from selfcluster.report.page import Page
+from selfcluster.reporting.page import Page
 from tests import tiny
 
 

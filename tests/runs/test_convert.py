@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 import selfcluster as sc
-from selfcluster.evaluate import evaluate
+from selfcluster.evaluation.evaluate import evaluate
 from selfcluster.runs.convert import import_original
 from tests import tiny
 

@@ -37,7 +37,7 @@ def test_swav_learns_on_digits() -> None:
     """The tiny learning test: neighbours of the trained features share their class far more often than before."""
     from sklearn.datasets import load_digits
 
-    from selfcluster.evaluate import knn
+    from selfcluster.evaluation import knn
     from selfcluster.models.features import extract_features
 
     data = open_data("digits", DataSettings())

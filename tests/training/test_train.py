@@ -167,7 +167,7 @@ def test_resume_refuses_other_data_and_names_three(tmp_path: Path) -> None:
 
 
 def test_evaluation_refuses_the_runs_own_data_when_it_has_changed(tmp_path: Path) -> None:
-    from selfcluster.evaluate import evaluate
+    from selfcluster.evaluation.evaluate import evaluate
 
     images, labels = tiny.images(40), np.arange(40) % 2
     np.savez(tmp_path / "toys.npz", images=images, labels=labels)

@@ -1,0 +1,59 @@
+"""Weighted nearest neighbours: how often an image's neighbours share its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from selfcluster.evaluation.standard_errors import mean_and_error
+
+_CHUNK = 1024
+
+
+def run(
+    train: Float[Tensor, "n f"],
+    train_labels: NDArray[np.int64],
+    test: Float[Tensor, "m f"],
+    test_labels: NDArray[np.int64],
+    *,
+    ks: tuple[int, ...] = (20, 200),
+    temperature: float = 0.1,
+    device: torch.device | None = None,
+) -> Iterator[tuple[str, float]]:
+    """Yields `eval/knn_top1_k20` and so on, each with its standard error: the share of test images whose weighted vote is right.
+
+    Each of the k nearest training images votes for its class with weight exp(cosine / temperature); features are brought to unit
+    norm, not centred.
+
+    Args:
+        train, test: features.
+        train_labels, test_labels: class of each row, from 0.
+        ks: neighbours that vote; each is lowered below the smallest class of the training images (see `usable_k`).
+        temperature: of the weights; 0.1 by convention.
+        device: where neighbours are looked for; None for where the features are.
+    Source: instance discrimination, arXiv 1805.01978, section 3.4.
+    """
+    device = device or train.device
+    used = [usable_k(k, train_labels) for k in ks]
+    bank, bank_labels = normalize(train.to(device)), torch.from_numpy(train_labels).to(device)
+    n_classes = int(max(train_labels.max(), test_labels.max())) + 1
+    voted: list[list[Tensor]] = [[] for _ in ks]
+    for start in range(0, len(test), _CHUNK):
+        cosine, neighbour = (normalize(test[start : start + _CHUNK].to(device)) @ bank.T).topk(max(used), dim=1)
+        weights, labels = (cosine / temperature).exp(), bank_labels[neighbour]
+        for votes_of_k, k in zip(voted, used, strict=True):
+            votes = weights.new_zeros(len(cosine), n_classes).scatter_add_(1, labels[:, :k], weights[:, :k])
+            votes_of_k.append(votes.argmax(dim=1).cpu())
+    for k, votes_of_k in zip(ks, voted, strict=True):
+        yield from mean_and_error(f"eval/knn_top1_k{k}", torch.cat(votes_of_k).numpy() == test_labels)
+
+
+def usable_k(k: int, train_labels: Int64[np.ndarray, " n"]) -> int:
+    """k, or where the smallest class has not so many images, one less than it has: more would outvote that class."""
+    return max(1, min(k, int(np.bincount(train_labels)[np.unique(train_labels)].min()) - 1))

@@ -1,0 +1,1 @@
+"""A run's network in forms that others read; one format a file."""

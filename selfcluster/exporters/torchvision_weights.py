@@ -1,0 +1,77 @@
+"""torchvision's layout: a ResNet's tensors, for `torchvision.models.resnet50` and its kin.
+
+timm's plain ResNets and torchvision's have the same tensors under the same names. Other networks of the same name family (another
+stem, other blocks) have not, and are refused instead of being bent.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from safetensors.torch import load_file, save
+from torch import nn
+
+from selfcluster.errors import ConfigError
+from selfcluster.exporters.verification import Difference, Source, difference, preprocessing, probe
+from selfcluster.models.encoders import default_cfgs
+from selfcluster.settings.config import Config
+
+FILES: tuple[str, ...] = ("model.safetensors", "preprocessing.json")
+
+SHARED = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+"""Networks that are the same in timm and in torchvision."""
+
+
+def write(folder: Path, source: Source) -> Difference:
+    """The folder holds the encoder's tensors; torchvision's network of the same name has loaded them strictly but for its classifier."""
+    tensors = {name: tensor.contiguous() for name, tensor in source.network.encoder.state_dict().items()}
+    (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+    description = {"network": f"torchvision.models.{source.encoder_name}", "output": "features", **preprocessing(source)}
+    (folder / "preprocessing.json").write_text(json.dumps(description, indent=1))
+    network = torchvision.models.get_model(source.encoder_name, weights=None)
+    network.fc = nn.Identity()
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return difference(network.eval(), source.network.encode, probe(source))
+
+
+def check(config: Config[Any]) -> None:
+    """Raises ConfigError where torchvision has no such network."""
+    name = config.model.encoder.split(".")[0]
+    if config.model.sobel:
+        raise ConfigError("torchvision's networks take colours, and this run's encoder takes edges (sobel); use --format timm or onnx")
+    if name in default_cfgs:
+        why = "its stem is 3 x 3, without max-pooling"
+    elif "resne" in name:
+        why = "its stem or its blocks are not those of torchvision's ResNets"
+    else:
+        why = "only plain ResNets have the same tensors in both"
+    if name not in SHARED:
+        raise ConfigError(f"encoder {name!r} is no network of torchvision: {why}; use --format timm or onnx")
+
+
+def notes(source: Source) -> tuple[str, ...]:
+    """What the user of the file has to know."""
+    return ("it holds everything but fc.weight and fc.bias, since the run has no classifier",)
+
+
+def next_step(path: Path, source: Source) -> str:
+    """How to load it, ready to paste."""
+    loaded = f"safetensors.torch.load_file({str(path / 'model.safetensors')!r})"
+    return (
+        f"next, in Python: import torch, torchvision, safetensors.torch; encoder = torchvision.models.{source.encoder_name}(); "
+        f"encoder.fc = torch.nn.Identity(); encoder.load_state_dict({loaded}); encoder.eval()"
+    )

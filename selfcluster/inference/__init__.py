@@ -1,0 +1,1 @@
+"""What a trained run gives: embeddings, clusters, and folders of them."""

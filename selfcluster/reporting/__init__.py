@@ -1,0 +1,1 @@
+"""The page about a run: what it shows, and how it is made."""

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import selfcluster as sc
+from selfcluster.evaluation import clusters, knn
+from selfcluster.evaluation.evaluate import evaluate
+from tests import tiny
+
+RNG = np.random.default_rng(0)
+
+
+def _blobs(n: int, classes: int = 3) -> tuple[torch.Tensor, np.ndarray]:
+    labels = np.arange(n) % classes
+    centres = torch.eye(8)[:classes] * 5
+    return centres[labels] + 0.3 * torch.from_numpy(RNG.standard_normal((n, 8))).float(), labels.astype(np.int64)
+
+
+def test_knn_equals_a_naive_vote() -> None:
+    train, labels = _blobs(60)
+    train = train + torch.from_numpy(RNG.standard_normal((60, 8))).float() * 3
+    test, wanted = _blobs(20)
+    k = 5
+    right = 0
+    for row, label in zip(torch.nn.functional.normalize(test), wanted, strict=True):
+        cosine = torch.nn.functional.normalize(train) @ row
+        nearest = cosine.argsort(descending=True)[:k]
+        votes = np.zeros(3)
+        for i in nearest.tolist():
+            votes[labels[i]] += np.exp(cosine[i].item() / 0.1)
+        right += votes.argmax() == label
+    figures = dict(knn.run(train, labels, test, wanted, ks=(k,)))
+    assert figures["eval/knn_top1_k5"] == pytest.approx(right / 20)
+    assert figures["eval/knn_top1_k5_se"] == pytest.approx((right / 20 * (1 - right / 20) / 20) ** 0.5, rel=0.1)
+
+
+def test_k_is_lowered_below_the_smallest_class() -> None:
+    assert knn.usable_k(200, np.array([0] * 50 + [1] * 11)) == 10
+    assert knn.usable_k(20, np.array([0] * 50 + [1] * 21)) == 20
+    assert knn.usable_k(20, np.array([0] * 50 + [1])) == 1
+
+
+def test_clusters_of_separate_blobs_are_the_classes() -> None:
+    names = [f"cluster/{name}" for name in ("accuracy", "purity", "nmi", "ami", "ari")]
+    wanted = {name: pytest.approx(1) for name in names} | {f"{name}_se": pytest.approx(0) for name in names}
+    assert dict(clusters.run(*_blobs(90))) == wanted
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and val/ of three classes that are told apart by colour, a broken image in each."""
+    root = tmp_path_factory.mktemp("set")
+    for part, n in (("train", 24), ("val", 6)):
+        for name, colour in (("red", (255, 60, 60)), ("green", (60, 255, 60)), ("blue", (60, 60, 255))):
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                noise = RNG.integers(0, 60, (20, 20, 3))
+                Image.fromarray((np.array(colour) * 0.7 + noise).astype(np.uint8)).save(root / part / name / f"{i}.png")
+        (root / part / "red" / "broken.png").write_bytes(b"no")
+    return root
+
+
+def test_splits_are_recognised_and_every_table_has_its_floors(folder: Path, tmp_path: Path) -> None:
+    run = sc.train(folder, out=tmp_path / "run", workers=0, **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
+    evaluation = evaluate(run)
+    assert list(evaluation.figures) == ["raw pixels", "untrained encoder", "trained encoder"]
+    assert evaluation.figures["raw pixels"]["eval/knn_top1_k20"] == 1.0
+    assert evaluation.figures["raw pixels"]["cluster/accuracy"] == 1.0
+    notes = " ".join(evaluation.notes)
+    assert "tested on 18 images of the test split" in notes or "tested on 19 images of the test split" in notes
+    assert "1 images that cannot be read are left out" in notes
+    assert "k = 200 is lowered to 23" in notes
+    kept = json.loads((run.path / "evaluation.json").read_text())
+    assert kept["figures"] == evaluation.figures
+    assert "kNN k=20" in str(evaluation)
+
+
+def test_a_share_is_held_out_and_said_to_have_been_seen(tmp_path: Path) -> None:
+    images, labels = tiny.images(60), np.arange(60) % 3
+    np.savez(tmp_path / "x.npz", images=images, labels=labels)
+    run = sc.train(tmp_path / "x.npz", out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
+    assert "seen in training (without labels)" in " ".join(evaluate(run).notes)
+    held = sc.train(tmp_path / "x.npz", out=tmp_path / "held", test_share=0.2, **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
+    notes = " ".join(evaluate(held).notes)
+    assert "kept out of training" in notes
+    assert "clusters of these 12 images" in notes
+
+
+def test_other_labelled_data_and_its_test_set(folder: Path, tmp_path: Path) -> None:
+    run = sc.train(tiny.images(), out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
+    figures = evaluate(run, str(folder / "train"), test=str(folder / "val")).figures
+    assert figures["raw pixels"]["eval/knn_top1_k20"] == 1.0
+
+
+def test_shuffled_labels_give_chance() -> None:
+    train, labels = _blobs(300)
+    test, wanted = _blobs(300)
+    figures = dict(knn.run(train, RNG.permutation(labels), test, wanted, ks=(20,)))
+    assert figures["eval/knn_top1_k20"] == pytest.approx(1 / 3, abs=0.15)
+    figures = dict(clusters.run(train, RNG.permutation(labels)))
+    assert figures["cluster/ami"] == pytest.approx(0, abs=0.03)
+    assert 0 < figures["cluster/ami_se"] < 0.03
+    assert 1 / 3 < figures["cluster/purity"] < 0.5
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder without labels, with a broken image."""
+    root = tmp_path_factory.mktemp("flat")
+    tiny.folder_of_images(root, 40, broken=(3,))
+    return root
+
+
+@pytest.fixture(scope="module")
+def unlabelled(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
+    return sc.train(flat, out=tmp_path_factory.mktemp("runs") / "run", workers=0, **{**tiny.SETTINGS, "epochs": 2, "threads": 1})
+
+
+LABEL_FREE = {"collapse/rankme", "eval/silhouette", "eval/view_top1", "eval/neighbour_overlap"}
+OF_PROTOTYPES = {"collapse/prototypes_used", "collapse/prototypes_share"}
+
+
+def _names(figures: dict[str, float]) -> set[str]:
+    return {name for name in figures if not name.endswith("_se")}
+
+
+def test_without_labels_there_are_the_figures_that_need_none(unlabelled: sc.Run) -> None:
+    evaluation = evaluate(unlabelled)
+    assert _names(evaluation.figures["raw pixels"]) == LABEL_FREE
+    assert _names(evaluation.figures["trained encoder"]) == LABEL_FREE | OF_PROTOTYPES
+    assert 0 < evaluation.figures["trained encoder"]["collapse/prototypes_share"] <= 1
+    notes = " ".join(evaluation.notes)
+    assert "there are no labels: only what needs none is measured" in notes
+    assert "looked at 40 images" in notes
+    assert "1 images that cannot be read are left out" in notes
+    assert "39 images, silhouette of 20 clusters" in notes
+    assert evaluation.figures == json.loads((unlabelled.path / "evaluation.json").read_text())["figures"]
+
+
+def test_without_labels_what_needs_them_is_refused_where_it_was_asked_for(unlabelled: sc.Run) -> None:
+    with pytest.raises(sc.DataError, match=r"there are no labels in .*, and knn, linear measure against them; give --labels FILE.csv"):
+        evaluate(unlabelled, only=("linear", "knn"))
+    with pytest.raises(sc.DataError, match="finetune measure against them"):
+        evaluate(unlabelled, only=("finetune",))
+    assert _names(evaluate(unlabelled, only=("knn", "label-free")).figures["raw pixels"]) == LABEL_FREE
+
+
+def test_labels_of_one_class_are_no_labels(unlabelled: sc.Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", images=tiny.images(30), labels=np.zeros(30, dtype=int))
+    evaluation = evaluate(unlabelled, tmp_path / "one.npz")
+    assert "the labels name fewer than two classes" in " ".join(evaluation.notes)
+    assert _names(evaluation.figures["raw pixels"]) == LABEL_FREE
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
+    folder = tmp_path_factory.mktemp("labelled")
+    np.savez(folder / "toys.npz", images=tiny.images(60), labels=np.arange(60) % 3)
+    return sc.train(folder / "toys.npz", out=folder / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
+
+
+def test_with_labels_there_is_everything_but_fine_tuning(labelled: sc.Run) -> None:
+    figures = evaluate(labelled).figures["trained encoder"]
+    against = {f"eval/{name}" for name in ("knn_top1_k20", "knn_top1_k200", "linear_top1", "linear_strength", "retrieval_map")}
+    of_clusters = {f"cluster/{name}" for name in ("accuracy", "purity", "nmi", "ami", "ari")}
+    assert _names(figures) == against | {"eval/retrieval_recall1"} | of_clusters | LABEL_FREE | OF_PROTOTYPES
+    with_errors = _names(figures) - {"eval/linear_strength", "collapse/rankme"} - OF_PROTOTYPES
+    assert {name.removesuffix("_se") for name in figures if name.endswith("_se")} == with_errors
+
+
+def test_images_are_read_once_for_each_representation(labelled: sc.Run, capfd: pytest.CaptureFixture[str]) -> None:
+    evaluate(labelled)
+    said = capfd.readouterr().err
+    for name in ("raw pixels", "untrained encoder", "trained encoder"):
+        assert f"\n{said}".count(f"\n{name}: 60 images in ") == 1
+        assert f"{name}: linear in " in said
+
+
+def test_only_some_and_later_others_are_kept_together(labelled: sc.Run) -> None:
+    file = labelled.path / "evaluation.json"
+    file.unlink(missing_ok=True)
+    assert _names(evaluate(labelled, only=("retrieval",)).figures["raw pixels"]) == {"eval/retrieval_map", "eval/retrieval_recall1"}
+    both = evaluate(labelled, only=("knn",))
+    assert {"eval/retrieval_map", "eval/knn_top1_k20"} <= both.figures["raw pixels"].keys()
+    assert json.loads(file.read_text())["figures"] == both.figures
+    other_share = evaluate(labelled, only=("knn",), test_share=0.5)
+    assert "eval/retrieval_map" not in other_share.figures["raw pixels"], "figures of other test images do not stand in one table"
+
+
+def test_fine_tuning_is_done_where_it_is_asked_for(labelled: sc.Run) -> None:
+    evaluation = evaluate(labelled, only=("finetune",), finetune_minutes=0.002)
+    assert "eval/finetune_10_top1" not in evaluation.figures["raw pixels"]
+    for name in ("untrained encoder", "trained encoder"):
+        assert 0 <= evaluation.figures[name]["eval/finetune_1_top1"] <= 1
+    assert "had time for" in " ".join(evaluation.notes)
+    assert "10 % of labels" in str(evaluation)
+
+
+def test_other_data_is_said_to_be_and_is_recorded_apart(labelled: sc.Run, folder: Path, flat: Path) -> None:
+    own = evaluate(labelled, only=("knn",))
+    before = own.file.read_bytes()
+    other = evaluate(labelled, str(folder), only=("knn",))
+    assert other.file == labelled.path / f"evaluation-{folder.name}.json"
+    assert other.notes[0].startswith("transfer: the encoder was trained on ")
+    assert str(folder) in other.notes[0]
+    assert evaluate(labelled, str(flat)).file.name == f"evaluation-{flat.name}.json"
+    assert own.file.read_bytes() == before
+
+
+def test_the_runs_own_data_named_again_is_its_own(labelled: sc.Run) -> None:
+    evaluation = evaluate(labelled, labelled.images, only=("knn",))
+    assert evaluation.file.name == "evaluation.json"
+    assert evaluation.figures == evaluate(labelled, only=("knn",)).figures
+
+
+def test_an_array_given_again_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    run = sc.train(tiny.images(), out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
+    assert evaluate(run, tiny.images()).file.name == "evaluation.json"
+    assert evaluate(run, tiny.images(seed=1)).file.name == "evaluation-array.json"
+
+
+def test_overwriting_a_run_takes_its_evaluations_away(tmp_path: Path) -> None:
+    settings = {**tiny.SETTINGS, "epochs": 1, "threads": 1}
+    run = sc.train(tiny.images(), out=tmp_path / "run", **settings)
+    evaluate(run, tiny.images(seed=1))
+    sc.train(tiny.images(), out=tmp_path / "run", overwrite=True, **settings)
+    assert not list((tmp_path / "run").glob("evaluation*"))
+
+
+def test_mistakes_are_told(labelled: sc.Run) -> None:
+    with pytest.raises(sc.ConfigError, match="unknown evaluator 'knm'; did you mean 'knn'"):
+        evaluate(labelled, only=("knm",))
+    with pytest.raises(sc.ConfigError, match="finetune_minutes 0 must be above 0"):
+        evaluate(labelled, finetune=True, finetune_minutes=0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(("classes", "n_clusters"), [(4, 4), (3, 7), (6, 2), (1, 3), (1, 1)])
+def test_figures_of_a_table_are_those_of_the_partitions(classes: int, n_clusters: int, noise: float) -> None:
+    labels = RNG.integers(0, classes, 200)
+    assignments = np.where(RNG.random(200) < noise, RNG.integers(0, n_clusters, 200), labels % n_clusters)
+    counts = np.zeros((classes, n_clusters + 1), dtype=np.int64)  # with a cluster that is empty
+    np.add.at(counts, (labels, assignments), 1)
+    wanted = {name: figure(labels, assignments) for name, figure in clusters._FIGURES.items()}
+    assert clusters.figures_of(counts) == {name: pytest.approx(value, abs=1e-9) for name, value in wanted.items()}

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import selfcluster as sc
+from selfcluster.data.crops import normalise
+from selfcluster.data.readers.images import ArrayImages
+from selfcluster.evaluation.representations import Network, Pixels, TimmEncoder, representations
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
+    folder = tmp_path_factory.mktemp("runs")
+    return sc.train(tiny.images(), out=folder / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
+
+
+IMAGES = ArrayImages(tiny.images(24))
+
+
+def _unseen(_: int) -> None:
+    pass
+
+
+def test_floors_first_then_those_beside_then_the_run(run: sc.Run) -> None:
+    found = list(representations(run, IMAGES, ("resnet10_small_quarter_s2", str(run.path)), untrained=True))
+    assert [r.name for r in found] == [
+        "raw pixels",
+        "untrained encoder",
+        "resnet10_small_quarter_s2, untrained",
+        "run run",
+        "trained encoder",
+    ]
+    assert isinstance(found[0], Pixels)
+    index = np.arange(24)
+    rows = [r.of_images(IMAGES, index, _unseen) for r in found]
+    assert torch.equal(rows[3], rows[4]), "the run beside itself"
+    assert rows[4].numpy() == pytest.approx(run.embed(tiny.images(24)), abs=1e-6)
+    assert not torch.allclose(rows[1], rows[4], atol=1e-3)
+    assert rows[2].shape == (24, 128)
+
+
+def test_pixels_of_whole_images_and_of_crops_are_on_one_scale() -> None:
+    pixels = Pixels("raw pixels", 20, tiny.config(), torch.device("cpu"))
+    whole = pixels.of_images(IMAGES, np.arange(24), _unseen)
+    assert pixels.of_crops(normalise(IMAGES.take(np.arange(24)))).numpy() == pytest.approx(whole.numpy(), abs=1e-5)
+
+
+def test_views_stand_in_the_order_of_the_index_whatever_is_broken(tmp_path: Path, run: sc.Run) -> None:
+    broken = tiny.folder_of_images(tmp_path, 30, broken=(7, 20)).images
+    pixels = Pixels("raw pixels", 16, run.config, torch.device("cpu"))
+    index = np.array([3, 6, 8, 19, 21, 25, 26])
+    first, second = pixels.of_views(broken, index)
+    assert first.shape == second.shape == (7, 3 * 16 * 16)
+    assert not torch.allclose(first, second)
+    for row, image in enumerate(index):
+        alone = pixels.of_views(broken, np.array([image]))
+        assert torch.allclose(alone[0][0], first[row], atol=1e-5), "a view is the image's own, whatever stands around it"
+    with_broken, _ = pixels.of_views(broken, np.array([3, 7, 8]))
+    assert len(with_broken) == 2
+
+
+def test_prototypes_are_those_nearest_to_the_embeddings(run: sc.Run) -> None:
+    network = list(representations(run, IMAGES))[-1]
+    assert isinstance(network, Network)
+    features = network.of_images(IMAGES, np.arange(24), _unseen)
+    nearest, n = network.prototypes_of(features)
+    wanted = torch.from_numpy(run.embed(tiny.images(24), layer="head")) @ run.model.prototypes.weight.detach().cpu().T
+    assert n == 8
+    assert (nearest == wanted.argmax(dim=1).numpy()).all()
+
+
+def test_a_network_of_timm_gets_images_normalised_in_its_own_way() -> None:
+    encoder = timm.create_model("vit_tiny_patch16_224.augreg_in21k", pretrained=False, num_classes=0, img_size=16).eval()
+    assert encoder.pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        found = TimmEncoder(encoder).encode(normalise(images))
+        assert found.numpy() == pytest.approx(encoder((images.float() / 255 - 0.5) / 0.5).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet5o", "unknown encoder 'resnet5o'; did you mean 'resnet50"),
+        ("resnet10_small_quarter_s2", "no pretrained weights of 'resnet10_small_quarter_s2'; choose another, or add --beside-untrained"),
+        ("resnet50.nonsense", "Invalid pretrained tag"),
+    ],
+)
+def test_what_cannot_stand_beside_is_refused_before_anything_is_measured(name: str, message: str, run: sc.Run) -> None:
+    with pytest.raises(sc.ConfigError, match=message):
+        next(representations(run, IMAGES, (name,)))
+
+
+def test_weights_that_cannot_be_downloaded_are_refused_in_one_line(
+    run: sc.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(sc.ConfigError, match="--beside-untrained") as refused:
+        next(representations(run, IMAGES, ("resnet18.a1_in1k",)))
+    assert "\n" not in str(refused.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_that_is_no_run_cannot_stand_beside(run: sc.Run, tmp_path: Path) -> None:
+    with pytest.raises(sc.CheckpointError, match="is not a run folder"):
+        next(representations(run, IMAGES, (str(tmp_path),)))

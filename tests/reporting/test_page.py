@@ -1,0 +1,324 @@
+"""The page in a real browser: it loads without complaint or network, and does what a user wants of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfcluster.data.sources import open_data
+from selfcluster.reporting.page import TopImages, TopOfPrototypes
+from selfcluster.reporting.render import build
+from selfcluster.settings.config import DataSettings
+from tests import browser, pages, tiny
+
+pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium here")
+
+MARKUP = "<img src=x onerror=alert(1)>.png"
+AWKWARD = [MARKUP, "a\"b'c&amp;.png", "line\u2028end, and comma.png", "</script><script>alert(2)</script>.png"]
+"""Names of files; a slash in one makes it a folder and a file."""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i, image in enumerate(tiny.images(60, pixels=48)):
+        name = AWKWARD[i] if i < len(AWKWARD) else f"photo-{i:03}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+    Image.fromarray(tiny.images(60, pixels=48)[9]).save(folder / "photo-copy.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = open_data(str(photos), DataSettings()).images
+    metrics = [
+        {"step": 10.0 * i, "epoch": i // 5, "train/loss": 2.1 - i / 40, "train/lr": 0.1, "collapse/mean_embedding": 0.3}
+        for i in range(1, 20)
+    ]
+    tops = TopOfPrototypes(8, 1, 2, (TopImages(1, 40, (0, 5, 9)), TopImages(6, 21, (3, 2, 1))))
+    labels: list[str | None] = [f"<b>label {i % 3}</b>" for i in range(len(images))]
+    made = pages.clustered(images, labels=labels)
+    page = pages.page(images, made, name="<i>run</i>", where=str(photos), metrics=metrics, prototypes=tops)
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    out.write_bytes(build(page))
+    return out
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    with browser.chromium(tmp_path_factory.mktemp("profile")) as window:
+        yield window
+
+
+@pytest.fixture
+def page(window: browser.Browser, file: Path) -> Iterator[browser.Browser]:
+    """The page, freshly loaded at the size of a laptop, in light colours and without memory."""
+    window.size(1440, 900)
+    window.colours("light")
+    window.open(file)
+    window.value("localStorage.clear()")
+    window.open(file)
+    window.frames()
+    yield window
+    assert window.complaints == []
+    assert window.asked == [file.resolve().as_uri()]
+
+
+def _screen(window: browser.Browser, tmp_path: Path) -> np.ndarray:
+    window.picture(tmp_path / "screen.png")
+    return np.asarray(Image.open(tmp_path / "screen.png").convert("RGB")).astype(int)
+
+
+def test_it_loads_without_complaint_or_network(page: browser.Browser) -> None:
+    assert page.value("document.title") == "<i>run</i> – selfcluster report"
+    assert page.value("document.querySelectorAll('.card').length") == 4
+
+
+def test_the_policy_keeps_what_is_not_the_pages_own_out(window: browser.Browser, file: Path) -> None:
+    window.open(file)
+    window.value("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.broken = 1'}))")
+    assert window.value("window.broken") is None
+    window.value("new Promise(done => { const i = new Image(); i.onerror = i.onload = done; i.src = 'http://127.0.0.1:9/x.png'; })")
+    window.until("true")
+    assert any("Content Security Policy" in complaint for complaint in window.complaints)
+
+
+def test_names_made_of_markup_stay_text(page: browser.Browser) -> None:
+    assert page.value("document.querySelectorAll('img, b b, dd b, td b, i').length") == 0
+    labels = page.value("[...document.querySelectorAll('.thumb')].map(e => e.getAttribute('aria-label'))")
+    page.click("#query")
+    for name in AWKWARD:
+        page.value("document.querySelector('#query').value = ''; document.querySelector('#query').focus()")
+        page.type(name)
+        page.until(f"(e => e && e.getAttribute('aria-label') === {name!r})(document.querySelector('#found .thumb'))")
+        page.click("#found .thumb")
+        assert page.value("document.querySelector('#viewer-path').textContent") == name
+        page.click("#close")
+    assert any(label in labels for label in AWKWARD)
+    assert page.value("document.scripts.length") == page.value("document.querySelectorAll('body > script').length")
+
+
+def test_thumbnails_are_drawn(page: browser.Browser, photos: Path, tmp_path: Path) -> None:
+    x, y = page.middle_of(".card .thumb")
+    time.sleep(0.2)
+    side = page.value("document.querySelector('.card .thumb').getBoundingClientRect().width") / 2 - 3
+    part = _screen(page, tmp_path)[round(y - side) : round(y + side), round(x - side) : round(x + side)]
+    # It is the image that it says, not another.
+    label = page.value("document.querySelector('.card .thumb').getAttribute('aria-label')")
+    with Image.open(photos / label) as image:
+        shown = np.asarray(image.resize(part.shape[1::-1])).astype(int)
+    assert np.abs(part - shown).mean() < 12
+    assert np.abs(part - shown[:, ::-1]).mean() > 20
+
+
+def _colours_of_the_map(page: browser.Browser, tmp_path: Path) -> list[int]:
+    """How many pixels of the map have each colour, the most frequent first."""
+    page.middle_of("#canvas")
+    x, y, width, height = page.value(
+        "(b => [b.x, b.y, b.width, b.height].map(Math.round))(document.querySelector('#canvas').getBoundingClientRect())"
+    )
+    part = _screen(page, tmp_path)[max(0, y) : y + height, x : x + width].reshape(-1, 3)
+    return sorted(np.unique(part, axis=0, return_counts=True)[1].tolist(), reverse=True)
+
+
+def test_the_map_is_drawn(page: browser.Browser, tmp_path: Path) -> None:
+    dots = _colours_of_the_map(page, tmp_path)
+    assert len(dots) > 5, "the background, four colours of clusters, and their rims"
+    assert dots[1] > 50
+    page.click("#dots")
+    page.frames(10)
+    assert _colours_of_the_map(page, tmp_path)[0] < dots[0] - 20_000
+
+
+def _place_of_a_dot(page: browser.Browser) -> tuple[float, float]:
+    """Where the first dot of the map is in the window, found by its colour."""
+    return tuple(
+        page.value(
+            "(c => { const d = new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer); const b = c.getBoundingClientRect();"
+            "const i = d.findIndex(p => p !== d[0]); return [b.x + i % c.width + 1, b.y + Math.floor(i / c.width) + 2]; })(document.querySelector('#canvas'))"
+        )
+    )
+
+
+def test_the_image_under_the_pointer_is_shown_and_opened(page: browser.Browser) -> None:
+    page.middle_of("#canvas")
+    x, y = _place_of_a_dot(page)
+    assert page.value("document.querySelector('#tip').hidden")
+    page.move(x, y)
+    page.until("!document.querySelector('#tip').hidden")
+    path = page.value("document.querySelector('#tip span').textContent")
+    assert "blob:" in page.value("getComputedStyle(document.querySelector('#tip .thumb')).backgroundImage")
+    page.press(x, y)
+    assert page.value("document.querySelector('#viewer').open")
+    assert page.value("document.querySelector('#viewer-path').textContent") == path
+    assert page.value("document.querySelectorAll('#viewer-neighbours .thumb').length") == 8
+
+
+def test_neighbours_lead_on_and_back(page: browser.Browser) -> None:
+    page.click(".card .thumb")
+    first = page.value("document.querySelector('#viewer-path').textContent")
+    page.click("#viewer-neighbours .thumb")
+    assert page.value("document.querySelector('#viewer-path').textContent") != first
+    page.click("#back")
+    assert page.value("document.querySelector('#viewer-path').textContent") == first
+    page.key("Escape", 27)
+    assert not page.value("document.querySelector('#viewer').open")
+
+
+def test_the_map_can_be_moved_by_mouse_and_keys(page: browser.Browser) -> None:
+    page.middle_of("#canvas")
+    drawn = "document.querySelector('#canvas').toDataURL().length + document.querySelector('#canvas').toDataURL().slice(-4000, -100)"
+    whole = page.value(drawn)
+    page.value("document.querySelector('#plot').focus()")
+    page.key("+", 187)
+    page.key("+", 187)
+    enlarged = page.value(drawn)
+    assert enlarged != whole
+    page.until("document.querySelector('#said').textContent.includes(', Cluster ')")
+    page.key("ArrowLeft", 37)
+    assert page.value(drawn) != enlarged
+    page.key("Enter", 13)
+    page.key("0", 48)
+    page.move(5, 5)
+    page.value("document.activeElement.blur()")
+    page.until(f"({drawn}) === {whole!r}")
+    x, y = page.middle_of("#canvas")
+    page.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-100)
+    page.until("!document.querySelector('#hint').hidden")
+    page.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-100, modifiers=2)
+    page.until(f"({drawn}) !== {whole!r}")
+
+
+def test_a_pinch_enlarges_the_map(page: browser.Browser) -> None:
+    page.size(390, 844, touch=True)
+    page.frames()
+    x, y = page.middle_of("#canvas")
+    for kind, apart in (("touchStart", 20), ("touchMove", 40), ("touchMove", 80)):
+        points = [{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}]
+        page.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    page.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    page.until("document.querySelector('#plot').classList.contains('zoomed')")
+
+
+def test_search_finds_paths_names_and_labels(page: browser.Browser) -> None:
+    page.click("#query")
+    page.type("PHOTO-01")
+    page.until("!document.querySelector('#found').hidden")
+    found = page.value("[...document.querySelectorAll('#found .thumb')].map(e => e.getAttribute('aria-label'))")
+    assert found == [f"photo-01{i}.png" for i in range(10)]
+    assert page.value("document.querySelector('#found').textContent").startswith("10 images in ")
+    page.value("document.querySelector('#query').value = ''")
+    page.type("label 2</b>")
+    page.until("document.querySelector('#found').textContent.startsWith('20 images')")
+    page.value("document.querySelector('#query').value = ''")
+    page.type("no such thing")
+    page.until("document.querySelector('#found').textContent.startsWith('No image')")
+    assert page.value("document.querySelectorAll('.card').length") == 0
+    page.key("Escape", 27)
+    page.until("document.querySelectorAll('.card').length === 4")
+
+
+def test_clusters_are_sorted(page: browser.Browser) -> None:
+    def numbers(attribute: str) -> list[str]:
+        page.value(f"(s => {{ s.value = {attribute!r}; s.dispatchEvent(new Event('change')); }})(document.querySelector('#order'))")
+        return page.value("[...document.querySelectorAll('.card .meta')].map(e => e.textContent)")
+
+    cohesion = [float(text.split()[1]) for text in numbers("cohesion")]
+    assert cohesion == sorted(cohesion, reverse=True)
+    numbers("size")
+    sizes = page.value("[...document.querySelectorAll('.card .size')].map(e => parseInt(e.textContent))")
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == 61
+    page.click(".card:last-child .name")
+    page.type("aaa")
+    numbers("name")
+    assert page.value("document.querySelector('.card .name').value") == "aaa"
+
+
+def test_a_name_is_kept_shown_and_exported(page: browser.Browser, file: Path, tmp_path: Path) -> None:
+    name = 'cats, "big" <b>'
+    page.click(".card .name")
+    page.type(name)
+    number = page.value("document.querySelector('.card .name').getAttribute('aria-label').split(' ').pop()")
+    page.open(file)
+    assert page.value("document.querySelector('.card .name').value") == name
+    assert name in page.value("[...document.querySelectorAll('#focus option')].map(e => e.textContent)")
+    page.downloads_to(tmp_path)
+    page.click("#export")
+    began = time.monotonic()
+    while not (kept := list(tmp_path.glob("*.csv"))):
+        assert time.monotonic() - began < 10
+        time.sleep(0.05)
+    with io.StringIO(kept[0].read_bytes().decode("utf-8"), newline="") as text:
+        rows = list(csv.DictReader(text))
+    assert len(rows) == 61
+    assert set(AWKWARD) < {row["path"] for row in rows}
+    size = page.value("parseInt(document.querySelector('.card .size').textContent)")
+    assert [row["cluster"] for row in rows if row["name"] == name] == [number] * size
+    assert {row["name"] for row in rows} == {name, ""}
+
+
+def test_all_images_of_a_cluster_can_be_seen(page: browser.Browser) -> None:
+    size = page.value("parseInt(document.querySelector('.card .size').textContent)")
+    page.click(".card .card-foot button")
+    assert page.value("document.querySelectorAll('.card .members .thumb').length") == size
+    page.click(".card .card-foot button")
+    assert page.value("document.querySelector('.card .members')") is None
+
+
+def test_arrows_move_within_a_row_of_images(page: browser.Browser) -> None:
+    page.value("document.querySelector('.card .thumb').focus()")
+    page.key("ArrowRight", 39)
+    assert page.value("[...document.activeElement.parentNode.children].indexOf(document.activeElement)") == 1
+    assert page.value("document.querySelectorAll('.card .strip')[0].querySelectorAll('[tabindex=\"0\"]').length") == 1
+
+
+def test_everything_that_can_be_used_has_a_name(page: browser.Browser) -> None:
+    page.click(".card .thumb")  # the dialog too
+    nameless = page.value(
+        "[...document.querySelectorAll('button, input, select, [role=img], [role=group], [role=application], nav, dialog')].filter(e =>"
+        "!(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.textContent.trim() || (e.labels && e.labels.length))).map(e => e.outerHTML)"
+    )
+    assert nameless == []
+    assert page.value("document.documentElement.lang") == "en"
+    assert page.value("document.querySelectorAll('main, header, footer, h1').length") == 4
+    assert page.value("document.querySelectorAll('#map table tbody tr').length") == 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_follow_the_system_and_the_switch(scheme: str, page: browser.Browser, tmp_path: Path) -> None:
+    page.colours(scheme)
+    page.frames()
+    assert (_screen(page, tmp_path)[-5:, :5].mean() < 100) == (scheme == "dark")
+    page.click("#theme")
+    page.frames()
+    assert (_screen(page, tmp_path)[-5:, :5].mean() < 100) == (scheme == "light")
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (820, 1180), (1440, 900)])
+def test_nothing_is_wider_than_the_window(width: int, height: int, page: browser.Browser) -> None:
+    page.size(width, height)
+    page.frames()
+    assert page.value("document.documentElement.scrollWidth") <= width
+
+
+def test_prototypes_and_duplicates_are_shown(page: browser.Browser) -> None:
+    tops = page.value("[...document.querySelectorAll('#tops > div')].map(e => [e.textContent, e.querySelectorAll('.thumb').length])")
+    assert tops == [["Prototype 1 · nearest to 40 images", 3], ["Prototype 6 · nearest to 21 images", 3]]
+    twins = page.value("[...document.querySelectorAll('#twins .thumb')].map(e => e.getAttribute('aria-label')).sort()")
+    assert twins == ["photo-009.png", "photo-copy.png"]
+
+
+def test_curves_can_be_read(page: browser.Browser) -> None:
+    assert page.value("document.querySelector('.curve svg').getAttribute('aria-label')").startswith("Loss: from 2.08 to 1.62")
+    x, y = page.middle_of(".curve svg")
+    page.move(x, y)
+    page.until("document.querySelector('.curve .now').textContent.endsWith(' at step 100')")
