@@ -7,11 +7,10 @@ the user to know it would be asking for the result. Every value here can be over
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings, Config, flatten
 
@@ -205,14 +204,14 @@ def _epsilon(n_prototypes: int) -> Choice:
 
 
 def _round_figure(x: float) -> int:
-    magnitude = 10 ** max(0, int(np.log10(x)) - 1)
+    magnitude = 10 ** max(0, int(math.log10(x)) - 1)
     return int(round(x / magnitude) * magnitude)
 
 
 def _batch(facts: Facts) -> Choice:
     """About a thirtieth of the images: a power of two from 16 on, but never more than there are."""
     largest, why = (256, "") if facts.accelerated else (64, "; without a GPU many small steps are worth more than few large ones")
-    power = 2 ** round(np.log2(max(1, facts.n / 28)))
+    power = 2 ** round(math.log2(max(1, facts.n / 28)))
     batch = int(min(largest, max(16, power), facts.n))
     ranks = facts.n_ranks
     return Choice(batch - batch % ranks if batch >= ranks else batch, f"for {facts.n:,} images{why}")
