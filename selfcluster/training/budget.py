@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfcluster import distributed, optim
+from selfcluster import distributed
 from selfcluster.data.sources import Data
 from selfcluster.device import memory_limit, peak_memory
 from selfcluster.formatting import duration
@@ -20,6 +20,7 @@ from selfcluster.settings.config import Config
 from selfcluster.settings.resolve import Resolved
 from selfcluster.training.extraction import extractor
 from selfcluster.training.state import Training, build
+from selfcluster.training.step import step
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Cost:
 def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
     """The cost of a run, from some real clustering and a few real steps on a training that is then thrown away.
 
-    The first step pays for warming up, and the next ones find batches that the workers made meanwhile; both are left out, unless
-    the time `at_most` is over before. All ranks take the slowest one's word.
+    Steps are those of the loop, with accumulation, recomputation and the method's hooks. The first one pays for warming up, and the next
+    ones find batches that the workers made meanwhile; both are left out, unless the time `at_most` is over before. All ranks take the
+    slowest one's word.
 
     Args:
         t: from `build`; on fewer images than the run's where clustering them all would take long.
@@ -65,25 +67,29 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
         started = time.perf_counter()
         plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, None))
         assigns.append(time.perf_counter() - started)
-    times: list[float] = []
     skipped = 1 + 2 * t.loader.workers
-    started = time.perf_counter()
+    n = 0
+    started = warm_at = time.perf_counter()
     for batch in t.loader.epoch(0, plan):
-        optim.set_lr(t.optimizers, 0)
-        with t.autocast():
-            out = t.parallel(batch.crops)
-        loss = t.method.loss(out, t.method.assign(out, batch))
-        loss.backward()
-        optim.update(t.optimizers)
-        loss.item()
-        times.append(time.perf_counter() - started)
-        if distributed.any_rank((len(times) > skipped + n_steps and times[-1] > at_least) or times[-1] > at_most):
+        step(t, batch)
+        n += 1
+        if n == skipped:
+            warm_at = _now(t.device)
+        passed = time.perf_counter() - started
+        if distributed.any_rank((n > skipped + n_steps and passed > at_least) or passed > at_most):
             break
+    began, n_timed = (warm_at, n - skipped) if n > skipped else (started, n)
+    seconds = (_now(t.device) - began) / n_timed
     t.loader.close()
-    each = np.diff(times, prepend=0.0)
-    step = float(np.median(each[min(skipped, len(each) - 1) :]))
-    step, first, later = (distributed.largest(seconds) for seconds in (step, *assigns))
-    return Cost(step, first, later / every, t.method.steps_per_epoch)
+    slowest, first, later = (distributed.largest(x) for x in (seconds, *assigns))
+    return Cost(slowest, first, later / every, t.method.steps_per_epoch)
+
+
+def _now(device: torch.device) -> float:
+    """The time, once the device has done what it was given; between two of these, work on a GPU overlaps as in the loop."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 Settle = Callable[[Mapping[str, Any]], Resolved]

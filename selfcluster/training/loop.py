@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from selfcluster import distributed, optim, randomness
+from selfcluster import distributed, optim
 from selfcluster.data.loader import EpochPlan
 from selfcluster.errors import Interrupted
 from selfcluster.runs.log import Log
-from selfcluster.training.collapse import require_finite
 from selfcluster.training.extraction import extractor
 from selfcluster.training.state import Training, save
-from selfcluster.training.step import look, predict
+from selfcluster.training.step import step
 
 
 def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = None) -> None:
@@ -28,13 +27,13 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
         folder: the run's, for checkpoints; None writes none.
         stop_at: leave after this step, with a checkpoint, as a signal does.
     Raises:
-        CollapseError, DivergenceError: see `health`.
+        CollapseError, DivergenceError: see `collapse`.
         Interrupted: a signal asked to leave; a checkpoint was written.
     """
     s, config = t.state, t.config
     if s.step >= t.total_steps:
         return
-    pace, in_parts = _Pace(t), config.optim.accumulate > 1
+    pace = _Pace(t)
     log.start(s.step, t.total_steps)
     with _signals() as asked:
 
@@ -55,32 +54,12 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 pace.report_plan(log, s.plan, epoch, time.perf_counter() - began)
             assert s.plan is not None
             for batch in t.loader.epoch(epoch, s.plan, start=s.step_in_epoch):
-                # --------------------------------------------------------------- one step
-                lr = optim.set_lr(t.optimizers, s.step)
-                randomness.reseed(config.run.seed, s.step, distributed.rank())
-                if in_parts:
-                    out = look(t, batch)
-                else:
-                    with t.autocast():
-                        out = t.parallel(batch.crops)
-                if t.device.type == "cpu":  # looking costs nothing here; elsewhere it is done at every log line and checkpoint
-                    require_finite(out.embeddings, "embeddings", s.step)
-                targets = t.method.assign(out, batch)
-                if in_parts:
-                    loss = predict(t, batch, targets)
-                else:
-                    loss = t.method.loss(out, targets)
-                    t.backward(loss)
-                t.method.before_update(s.step)
-                optim.clip_gradients(t.optimizers, config.optim.clip_norm)
-                optim.update(t.optimizers)
-                t.method.after_update(out, batch, s.step)
-                # ------------------------------------------------------------------------
-                t.watch.see(out, targets, loss, s.step)
+                done = step(t, batch)
+                t.watch.see(done.out, done.targets, done.loss, s.step)
                 s.step, s.step_in_epoch = s.step + 1, s.step_in_epoch + 1
                 is_last = s.step == t.total_steps
                 if s.step % config.run.log_steps == 0 or is_last:
-                    pace.report(log, lr, epoch)
+                    pace.report(log, done.lr, epoch)
                 must_leave = s.step == stop_at or _somebody_asked(asked, s.step)
                 if folder is not None and (is_last or must_leave or pace.checkpoint_is_due()):
                     pace.note_checkpoint()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -16,10 +17,11 @@ import torch
 from selfcluster import device
 from selfcluster.api import train
 from selfcluster.data.loader import EpochPlan
+from selfcluster.errors import Interrupted
 from selfcluster.methods import METHODS
 from selfcluster.methods.base import Extract
 from selfcluster.settings.config import Config, flatten
-from selfcluster.training import budget
+from selfcluster.training import budget, loop
 from selfcluster.training.budget import Capacity, Cost, largest_batch, measure
 from selfcluster.training.train import dry_run
 from tests import tiny
@@ -184,3 +186,16 @@ def test_training_takes_it_and_lr_follows(tmp_path: Path, capsys: pytest.Capture
     assert found["lr"] == pytest.approx(0.003)
     assert settings["lr"] == pytest.approx(0.003 * (32 / 64) ** 0.5)
     assert "1,200 images want no larger one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("measured", [lambda t: measure(t, n_steps=1), lambda t: loop.fit(t, tiny.Silent(), None, stop_at=2)])
+def test_the_measured_step_is_that_of_the_loop(measured: Callable[[Any], object]) -> None:
+    t, sizes, hooks = tiny.training(accumulate=4, recompute=True), [], []
+    t.model.register_forward_pre_hook(lambda _, crops: sizes.append(len(crops[0][0])))
+    for name in ("before_update", "after_update"):
+        setattr(t.method, name, lambda *_, name=name: hooks.append(name))
+    with contextlib.suppress(Interrupted):
+        measured(t)
+    assert set(sizes) == {t.config.optim.batch // 4}
+    assert len(sizes) == 8 * hooks.count("before_update") > 0
+    assert hooks.count("before_update") == hooks.count("after_update")

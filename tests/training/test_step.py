@@ -47,11 +47,12 @@ def test_the_first_look_leaves_running_statistics_alone() -> None:
     batch = next(iter(t.loader.epoch(0, t.method.begin_epoch(0, tiny.no_extract))))
     norms = [m for m in t.model.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
     before = [(norm.running_mean.clone(), norm.momentum) for norm in norms]
-    step.look(t, batch)
+    parts = batch.parts(2)
+    step._look(t, parts)
     for norm, (mean, momentum) in zip(norms, before, strict=True):
         assert torch.equal(norm.running_mean, mean)
         assert norm.momentum == momentum
-    step.predict(t, batch, t.method.assign(step.look(t, batch), batch))
+    step._predict(t, parts, t.method.assign(step._look(t, parts), batch))
     assert not torch.equal(norms[0].running_mean, before[0][0])
 
 
