@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-bf16 check bench clean
 
 demo: .venv/installed
 	$(BIN)/selfcluster demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# As on a CPU with AMX, where the precision is bf16 by itself.
+test-bf16: .venv/installed
+	SELFCLUSTER_TEST_BF16=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -19,6 +19,7 @@ from torch import nn
 
 from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.errors import ConfigError, known
+from selfcluster.models.idle_taps import keep_idle_taps_in_float32
 
 _CFG = {
     "url": "",
@@ -121,7 +122,7 @@ def create_encoder(name: str, crop_pixels: tuple[int, ...], *, channels: int = 3
 def _create(name: str, channels: int, pretrained: bool) -> nn.Module:
     for extra in ({"dynamic_img_size": True}, {}):
         try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **extra)
+            encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **extra)
         except TypeError:
             continue
         except Exception as error:  # huggingface_hub raises many kinds when weights are not to be had
@@ -130,6 +131,8 @@ def _create(name: str, channels: int, pretrained: bool) -> nn.Module:
             raise ConfigError(
                 f"cannot get {what} {name!r} from timm: {reason}; check the name and the network, or use --init random"
             ) from None
+        keep_idle_taps_in_float32(encoder)
+        return encoder
     raise ConfigError(f"encoder {name!r} cannot be made without a classifier; choose another")
 
 
