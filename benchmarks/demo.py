@@ -15,7 +15,6 @@ from pathlib import Path
 
 from benchmarks.record import record, spread
 from selfcluster.api import train
-from selfcluster.evaluation.evaluate import evaluate
 
 
 def main() -> None:
@@ -27,7 +26,7 @@ def main() -> None:
             started = time.perf_counter()
             run = train("digits", out=Path(folder) / str(seed), seed=seed)
             seconds = time.perf_counter() - started
-            runs.append({"seed": seed, "seconds": seconds, "figures": evaluate(run).figures})
+            runs.append({"seed": seed, "seconds": seconds, "figures": run.evaluate().figures})
             print(seed, f"{seconds:.0f} s", runs[-1]["figures"]["trained encoder"])
     accuracy = [run["figures"]["trained encoder"]["cluster/accuracy"] for run in runs]
     summary = {

@@ -46,7 +46,7 @@ def features_of(data: str, test: str | None, minutes: float) -> tuple[Sides, str
     """Features of a run of some minutes, and its encoder's name."""
     with tempfile.TemporaryDirectory() as folder:
         run = train(data, out=Path(folder) / "run", max_minutes=minutes)
-        sides = parts_of(run, data, test, 0.2, "auto").sides
+        sides = parts_of(run.opened, data, test, 0.2, "auto").sides
         assert sides is not None
         rows: list[Any] = []
         for part in (sides.train, sides.test):

@@ -20,7 +20,6 @@ from typing import Any
 
 from benchmarks.record import record
 from selfcluster.api import train
-from selfcluster.evaluation.evaluate import evaluate
 from selfcluster.settings.config import METHOD_SETTINGS, flatten
 
 
@@ -32,7 +31,7 @@ def one(a: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
         run = train(a.data, method=method, out=Path(folder) / "run", max_minutes=a.max_minutes, seed=seed, **settings)
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        evaluation = evaluate(run, a.data if a.test else None, test=a.test)
+        evaluation = run.evaluate(a.data if a.test else None, test=a.test)
         rows = run.metrics
     config = flatten(run.config)
     steps = [row for row in rows if "train/loss" in row]

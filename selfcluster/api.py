@@ -1,44 +1,82 @@
-"""The front door: `train`, `load`, and `Run`, what a run can do."""
+"""The front door: `train`, `load`, and `Run` with its verbs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
-import pyarrow as pa
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
 
 from selfcluster.clustering.projection import Projection
-from selfcluster.exporters.export import Exported, export
-from selfcluster.inference import clusters
-from selfcluster.inference.clusters import Clusters
+from selfcluster.evaluation import evaluate as evaluation
+from selfcluster.evaluation.results import Evaluation
+from selfcluster.exporters import export as exporters
+from selfcluster.exporters.export import Exported
+from selfcluster.inference import clusters, embeddings
+from selfcluster.inference.clusters import Assignment, Clusters
 from selfcluster.models.features import Layer
+from selfcluster.models.model import ClusterModel
 from selfcluster.reporting import report
 from selfcluster.reporting.page import Limits
-from selfcluster.runs import folder
 from selfcluster.runs.run import OpenRun, open_run
+from selfcluster.settings.config import Config
 from selfcluster.training import train as training
 
 
 @final
-class Run(OpenRun):
-    """A trained (or half-trained) run in its folder, and what can be done with it."""
+class Run:
+    """A trained (or half-trained) run, and what can be done with it.
+
+    Args:
+        opened: the run on disk, which functions of the package take.
+    """
+
+    def __init__(self, opened: OpenRun) -> None:
+        self.opened = opened
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, method={self.config.method!r}, encoder={self.config.model.encoder!r})"
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.opened.path
+
+    @property
+    def config(self) -> Config[Any]:
+        """All settings."""
+        return self.opened.config
+
+    @property
+    def model(self) -> ClusterModel:
+        """Encoder, head and prototypes, in eval mode."""
+        return self.opened.model
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """The rows of metrics.jsonl, oldest first."""
+        return self.opened.metrics
+
+    def embed(self, images: Any = None, *, layer: Layer = "features") -> Float[NDArray[np.float32], "n _"]:
+        """Return a row for each image; see `embeddings.embed`."""
+        return embeddings.embed(self.opened, images, layer=layer)
 
     def cluster(
         self, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
     ) -> Clusters:
-        """Every image in a cluster, see `clusters.cluster`; kept in the run's folder, for `assign` and the report."""
-        folder.check_writable(self.path)
-        found = clusters.cluster(self, images, k=k, seed=seed, projection=projection)
-        clusters.keep(found, self.path)
-        return found
+        """Put every image in a cluster, and keep the clusters in the run's folder; see `clusters.cluster`."""
+        return clusters.cluster(self.opened, images, k=k, seed=seed, projection=projection, keep=True)
 
-    def assign(self, images: Any) -> pa.Table:
-        """New images in the clusters that `cluster` has found, see `clusters.assign`."""
-        return clusters.assign(self, images)
+    def assign(self, images: Any) -> Assignment:
+        """Put new images in the clusters that `cluster` has found; see `clusters.assign`."""
+        return clusters.assign(self.opened, images)
 
-    def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> Exported:
-        """The network in a form that others read, checked against the run; see `exporters.export`."""
-        return export(self, format, out=out, layer=layer, overwrite=overwrite)
+    def evaluate(self, data: Any = None, *, test: Any = None, labels: str = "auto", only: Sequence[str] = (), **how: Any) -> Evaluation:
+        """Measure the encoder beside raw pixels and the untrained encoder; see `evaluate.evaluate`, which takes further settings."""
+        return evaluation.evaluate(self.opened, data, test=test, labels=labels, only=only, **how)
 
     def report(
         self,
@@ -49,8 +87,12 @@ class Run(OpenRun):
         seed: int = 0,
         limits: Limits | None = None,
     ) -> Path:
-        """One page about the run that opens from disk, see `report.report`."""
-        return report.report(self, images, out=out, k=k, seed=seed, limits=limits)
+        """Write one page about the run that opens from disk; see `report.report`."""
+        return report.report(self.opened, images, out=out, k=k, seed=seed, limits=limits)
+
+    def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> Exported:
+        """Write the network in a form that others read, checked against the run; see `export.export`."""
+        return exporters.export(self.opened, format, out=out, layer=layer, overwrite=overwrite)
 
 
 def train(
@@ -71,7 +113,7 @@ def train(
         method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2"; None for that of the preset or the TOML file, or else "swav".
         out: the run's folder; None for runs/<data>-<method>-<n>.
         preset, config: a named preset, and a TOML file of settings (whose method and images count where they are not given here).
-        resume: go on with the run in `out`.
+        resume: resume the run in `out`.
         overwrite: replace the run in `out`.
         settings: any setting by its name, such as epochs=50; batch="auto" finds the largest that fits.
     Returns:
@@ -80,15 +122,13 @@ def train(
         ConfigError, DataError, CheckpointError: see the messages.
         CollapseError: training has died.
     """
-    run = training.train(data, method=method, out=out, preset=preset, config=config, resume=resume, overwrite=overwrite, **settings)
-    return Run(run.path, run.config, run.images, run.model)
+    return Run(training.train(data, method=method, out=out, preset=preset, config=config, resume=resume, overwrite=overwrite, **settings))
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Run:
-    """The run in this folder, with the weights of its last checkpoint.
+    """Open the run in a folder, with the weights of its last checkpoint.
 
     Raises:
         CheckpointError: it is no run, has no checkpoint yet, or is damaged.
     """
-    run = open_run(path, device=device)
-    return Run(run.path, run.config, run.images, run.model)
+    return Run(open_run(path, device=device))

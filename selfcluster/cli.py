@@ -133,10 +133,8 @@ def _run(command: str, arguments: list[str]) -> None:
 
 def _evaluate(parsed: Evaluate) -> None:
     from selfcluster.api import load
-    from selfcluster.evaluation.evaluate import evaluate
 
-    result = evaluate(
-        load(parsed.run, device=parsed.device),
+    result = load(parsed.run, device=parsed.device).evaluate(
         parsed.data or None,
         test=parsed.test or None,
         test_share=parsed.test_share,
@@ -153,31 +151,32 @@ def _evaluate(parsed: Evaluate) -> None:
 
 
 def _embed(parsed: Embed) -> None:
-    from selfcluster.api import load
     from selfcluster.inference.embeddings import write_embeddings
+    from selfcluster.runs.run import open_run
 
-    run = load(parsed.run, device=parsed.device)
+    run = open_run(parsed.run, device=parsed.device)
     found = write_embeddings(run, parsed.data or None, out=parsed.out, layer=parsed.layer, overwrite=parsed.overwrite)
     unreadable = f"; {found.n_unreadable:,} could not be read" if found.n_unreadable else ""
-    print(f"{found.n:,} embeddings of {found.width} numbers, {found.images_per_second:,.0f} images/s{unreadable}: {found.file}")
+    speed = f"{found.n_computed / max(found.seconds, 1e-9):,.0f} images/s" if found.n_computed else "kept from before"
+    print(f"{found.n:,} embeddings of {found.width} numbers, {speed}{unreadable}: {found.file}")
     print(f"next: {_command('cluster', parsed.run, parsed.data)}")
 
 
 def _cluster(parsed: Cluster) -> None:
     from pathlib import Path
 
-    from selfcluster.api import load
     from selfcluster.inference.cluster_folders import sort_into
-    from selfcluster.inference.clusters import describe, write_table
+    from selfcluster.inference.clusters import cluster, describe, write_table
     from selfcluster.runs.atomic import check_destination
+    from selfcluster.runs.run import open_run
 
     k = _number_or_auto(parsed.k)
-    run = load(parsed.run, device=parsed.device)
+    run = open_run(parsed.run, device=parsed.device)
     data = run.data(parsed.data or None)
     if parsed.out:
         check_destination(Path(parsed.out), (".parquet", ".csv"), overwrite=parsed.overwrite)
     _check_copying(parsed, data)
-    found = run.cluster(data, k=k, seed=parsed.seed, projection=parsed.map)
+    found = cluster(run, data, k=k, seed=parsed.seed, projection=parsed.map, keep=True)
     print(describe(found))
     print(f"table: {run.path / 'clusters.parquet'}")
     if parsed.out:
@@ -216,17 +215,17 @@ def _number_or_auto(k: str) -> Any:
 def _assign(parsed: Assign) -> None:
     from pathlib import Path
 
-    from selfcluster.api import load
     from selfcluster.inference.cluster_folders import sort_into
-    from selfcluster.inference.clusters import describe_assigned, read_centroids, write_table
+    from selfcluster.inference.clusters import assign, describe_assigned, read_centroids, write_table
     from selfcluster.runs.atomic import check_destination
+    from selfcluster.runs.run import open_run
 
-    run = load(parsed.run, device=parsed.device)
+    run = open_run(parsed.run, device=parsed.device)
     read_centroids(run.path)
     data = run.data(parsed.data)
     check_destination(Path(parsed.out), (".parquet", ".csv"), overwrite=parsed.overwrite)
     _check_copying(parsed, data)
-    table = run.assign(data)
+    table = assign(run, data).table
     write_table(table, Path(parsed.out))
     print(describe_assigned(table))
     print(f"table: {parsed.out}")
@@ -262,12 +261,11 @@ def _report(parsed: Report) -> None:
 
 def _demo(parsed: Demo) -> None:
     from selfcluster.api import train
-    from selfcluster.evaluation.evaluate import evaluate
 
     print("selfcluster demo: 1,797 handwritten digits, no labels used in training\n")
     run = train("digits", out=parsed.out or None, seed=parsed.seed)
     print()
-    print(evaluate(run))
+    print(run.evaluate())
     print("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")
     print(f"look at them: selfcluster report {shlex.quote(str(run.path))}")
     print("next, on your own images: selfcluster train FOLDER --dry-run")

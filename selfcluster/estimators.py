@@ -21,12 +21,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from selfcluster import distributed
-from selfcluster.api import Run, train
+from selfcluster.api import train
 from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
 from selfcluster.clustering.neighbors import nearest_two
 from selfcluster.device import start
 from selfcluster.errors import ConfigError
 from selfcluster.inference.clusters import cluster
+from selfcluster.inference.embeddings import embed
+from selfcluster.runs.run import OpenRun
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -224,12 +226,12 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
         """The encoder's features of each image, (n_samples, n_features); NaN where an image cannot be read."""
-        return self._run().embed(X)
+        return embed(self._run(), X)
 
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
         """The cluster of each image, (n_samples,); -1 where it cannot be read."""
         run = self._run()
-        points = torch.from_numpy(run.embed(X, layer=self._centroids.layer))
+        points = torch.from_numpy(embed(run, X, layer=self._centroids.layer))
         readable = ~points[:, 0].isnan()
         labels = torch.full((len(points),), -1)
         labels[readable] = nearest_two(points[readable], self._centroids.vectors)[0]
@@ -237,7 +239,9 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def _learn(self, images: Any) -> NDArray[np.float32]:
         flags = {"epochs": self.epochs, "encoder": self.encoder, "max_minutes": self.max_minutes or None}
-        given = {**{name: value for name, value in flags.items() if value is not None}, **(self.settings or {})}
+        # What lies in a folder that goes away must not be read from there.
+        kept = {} if self.out is not None else {"keep_features": False}
+        given = {**kept, **{name: value for name, value in flags.items() if value is not None}, **(self.settings or {})}
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._check(given)
         with contextlib.ExitStack() as stack:
@@ -248,7 +252,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             overwrite = hasattr(self, "config_")  # fitted again
             run = train(images, method=self.method, out=out, overwrite=overwrite, device=self.device, seed=seed, **given)
             k = int(self.n_clusters) if isinstance(self.n_clusters, Integral) else self.n_clusters
-            found = cluster(run, images, k=k, seed=seed)
+            found = cluster(run.opened, images, k=k, seed=seed)
         self.log_ = tuple(said.getvalue().splitlines())
         self.config_ = run.config
         self.labels_ = found.table["cluster"].to_numpy().astype(np.int64)
@@ -273,9 +277,9 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             state["_model"] = copy.deepcopy(state["_model"]).cpu()
         return state
 
-    def _run(self) -> Run:
+    def _run(self) -> OpenRun:
         check_is_fitted(self)
-        return Run(Path(), self.config_, "", self._model.to(start(self.device)))
+        return OpenRun(Path(), self.config_, "", self._model.to(start(self.device)))
 
     @property
     def _n_features_out(self) -> int:

@@ -87,3 +87,10 @@ def test_the_command_line_needs_no_torch_before_it_works(module: str) -> None:
             else []
         )
         assert not {name.partition(".")[0] for name in names} & {"torch", "numpy", "timm"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_test_file_stands_where_its_module_does(module: str) -> None:
+    """Tests mirror the folders: whatever folder of the package has files, the tests have it too."""
+    folder = MODULES[module].parent.relative_to(ROOT)
+    assert (Path(__file__).parent / folder).is_dir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import selfcluster
@@ -12,22 +13,17 @@ ROOT = Path(selfcluster.__file__).parent
 
 
 def test_the_public_names_are_exactly_these() -> None:
-    assert selfcluster.__all__ == [
-        "CheckpointError",
-        "ClusterLearner",
-        "CollapseError",
-        "Config",
-        "ConfigError",
-        "DataError",
-        "DivergenceError",
-        "KMeans",
-        "Run",
-        "SelfclusterError",
-        "load",
-        "train",
-    ]
+    names = (
+        "CheckpointError ClusterLearner CollapseError Config ConfigError DataError DivergenceError KMeans MultiCrop Run SelfclusterError "
+        "__version__ ami ari kmeans load matched_accuracy nmi pseudo_label_loss rankme sinkhorn swapped_loss train"
+    )
+    assert selfcluster.__all__ == names.split()
     for name in selfcluster.__all__:
         assert getattr(selfcluster, name).__doc__
+
+
+def test_the_version_is_that_of_the_install() -> None:
+    assert selfcluster.__version__ == version("selfcluster")
 
 
 def test_no_public_name_is_also_a_module() -> None:

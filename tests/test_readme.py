@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+import selfcluster as sc
+from selfcluster.errors import Interrupted
+from selfcluster.methods import METHODS
+from selfcluster.settings.config import METHOD_SETTINGS
+from selfcluster.training import loop
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+@pytest.fixture
+def methods_as_before() -> Iterator[None]:
+    """A page that adds a method takes it away again."""
+    before = [dict(METHODS), dict(METHOD_SETTINGS)]
+    yield
+    for names, kept in zip((METHODS, METHOD_SETTINGS), before, strict=True):
+        names.clear()
+        names.update(kept)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods_as_before: None) -> None:
     (tmp_path / "photos").mkdir()
     for i, image in enumerate(tiny.images(20)):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
@@ -29,6 +47,26 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_added_method_is_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods_as_before: None) -> None:
+    """It trains, resumes bit for bit, and gives clusters, as the methods of the package do."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding_a_method.md").read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block.split("run = sc.train")[0], names)
+    settings = {**tiny.SETTINGS, "n_prototypes": (8,), "max_steps": 6}
+    del settings["freeze_steps"]
+    whole = sc.train(tiny.images(), method="online-kmeans", out=tmp_path / "whole", **settings)
+    fit = loop.fit
+    monkeypatch.setattr(loop, "fit", lambda t, log, folder: fit(t, log, folder, stop_at=3))
+    with pytest.raises(Interrupted):
+        sc.train(tiny.images(), method="online-kmeans", out=tmp_path / "cut", **settings)
+    monkeypatch.undo()
+    resumed = sc.train(tiny.images(), out=tmp_path / "cut", resume=True)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+    assert len(whole.cluster(tiny.images(), k=3).table) == 36
+    assert [row for row in whole.metrics if "train/loss" in row][-1]["collapse/prototypes_used"] > 1
 
 
 def test_every_flag_that_is_shown_exists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,9 +87,32 @@ def test_every_flag_that_is_shown_exists(capsys: pytest.CaptureFixture[str]) -> 
             assert shown <= known, f"{page.name}: {shown - known}"
 
 
-def test_the_map_of_files_is_right() -> None:
-    for name in re.findall(r"`((?:selfcluster/)?[\w/]+\.py)`", (ROOT / "README.md").read_text()):
-        assert (ROOT / name).exists() or (ROOT / "selfcluster" / name).exists(), name
+def test_the_map_is_the_house() -> None:
+    text = (ROOT / "README.md").read_text()
+    shown = set(re.findall(r"`selfcluster/(\w+)(?:/|\.py)`", text[text.index("## Where things are") :]))
+    package = ROOT / "selfcluster"
+    there = {
+        path.stem
+        for path in package.iterdir()
+        if (path.suffix == ".py" and not path.name.startswith("_")) or (path / "__init__.py").is_file()
+    }
+    assert shown == there
+
+
+def test_the_table_of_layers_is_the_one_that_is_tested() -> None:
+    from tests.test_layers import ROWS
+
+    rows: dict[int, set[str]] = {}
+    for number, places in re.findall(r"^\| (\d+) \| (.*?) \|", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE):
+        rows.setdefault(int(number), set()).update(re.findall(r"`(\w+)(?:/|\.py)`", places))
+    assert [rows[number] for number in sorted(rows)] == [set(places) for places in ROWS if places != ["__main__"]]
+
+
+def test_every_public_name_is_in_the_docs() -> None:
+    import selfcluster
+
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert [name for name in selfcluster.__all__ if f"sc.{name}" not in text] == ["__version__"]
 
 
 def test_tables_are_the_recorded_results() -> None:

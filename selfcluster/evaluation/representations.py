@@ -10,7 +10,7 @@ import abc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import timm
@@ -25,6 +25,7 @@ from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.errors import ConfigError, known
+from selfcluster.inference.embeddings import embeddings_of, kept_embeddings
 from selfcluster.models.encoders import create_encoder, feature_width
 from selfcluster.models.features import Seen, extract_features, raw_pixels
 from selfcluster.models.model import ClusterModel
@@ -154,6 +155,21 @@ class Network(Representation):
         return torch.cat([part.argmax(dim=1).cpu() for part in scores]).numpy(), scores[0].shape[1]
 
 
+@final
+class OwnEncoder(Network):
+    """The run's own encoder, whose features of whole collections are those that its folder keeps."""
+
+    def __init__(self, run: OpenRun) -> None:
+        precision = precision_of(run.config, run.device)
+        super().__init__("trained encoder", run.model, run.model.n_features, run.pixels, run.config, run.device, precision)
+        self.run = run
+
+    def of_images(self, images: Images, index: NDArray[np.int64], seen: Seen) -> Float[Tensor, "n f"]:
+        is_all = len(index) == len(images)
+        found = embeddings_of(self.run, images) if is_all else kept_embeddings(self.run, images)
+        return super().of_images(images, index, seen) if found is None else torch.from_numpy(found.features[index])
+
+
 class TimmEncoder(nn.Module):
     """One of timm's networks, which wants images normalised in its own way."""
 
@@ -195,7 +211,7 @@ def representations(run: OpenRun, images: Images, beside: tuple[str, ...] = (), 
     name = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
     yield Network(name, before, before.n_features, run.pixels, run.config, run.device, precision)
     yield from others
-    yield Network("trained encoder", run.model, run.model.n_features, run.pixels, run.config, run.device, precision)
+    yield OwnEncoder(run)
 
 
 def _pixels_of_floor(images: Images) -> int:

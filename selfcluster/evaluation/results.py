@@ -74,6 +74,9 @@ class Evaluation:
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What they are figures of."""
 
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(self.figures)}; {str(self.file)!r})"
+
     def __str__(self) -> str:
         tables = [text for title, columns in _TABLES.items() for text in _tables(title, columns, self.figures)]
         notes = (textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in self.notes)

@@ -58,6 +58,9 @@ class Exported:
     notes: tuple[str, ...]
     next_step: str
 
+    def __repr__(self) -> str:
+        return f"Exported({str(self.path)!r}, {len(self.files)} files)"
+
     def __str__(self) -> str:
         return "\n".join([f"wrote {self.path}: {', '.join(self.files)}; {self.difference}", *self.notes, self.next_step])
 

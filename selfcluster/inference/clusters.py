@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster import distributed, randomness
-from selfcluster.clustering.duplicates import duplicates_of, thumbnails
+from selfcluster.clustering.duplicates import duplicates_of
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.n_clusters import Tried, how_many
 from selfcluster.clustering.neighbors import CHUNK_ROWS, nearest_clusters, nearest_two
@@ -36,10 +36,12 @@ from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import table as tabulated
+from selfcluster.inference.embeddings import embeddings_of, in_layer
 from selfcluster.models.features import Layer
 from selfcluster.models.model import Prototypes
 from selfcluster.runs.atomic import write_atomically
-from selfcluster.runs.log import say, telling
+from selfcluster.runs.folder import check_writable
+from selfcluster.runs.log import say
 from selfcluster.runs.run import OpenRun
 
 
@@ -87,9 +89,31 @@ class Clusters:
     tried: tuple[Tried, ...] = ()
     """Numbers of clusters that were tried, where the number was asked for."""
 
+    def __repr__(self) -> str:
+        return f"Clusters({len(self.table):,} images in {len(self.summaries):,} clusters, the largest of {self.summaries[0].size:,})"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """New images in the clusters of a run."""
+
+    table: pa.Table
+    """A row for each image: path, index, cluster (-1 where it cannot be read), distance, margin, rank_in_cluster (among these images), far
+    (from every cluster, so that it may belong to none), and label where there is one."""
+
+    def __repr__(self) -> str:
+        clusters, far = self.table["cluster"].to_numpy(), pc.sum(self.table["far"]).as_py()
+        return f"Assignment({len(clusters):,} images in {len(np.unique(clusters[clusters >= 0])):,} clusters, {far:,} far from all)"
+
 
 def cluster(
-    run: OpenRun, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
+    run: OpenRun,
+    images: Any = None,
+    *,
+    k: int | Literal["auto"] | None = None,
+    seed: int = 0,
+    projection: Projection = "pca",
+    keep: bool = False,
 ) -> Clusters:
     """Every image is in a cluster.
 
@@ -101,17 +125,21 @@ def cluster(
             silhouette, see `how_many`.
         seed: of the starts.
         projection: of the map: "pca" or "umap" (extra `umap`).
+        keep: whether the run's folder holds them afterwards, for `assign` and the report; see `write_clusters`.
     Raises:
         ConfigError: k below 1, or umap is not installed.
         DataError: fewer readable images than clusters.
     """
     check_projection(projection)
+    if keep:
+        check_writable(run.path)
     if isinstance(k, int) and k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
     with distributed.alone():
         data = run.data(images)
         _check_enough(len(data.images), k, data)
-        features, looks = _features_and_looks(run, data)
+        found = embeddings_of(run, data.images)
+        features, looks = found.features, found.thumbnails
         readable = np.flatnonzero(~np.isnan(features[:, 0]))
         _check_enough(len(readable), k, data)
         of_readable = torch.from_numpy(features[readable])
@@ -120,22 +148,22 @@ def cluster(
             say(f"trying numbers of clusters on {len(readable):,} images")
             k, tried = how_many(of_readable, seed=seed, device=run.device)
         layer, vectors = _prototypes(run, of_readable) if k is None else ("features", _means(of_readable, k, seed, run.device))
-        assignments, distances, margins = nearest_two(_points(run, of_readable, layer), vectors)
+        assignments, distances, margins = nearest_two(in_layer(run, of_readable, layer), vectors)
         known, how_far = familiar(of_readable, assignments, seed=seed)
         centroids = Centroids(vectors, layer, known, run.step, data.images.digest())
         table = _table(data, readable, assignments, distances, margins, how_far > known.limit)
         table = _with_map(table, readable, project(of_readable, projection, seed=seed))
         same = duplicates_of(of_readable, looks[readable], assignments)
         table = _with_duplicates(table, readable, same)
-        return Clusters(table, features, centroids, _summaries(centroids, assignments, distances), tried)
+        clusters = Clusters(table, features, centroids, _summaries(centroids, assignments, distances), tried)
+        if keep:
+            write_clusters(clusters, run.path)
+        return clusters
 
 
-def assign(run: OpenRun, images: Any) -> pa.Table:
+def assign(run: OpenRun, images: Any) -> Assignment:
     """New images in the clusters that `cluster` has found and left in the run's folder.
 
-    Returns:
-        a row for each image: path, index, cluster (-1 where it cannot be read), distance, margin, rank_in_cluster (among these images), far (from
-        every cluster, so that it may belong to none), and label where there is one.
     Raises:
         CheckpointError: no clusters are there yet, or they are of weights that have been trained on since.
     """
@@ -146,18 +174,17 @@ def assign(run: OpenRun, images: Any) -> pa.Table:
         )
     with distributed.alone():
         data = run.data(images)
-        coming = run.stream(data.images)
-        rows = torch.cat(list(telling(coming, "embedding", len(data.images), settings=run.config.run)))
+        rows = torch.from_numpy(embeddings_of(run, data.images).features)
         readable = np.flatnonzero(~rows[:, 0].isnan().numpy())
         if len(readable) == 0:
             raise DataError(f"none of {len(rows):,} images can be read (first: {data.images.path(0)!r})")
         features = rows[torch.from_numpy(readable)]
-        assignments, distances, margins = nearest_two(_points(run, features, centroids.layer), centroids.vectors)
+        assignments, distances, margins = nearest_two(in_layer(run, features, centroids.layer), centroids.vectors)
         far = centroids.familiar.distances(features) > centroids.familiar.limit
-        return _table(data, readable, assignments, distances, margins, far)
+        return Assignment(_table(data, readable, assignments, distances, margins, far))
 
 
-def keep(found: Clusters, folder: Path) -> None:
+def write_clusters(found: Clusters, folder: Path) -> None:
     """The run's folder holds them: clusters.parquet, clusters.json and, for `assign`, clusters.safetensors."""
     c = found.centroids
     named = {"vectors": c.vectors, "means": c.familiar.means, "metric": c.familiar.metric, "limit": torch.tensor(c.familiar.limit)}
@@ -173,7 +200,7 @@ def keep(found: Clusters, folder: Path) -> None:
 
 
 def read_centroids(folder: Path) -> Centroids:
-    """Those that `keep` has left there.
+    """Those that `write_clusters` has left there.
 
     Raises:
         CheckpointError: there are none, or they are damaged.
@@ -243,13 +270,6 @@ def _most_typical(table: pa.Table) -> dict[int, str]:
 # ------------------------------------------------------------------------------------------------------------------- parts
 
 
-def _features_and_looks(run: OpenRun, data: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The features of all images, and thumbnails of a few pixels; every image is read once."""
-    coming = run.stream(data.images, beside=thumbnails)
-    rows = torch.cat(list(telling(coming, "embedding", len(data.images), settings=run.config.run)))
-    return rows[:, : -thumbnails.width].numpy(), rows[:, -thumbnails.width :].numpy()
-
-
 @torch.no_grad()
 def _prototypes(run: OpenRun, features: Float[Tensor, "n f"]) -> tuple[Layer, Float[Tensor, "k d"]]:
     """The method's own centroids, and what is compared with them."""
@@ -259,14 +279,6 @@ def _prototypes(run: OpenRun, features: Float[Tensor, "n f"]) -> tuple[Layer, Fl
     top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(CHUNK_ROWS)])
     sums = torch.zeros(int(top.max()) + 1, features.shape[1]).index_add_(0, top, normalize(features))
     return "features", normalize(sums[torch.bincount(top) > 0])
-
-
-@torch.no_grad()
-def _points(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer) -> Float[Tensor, "n d"]:
-    """What is compared with centroids: the features, or what the head makes of them."""
-    if layer == "features":
-        return features
-    return torch.cat([run.model.head(part.to(run.device)).float().cpu() for part in features.split(CHUNK_ROWS)])
 
 
 def _means(features: Float[Tensor, "n f"], k: int, seed: int, device: torch.device, n_starts: int = 10) -> Float[Tensor, "k f"]:

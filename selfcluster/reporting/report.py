@@ -24,11 +24,12 @@ from selfcluster.data.sources import Data
 from selfcluster.device import n_threads
 from selfcluster.errors import CheckpointError
 from selfcluster.inference import clusters
+from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.reporting.page import COLUMNS, Limits, Page, TopOfPrototypes
 from selfcluster.reporting.prototypes import top_of_prototypes
 from selfcluster.reporting.render import build
 from selfcluster.runs.atomic import check_destination, write_atomically
-from selfcluster.runs.log import say, telling
+from selfcluster.runs.log import say
 from selfcluster.runs.run import OpenRun
 
 
@@ -110,8 +111,7 @@ def _kept(run: OpenRun, data: Data) -> Found | None:
         say(f"the clusters in {file} are of step {centroids.step:,}, before training went on; making new ones")
         return None
     say(f"showing the clusters in {file}")
-    embedded = telling(run.stream(data.images), "embedding", len(data.images), settings=run.config.run)
-    return table, torch.cat(list(embedded)), centroids.layer
+    return table, torch.from_numpy(embeddings_of(run, data.images).features), centroids.layer
 
 
 def _clustered(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> Found:
@@ -121,7 +121,7 @@ def _clustered(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: 
     there = run.path / "clusters.safetensors"
     replaces = k is not None or not there.is_file() or clusters.read_centroids(run.path).digest == found.centroids.digest
     if replaces and data.where and data.where == run.images:
-        clusters.keep(found, run.path)
+        clusters.write_clusters(found, run.path)
     return found.table, torch.from_numpy(found.features), found.centroids.layer
 
 

@@ -52,6 +52,7 @@ _OWN_FILES = [
     "clusters.json",
     "clusters.safetensors",
     "report.html",
+    "features",
     "export",
     "model",
     "checkpoints",

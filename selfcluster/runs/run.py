@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -14,18 +16,18 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfcluster import distributed
 from selfcluster.data.readers.images import Images
 from selfcluster.data.sources import Data, open_data
 from selfcluster.device import n_threads, n_workers, precision_of, start
-from selfcluster.errors import ConfigError, DataError
-from selfcluster.models.features import Layer, stream_features
+from selfcluster.errors import DataError
+from selfcluster.models.features import stream_features
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs import folder
 from selfcluster.runs.log import read_rows, say
 from selfcluster.settings.config import Config, DataSettings
 
 
+@final
 class OpenRun:
     """A trained (or half-trained) run in its folder.
 
@@ -59,6 +61,14 @@ class OpenRun:
         """Of the checkpoint that the weights are of."""
         return json.loads((self.path / "checkpoints" / "last.json").read_text())["step"]
 
+    @cached_property
+    def weights_digest(self) -> str:
+        """Changes with the encoder's weights."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.encoder.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def data(self, given: Any = None, *, labels: str = "auto") -> Data:
         """The run's own data with its labels, unless others are named; or other data under the run's limits. Opened data stay as they are.
 
@@ -85,44 +95,21 @@ class OpenRun:
         """Indices of the images that it was trained on; the others were kept out."""
         return folder.read_trained_on(self.path)
 
-    def embed(self, images: Any = None, *, layer: Layer = "features") -> NDArray[np.float32]:
-        """Features of each image, in the order of the data.
-
-        Args:
-            images: anything that `train` takes; None for the run's own.
-            layer: "features" (the encoder's output) or "head" (z, of unit norm; DeepCluster has no head, so there it is the same).
-        Returns:
-            (n, F) float32; rows of images that cannot be read are NaN.
-        """
-        with distributed.alone():
-            data = self.data(images)
-            return torch.cat(list(self.stream(data.images, layer=layer))).numpy()
-
-    def _embedding(self, images: Tensor) -> Tensor:
-        """z of these images; the head in float32, as wherever assignments follow from it."""
-        features = self.model.encode(images)
-        with torch.autocast(self.device.type, enabled=False):
-            return self.model.head(features.float())
-
     def stream(
         self,
         images: Images,
         *,
-        layer: Layer = "features",
         index: NDArray[np.int64] | None = None,
         beside: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[Float[Tensor, "b _"]]:
-        """What `embed` gives, batch by batch.
+        """The features of images, batch by batch; rows of images that cannot be read are NaN.
 
         Args:
             images: where they come from.
-            layer: as for `embed`.
             index: which of them, in which order; None for all.
             beside: what else is made of the prepared images, as further columns.
         """
-        if layer not in ("features", "head"):
-            raise ConfigError(f"layer {layer!r} must be 'features' or 'head'")
-        encode = self.model.encode if layer == "features" else self._embedding
+        encode = self.model.encode
         return stream_features(
             encode if beside is None else lambda prepared: torch.cat([encode(prepared).float(), beside(prepared)], dim=1),
             images,

@@ -247,6 +247,8 @@ class RunSettings:
     """Decoded images are kept from one epoch to the next where all of them fit this, in GiB, in a temporary file; 0 for never."""
     features_gib: float = 4.0
     """Features of the data set that a process keeps in memory, in GiB; more of them go to a file in the run folder meanwhile."""
+    keep_features: bool = True
+    """Features of images stay in the run folder, so that cluster, report, evaluate, embed and assign compute those of the same images once."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints; one is written at the end as well."""
     log_seconds: float = 5.0
@@ -304,6 +306,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "recompute",
         "compile",
         "features_gib",
+        "keep_features",
         "checkpoint_minutes",
         "log_seconds",
         "log_steps",

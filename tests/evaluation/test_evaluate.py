@@ -10,7 +10,6 @@ from PIL import Image
 
 import selfcluster as sc
 from selfcluster.evaluation import clusters, knn
-from selfcluster.evaluation.evaluate import evaluate
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -68,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_splits_are_recognised_and_every_table_has_its_floors(folder: Path, tmp_path: Path) -> None:
     run = sc.train(folder, out=tmp_path / "run", workers=0, **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    evaluation = evaluate(run)
+    evaluation = run.evaluate()
     assert list(evaluation.figures) == ["raw pixels", "untrained encoder", "trained encoder"]
     assert evaluation.figures["raw pixels"]["eval/knn_top1_k20"] == 1.0
     assert evaluation.figures["raw pixels"]["cluster/accuracy"] == 1.0
@@ -85,16 +84,16 @@ def test_a_share_is_held_out_and_said_to_have_been_seen(tmp_path: Path) -> None:
     images, labels = tiny.images(60), np.arange(60) % 3
     np.savez(tmp_path / "x.npz", images=images, labels=labels)
     run = sc.train(tmp_path / "x.npz", out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    assert "seen in training (without labels)" in " ".join(evaluate(run).notes)
+    assert "seen in training (without labels)" in " ".join(run.evaluate().notes)
     held = sc.train(tmp_path / "x.npz", out=tmp_path / "held", test_share=0.2, **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    notes = " ".join(evaluate(held).notes)
+    notes = " ".join(held.evaluate().notes)
     assert "kept out of training" in notes
     assert "clusters of these 12 images" in notes
 
 
 def test_other_labelled_data_and_its_test_set(folder: Path, tmp_path: Path) -> None:
     run = sc.train(tiny.images(), out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    figures = evaluate(run, str(folder / "train"), test=str(folder / "val")).figures
+    figures = run.evaluate(str(folder / "train"), test=str(folder / "val")).figures
     assert figures["raw pixels"]["eval/knn_top1_k20"] == 1.0
 
 
@@ -131,7 +130,7 @@ def _names(figures: dict[str, float]) -> set[str]:
 
 
 def test_without_labels_there_are_the_figures_that_need_none(unlabelled: sc.Run) -> None:
-    evaluation = evaluate(unlabelled)
+    evaluation = unlabelled.evaluate()
     assert _names(evaluation.figures["raw pixels"]) == LABEL_FREE
     assert _names(evaluation.figures["trained encoder"]) == LABEL_FREE | OF_PROTOTYPES
     assert 0 < evaluation.figures["trained encoder"]["collapse/prototypes_share"] <= 1
@@ -145,15 +144,15 @@ def test_without_labels_there_are_the_figures_that_need_none(unlabelled: sc.Run)
 
 def test_without_labels_what_needs_them_is_refused_where_it_was_asked_for(unlabelled: sc.Run) -> None:
     with pytest.raises(sc.DataError, match=r"there are no labels in .*, and knn, linear measure against them; give --labels FILE.csv"):
-        evaluate(unlabelled, only=("linear", "knn"))
+        unlabelled.evaluate(only=("linear", "knn"))
     with pytest.raises(sc.DataError, match="finetune measure against them"):
-        evaluate(unlabelled, only=("finetune",))
-    assert _names(evaluate(unlabelled, only=("knn", "label-free")).figures["raw pixels"]) == LABEL_FREE
+        unlabelled.evaluate(only=("finetune",))
+    assert _names(unlabelled.evaluate(only=("knn", "label-free")).figures["raw pixels"]) == LABEL_FREE
 
 
 def test_labels_of_one_class_are_no_labels(unlabelled: sc.Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", images=tiny.images(30), labels=np.zeros(30, dtype=int))
-    evaluation = evaluate(unlabelled, tmp_path / "one.npz")
+    evaluation = unlabelled.evaluate(tmp_path / "one.npz")
     assert "the labels name fewer than two classes" in " ".join(evaluation.notes)
     assert _names(evaluation.figures["raw pixels"]) == LABEL_FREE
 
@@ -166,7 +165,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
 
 
 def test_with_labels_there_is_everything_but_fine_tuning(labelled: sc.Run) -> None:
-    figures = evaluate(labelled).figures["trained encoder"]
+    figures = labelled.evaluate().figures["trained encoder"]
     against = {f"eval/{name}" for name in ("knn_top1_k20", "knn_top1_k200", "linear_top1", "linear_strength", "retrieval_map")}
     of_clusters = {f"cluster/{name}" for name in ("accuracy", "purity", "nmi", "ami", "ari")}
     assert _names(figures) == against | {"eval/retrieval_recall1"} | of_clusters | LABEL_FREE | OF_PROTOTYPES
@@ -175,7 +174,7 @@ def test_with_labels_there_is_everything_but_fine_tuning(labelled: sc.Run) -> No
 
 
 def test_images_are_read_once_for_each_representation(labelled: sc.Run, capfd: pytest.CaptureFixture[str]) -> None:
-    evaluate(labelled)
+    labelled.evaluate()
     said = capfd.readouterr().err
     for name in ("raw pixels", "untrained encoder", "trained encoder"):
         assert f"\n{said}".count(f"\n{name}: 60 images in ") == 1
@@ -185,16 +184,16 @@ def test_images_are_read_once_for_each_representation(labelled: sc.Run, capfd: p
 def test_only_some_and_later_others_are_kept_together(labelled: sc.Run) -> None:
     file = labelled.path / "evaluation.json"
     file.unlink(missing_ok=True)
-    assert _names(evaluate(labelled, only=("retrieval",)).figures["raw pixels"]) == {"eval/retrieval_map", "eval/retrieval_recall1"}
-    both = evaluate(labelled, only=("knn",))
+    assert _names(labelled.evaluate(only=("retrieval",)).figures["raw pixels"]) == {"eval/retrieval_map", "eval/retrieval_recall1"}
+    both = labelled.evaluate(only=("knn",))
     assert {"eval/retrieval_map", "eval/knn_top1_k20"} <= both.figures["raw pixels"].keys()
     assert json.loads(file.read_text())["figures"] == both.figures
-    other_share = evaluate(labelled, only=("knn",), test_share=0.5)
+    other_share = labelled.evaluate(only=("knn",), test_share=0.5)
     assert "eval/retrieval_map" not in other_share.figures["raw pixels"], "figures of other test images do not stand in one table"
 
 
 def test_fine_tuning_is_done_where_it_is_asked_for(labelled: sc.Run) -> None:
-    evaluation = evaluate(labelled, only=("finetune",), finetune_minutes=0.002)
+    evaluation = labelled.evaluate(only=("finetune",), finetune_minutes=0.002)
     assert "eval/finetune_10_top1" not in evaluation.figures["raw pixels"]
     for name in ("untrained encoder", "trained encoder"):
         assert 0 <= evaluation.figures[name]["eval/finetune_1_top1"] <= 1
@@ -203,41 +202,41 @@ def test_fine_tuning_is_done_where_it_is_asked_for(labelled: sc.Run) -> None:
 
 
 def test_other_data_is_said_to_be_and_is_recorded_apart(labelled: sc.Run, folder: Path, flat: Path) -> None:
-    own = evaluate(labelled, only=("knn",))
+    own = labelled.evaluate(only=("knn",))
     before = own.file.read_bytes()
-    other = evaluate(labelled, str(folder), only=("knn",))
+    other = labelled.evaluate(str(folder), only=("knn",))
     assert other.file == labelled.path / f"evaluation-{folder.name}.json"
     assert other.notes[0].startswith("transfer: the encoder was trained on ")
     assert str(folder) in other.notes[0]
-    assert evaluate(labelled, str(flat)).file.name == f"evaluation-{flat.name}.json"
+    assert labelled.evaluate(str(flat)).file.name == f"evaluation-{flat.name}.json"
     assert own.file.read_bytes() == before
 
 
 def test_the_runs_own_data_named_again_is_its_own(labelled: sc.Run) -> None:
-    evaluation = evaluate(labelled, labelled.images, only=("knn",))
+    evaluation = labelled.evaluate(labelled.opened.images, only=("knn",))
     assert evaluation.file.name == "evaluation.json"
-    assert evaluation.figures == evaluate(labelled, only=("knn",)).figures
+    assert evaluation.figures == labelled.evaluate(only=("knn",)).figures
 
 
 def test_an_array_given_again_is_known_by_what_it_holds(tmp_path: Path) -> None:
     run = sc.train(tiny.images(), out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    assert evaluate(run, tiny.images()).file.name == "evaluation.json"
-    assert evaluate(run, tiny.images(seed=1)).file.name == "evaluation-array.json"
+    assert run.evaluate(tiny.images()).file.name == "evaluation.json"
+    assert run.evaluate(tiny.images(seed=1)).file.name == "evaluation-array.json"
 
 
 def test_overwriting_a_run_takes_its_evaluations_away(tmp_path: Path) -> None:
     settings = {**tiny.SETTINGS, "epochs": 1, "threads": 1}
     run = sc.train(tiny.images(), out=tmp_path / "run", **settings)
-    evaluate(run, tiny.images(seed=1))
+    run.evaluate(tiny.images(seed=1))
     sc.train(tiny.images(), out=tmp_path / "run", overwrite=True, **settings)
     assert not list((tmp_path / "run").glob("evaluation*"))
 
 
 def test_mistakes_are_told(labelled: sc.Run) -> None:
     with pytest.raises(sc.ConfigError, match="unknown evaluator 'knm'; did you mean 'knn'"):
-        evaluate(labelled, only=("knm",))
+        labelled.evaluate(only=("knm",))
     with pytest.raises(sc.ConfigError, match="finetune_minutes 0 must be above 0"):
-        evaluate(labelled, finetune=True, finetune_minutes=0)
+        labelled.evaluate(finetune=True, finetune_minutes=0)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.4, 1.0])

@@ -28,7 +28,7 @@ def _unseen(_: int) -> None:
 
 
 def test_floors_first_then_those_beside_then_the_run(run: sc.Run) -> None:
-    found = list(representations(run, IMAGES, ("resnet10_small_quarter_s2", str(run.path)), untrained=True))
+    found = list(representations(run.opened, IMAGES, ("resnet10_small_quarter_s2", str(run.path)), untrained=True))
     assert [r.name for r in found] == [
         "raw pixels",
         "untrained encoder",
@@ -66,7 +66,7 @@ def test_views_stand_in_the_order_of_the_index_whatever_is_broken(tmp_path: Path
 
 
 def test_prototypes_are_those_nearest_to_the_embeddings(run: sc.Run) -> None:
-    network = list(representations(run, IMAGES))[-1]
+    network = list(representations(run.opened, IMAGES))[-1]
     assert isinstance(network, Network)
     features = network.of_images(IMAGES, np.arange(24), _unseen)
     nearest, n = network.prototypes_of(features)
@@ -94,7 +94,7 @@ def test_a_network_of_timm_gets_images_normalised_in_its_own_way() -> None:
 )
 def test_what_cannot_stand_beside_is_refused_before_anything_is_measured(name: str, message: str, run: sc.Run) -> None:
     with pytest.raises(sc.ConfigError, match=message):
-        next(representations(run, IMAGES, (name,)))
+        next(representations(run.opened, IMAGES, (name,)))
 
 
 def test_weights_that_cannot_be_downloaded_are_refused_in_one_line(
@@ -105,11 +105,11 @@ def test_weights_that_cannot_be_downloaded_are_refused_in_one_line(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(sc.ConfigError, match="--beside-untrained") as refused:
-        next(representations(run, IMAGES, ("resnet18.a1_in1k",)))
+        next(representations(run.opened, IMAGES, ("resnet18.a1_in1k",)))
     assert "\n" not in str(refused.value)
     assert capfd.readouterr().err == ""
 
 
 def test_a_folder_that_is_no_run_cannot_stand_beside(run: sc.Run, tmp_path: Path) -> None:
     with pytest.raises(sc.CheckpointError, match="is not a run folder"):
-        next(representations(run, IMAGES, (str(tmp_path),)))
+        next(representations(run.opened, IMAGES, (str(tmp_path),)))

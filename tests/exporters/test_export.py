@@ -173,7 +173,7 @@ def test_the_card_tells_what_the_run_recorded_and_no_more(photo: sc.Run, tmp_pat
     assert "None was recorded." in bare.read_text()
     figures = {"raw pixels": {"eval/knn_top1_k20": 0.25}, "trained encoder": {"eval/knn_top1_k20": 0.5, "cluster/ami": 0.125}}
     shutil.copytree(photo.path, tmp_path / "photo")
-    where = json.dumps(photo.images)
+    where = json.dumps(photo.opened.images)
     notes = ["tested on 7 images", f"trained on {photo.images}"]
     (tmp_path / "photo" / "evaluation.json").write_text(json.dumps({"figures": figures, "notes": notes, "of": where}))
     (tmp_path / "photo" / "evaluation-flowers.json").write_text(json.dumps({"figures": {"raw pixels": {"cluster/ami": 0.75}}, "notes": []}))
@@ -236,7 +236,7 @@ def test_a_whole_run_is_trained_from_but_not_resumed(small: sc.Run, tmp_path: Pa
     with pytest.raises(sc.DataError, match="imported or exported, and knows no images of its own"):
         sc.load(whole).embed()
     with pytest.raises(sc.CheckpointError, match=r"no data\.parquet"):
-        sc.load(whole).trained_on()
+        sc.load(whole).opened.trained_on()
     assert "is not recorded here" in (sc.load(whole).export("hub", out=tmp_path / "hub").path / "README.md").read_text()
 
 

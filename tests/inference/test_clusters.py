@@ -47,7 +47,7 @@ def columns(table: Any) -> dict[str, np.ndarray]:
 
 
 def test_prototypes_decide(run: Run) -> None:
-    found = cluster(run)
+    found = cluster(run.opened)
     scores = rows(run, "head") @ run.model.prototypes.weight.detach().T
     best = scores.sort(dim=1, descending=True)
     got = columns(found.table)
@@ -69,7 +69,7 @@ def test_prototypes_decide(run: Run) -> None:
 
 
 def test_ranks_follow_the_distance_within_each_cluster(run: Run) -> None:
-    got = columns(cluster(run, k=3).table)
+    got = columns(cluster(run.opened, k=3).table)
     for c in np.unique(got["cluster"]):
         mine = got["cluster"] == c
         np.testing.assert_array_equal(np.sort(got["rank_in_cluster"][mine]), np.arange(mine.sum()))
@@ -77,7 +77,7 @@ def test_ranks_follow_the_distance_within_each_cluster(run: Run) -> None:
 
 
 def test_an_image_that_cannot_be_read_has_a_row_and_no_cluster(run: Run) -> None:
-    table = cluster(run).table
+    table = cluster(run.opened).table
     assert table["path"].to_pylist() == [f"{i:03}.png" for i in range(30)]
     assert table["cluster"].to_pylist()[7] == -1
     assert (np.delete(table["cluster"].to_numpy(), 7) >= 0).all()
@@ -86,7 +86,7 @@ def test_an_image_that_cannot_be_read_has_a_row_and_no_cluster(run: Run) -> None
 
 
 def test_k_of_the_users_choice(run: Run) -> None:
-    found = cluster(run, k=4, seed=1)
+    found = cluster(run.opened, k=4, seed=1)
     assert found.centroids.layer == "features"
     assert len(found.summaries) == 4
     assert sum(s.size for s in found.summaries) == 29
@@ -107,7 +107,7 @@ def test_every_method_has_clusters_that_new_images_can_be_assigned_to(method: st
     run = trained(tmp_path, method)
     found = run.cluster()
     assert len(pq.read_table(run.path / "clusters.parquet")) == 30
-    again = assign(sc.load(run.path), str(tmp_path / "photos"))
+    again = assign(sc.load(run.path).opened, str(tmp_path / "photos")).table
     for name in ("cluster", "rank_in_cluster"):
         assert again[name].to_pylist() == found.table[name].to_pylist()
     np.testing.assert_allclose(again["distance"].to_numpy(), found.table["distance"].to_numpy(), atol=1e-5)
@@ -132,8 +132,8 @@ def test_strays_are_far_and_old_images_are_not(run: Run, tmp_path: Path) -> None
 def test_new_images_of_another_kind_are_far(run: Run, tmp_path: Path) -> None:
     run.cluster(k=2)
     flat = np.zeros((4, 20, 20, 3), dtype=np.uint8)
-    assert all(assign(run, flat)["far"].to_pylist())
-    assert np.mean(assign(run, tiny.images(30))["far"].to_numpy()) < 0.2
+    assert all(assign(run.opened, flat).table["far"].to_pylist())
+    assert np.mean(assign(run.opened, tiny.images(30)).table["far"].to_numpy()) < 0.2
 
 
 def test_copies_point_at_the_first(run: Run, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_copies_point_at_the_first(run: Run, tmp_path: Path) -> None:
         Image.fromarray(image).save(tmp_path / f"{i:03}.png")
     Image.fromarray(tiny.images(20)[3]).resize((40, 40), Image.Resampling.BICUBIC).save(tmp_path / "a-larger.jpg", quality=95)
     Image.fromarray(tiny.images(20)[5]).save(tmp_path / "z-again.png")
-    table = cluster(run, str(tmp_path), k=2).table
+    table = cluster(run.opened, str(tmp_path), k=2).table
     paths = table["path"].to_pylist()
     copies = {paths[i]: paths[first] for i, first in enumerate(table["duplicate_of"].to_pylist()) if first is not None}
     assert copies == {"a-larger.jpg": "003.png", "z-again.png": "005.png"}
@@ -154,7 +154,7 @@ def test_auto_keeps_the_curve(run: Run) -> None:
 
 
 def test_the_map_holds_the_two_directions_of_most_variance(run: Run) -> None:
-    table = cluster(run, k=3).table
+    table = cluster(run.opened, k=3).table
     places = np.delete(np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1), 7, axis=0)
     centred = normalize(rows(run, "features")).double()
     centred = centred - centred.mean(dim=0)
@@ -165,9 +165,9 @@ def test_the_map_holds_the_two_directions_of_most_variance(run: Run) -> None:
 
 def test_bad_input(run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"30 images are fewer than 40 clusters"):
-        cluster(run, k=40)
+        cluster(run.opened, k=40)
     with pytest.raises(ConfigError, match="k must be at least 1"):
-        cluster(run, k=0)
+        cluster(run.opened, k=0)
     with pytest.raises(CheckpointError, match="selfcluster cluster"):
         read_centroids(tmp_path)
     (tmp_path / "clusters.safetensors").write_bytes(b"no tensors")
@@ -182,7 +182,7 @@ def test_clusters_of_weights_that_were_trained_on_are_refused(tmp_path: Path) ->
     last = run.path / "checkpoints" / "last.json"
     last.write_text('{"step": 1000}')
     with pytest.raises(CheckpointError, match=rf"of step {centroids.step}, and its network is of step 1,000; run selfcluster cluster"):
-        assign(run, str(tmp_path / "photos"))
+        assign(run.opened, str(tmp_path / "photos"))
 
 
 def test_a_new_run_in_the_folder_has_no_clusters(tmp_path: Path) -> None:
@@ -198,17 +198,17 @@ def test_classes_of_any_bytes_are_spelt_out(run: Run, tmp_path: Path) -> None:
         os.mkdir(folder)
         for i, image in enumerate(tiny.images(3)):
             Image.fromarray(image).save(os.path.join(os.fsdecode(folder), f"{i}.png"))
-    assert set(cluster(run, str(tmp_path), k=2).table["label"].to_pylist()) == {"caf\\xe9", "tea"}
+    assert set(cluster(run.opened, str(tmp_path), k=2).table["label"].to_pylist()) == {"caf\\xe9", "tea"}
 
 
 def test_two_images_suffice(run: Run, tmp_path: Path) -> None:
     for i, image in enumerate(tiny.images(2)):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    assert len(cluster(run, str(tmp_path), k="auto").table) == 2
+    assert len(cluster(run.opened, str(tmp_path), k="auto").table) == 2
     (tmp_path / "1.png").unlink()
     with pytest.raises(DataError, match="one image makes no clusters"):
-        cluster(run, str(tmp_path))
+        cluster(run.opened, str(tmp_path))
     for name in ("0.png", "1.png"):
         (tmp_path / name).write_bytes(b"no image")
     with pytest.raises(DataError, match="none of 2 images can be read"):
-        cluster(run, str(tmp_path), k=1)
+        cluster(run.opened, str(tmp_path), k=1)

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import fcntl
+import json
+import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 
 import selfcluster as sc
 from selfcluster.api import Run
@@ -23,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_parquet_holds_every_image_in_order(run: Run, tmp_path: Path) -> None:
-    found = write_embeddings(run, out=tmp_path / "x.parquet")
+    found = write_embeddings(run.opened, out=tmp_path / "x.parquet")
     table = pq.read_table(tmp_path / "x.parquet")
     features = run.embed()
     assert (found.n, found.n_unreadable, found.width) == (30, 1, features.shape[1])
@@ -37,62 +44,151 @@ def test_parquet_holds_every_image_in_order(run: Run, tmp_path: Path) -> None:
 
 
 def test_npy_and_the_head(run: Run, tmp_path: Path) -> None:
-    write_embeddings(run, out=tmp_path / "x.npy", layer="head")
+    write_embeddings(run.opened, out=tmp_path / "x.npy", layer="head")
     rows = np.load(tmp_path / "x.npy")
     assert np.isnan(rows[7]).all()
     np.testing.assert_array_equal(rows, run.embed(layer="head"))
     np.testing.assert_allclose(np.linalg.norm(np.delete(rows, 7, axis=0), axis=1), 1, rtol=1e-5)
 
 
-def test_what_was_begun_is_gone_on_with(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = run.stream
-    out = tmp_path / "x.npy"
+@pytest.fixture
+def fresh(run: Run, tmp_path: Path) -> Run:
+    """The same run without features."""
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("features"))
+    return sc.load(tmp_path / "run")
+
+
+class _Passes:
+    """Counts the images that go through a run's encoder."""
+
+    def __init__(self, run: Run) -> None:
+        self.n = 0
+        run.model.encoder.register_forward_hook(lambda module, images, out: self._count(len(out)))
+
+    def _count(self, n: int) -> None:
+        self.n += n
+
+
+def test_every_verb_after_the_first_reads_what_is_kept(fresh: Run, tmp_path: Path) -> None:
+    passes = _Passes(fresh)
+    features = fresh.embed()
+    assert passes.n == 30
+    assert fresh.cluster(k=3).features == pytest.approx(features, nan_ok=True)
+    fresh.assign(fresh.opened.images)
+    write_embeddings(fresh.opened, out=tmp_path / "x.npy", layer="head")
+    fresh.report()
+    fresh.evaluate(only=["label-free"])
+    assert passes.n - 30 == 2 * 29  # the two crops of each readable image, which label-free evaluation compares
+    again = sc.load(fresh.path)
+    passes = _Passes(again)
+    again.cluster(k=3)
+    assert passes.n == 0
+
+
+def test_rows_that_are_kept_are_those_that_are_made(fresh: Run) -> None:
+    made = torch.cat(list(fresh.opened.stream(fresh.opened.data().images))).numpy()
+    for _ in range(2):
+        np.testing.assert_array_equal(fresh.embed(), made)
+
+
+def test_rows_may_be_changed_and_the_file_is_not(fresh: Run) -> None:
+    features = fresh.embed()
+    features[:] = 0
+    assert np.nanmax(np.abs(fresh.embed())) > 0
+
+
+def test_what_is_kept_is_said_with_its_size_and_of_what_it_is(fresh: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    fresh.embed()
+    assert re.search(r"features are kept in .*/features \(0\.0 MB\)", capsys.readouterr().err)
+    (note,) = (fresh.path / "features").glob("*.json")
+    said = json.loads(note.read_text())
+    assert (said["n"], said["features"], said["pixels"]) == (30, fresh.model.n_features, 16)
+    assert note.with_suffix(".f32").stat().st_size == 4 * 30 * said["width"]
+
+
+@pytest.mark.parametrize("change", ["added", "written again", "weights"])
+def test_other_images_or_weights_are_not_confused(fresh: Run, tmp_path: Path, change: str) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(fresh.opened.images, photos)
+    before = fresh.embed(str(photos))
+    if change == "added":
+        shutil.copy(photos / "003.png", photos / "100.png")
+    elif change == "written again":
+        Image.fromarray(tiny.images(1, seed=9)[0]).save(photos / "000.png")
+    else:
+        fresh = sc.load(fresh.path)
+        with torch.no_grad():
+            next(fresh.model.encoder.parameters()).mul_(2)
+    passes = _Passes(fresh)
+    after = fresh.embed(str(photos))
+    assert passes.n == len(after)
+    assert not np.array_equal(after, before, equal_nan=True)
+    assert len(list((fresh.path / "features").glob("*.f32"))) == (1 if change == "weights" else 2)
+
+
+def _cut_off_at(run: Run, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedding is interrupted after n images, in the middle of a row."""
+    whole = run.opened.stream
 
     def cut_off(images: object, *, index: np.ndarray, **how: object) -> object:
         for place, i in enumerate(index):
-            if place == 12:
+            if place == n:
                 raise KeyboardInterrupt
             yield from whole(images, index=np.array([i]), **how)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "stream", cut_off)
+        patch.setattr(run.opened, "stream", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            write_embeddings(run, out=out)
-    assert not out.exists()
-    unfinished = tmp_path / ".x.npy.unfinished"
+            run.embed()
+    (unfinished,) = (run.path / "features").glob("*.unfinished")
     with unfinished.open("ab") as file:
         file.write(b"half a row")
-    asked = []
 
-    def noted(images: object, *, index: np.ndarray, **how: object) -> object:
-        asked.extend(index.tolist())
-        yield from whole(images, index=index, **how)  # type: ignore[arg-type]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "stream", noted)
-        write_embeddings(run, out=out)
-    assert asked == list(range(12, 30))
-    assert "going on at image 12 of 30" in capsys.readouterr().err
+def test_an_interrupted_command_is_resumed(fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _cut_off_at(fresh, 12, monkeypatch)
+    passes = _Passes(fresh)
+    rows = fresh.embed()
+    assert passes.n == 18
+    assert "resuming at image 12 of 30" in capsys.readouterr().err
     # One image at a time and all at once give the same up to rounding.
-    np.testing.assert_allclose(np.load(out), run.embed(), rtol=1e-4, atol=1e-5)
-    assert [file.name for file in tmp_path.iterdir()] == ["x.npy"]
+    np.testing.assert_allclose(rows, torch.cat(list(fresh.opened.stream(fresh.opened.data().images))), rtol=1e-4, atol=1e-5)
+    assert sorted(file.suffix for file in (fresh.path / "features").iterdir()) == [".f32", ".json"]
 
 
-def test_what_was_begun_for_other_images_is_not(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / ".x.npy.unfinished").write_bytes(bytes(4 * 100))
-    (tmp_path / ".x.npy.unfinished.json").write_text('{"identity": "another", "width": 10}')
-    write_embeddings(run, out=tmp_path / "x.npy")
-    assert "begins anew" in capsys.readouterr().err
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), run.embed())
+def test_two_processes_do_not_write_the_same_rows(fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _cut_off_at(fresh, 12, monkeypatch)
+    (unfinished,) = (fresh.path / "features").glob("*.unfinished")
+    with unfinished.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert len(fresh.embed()) == 30
+    assert "another process is computing the same ones" in capsys.readouterr().err
+    assert unfinished.exists()
+
+
+def test_features_that_cannot_be_kept_are_computed_all_the_same(
+    fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert len(fresh.embed()) == 30
+    assert "features are not kept: they take 0 MB" in capsys.readouterr().err
+    assert not (fresh.path / "features").exists()
+
+
+def test_keeping_can_be_turned_off(tmp_path: Path) -> None:
+    run = sc.train(tiny.images(), out=tmp_path / "run", keep_features=False, **{**tiny.SETTINGS, "epochs": 1})
+    passes = _Passes(run)
+    run.embed(tiny.images())
+    run.embed(tiny.images())
+    assert passes.n == 72
+    assert not (run.path / "features").exists()
 
 
 def test_labels_are_written_by_name(run: Run, tmp_path: Path) -> None:
     for name in ("ants", "bees"):
         (tmp_path / "data" / name).mkdir(parents=True)
         tiny.folder_of_images(tmp_path / "data" / name, n=3, broken=())
-    write_embeddings(run, str(tmp_path / "data"), out=tmp_path / "x.parquet")
+    write_embeddings(run.opened, str(tmp_path / "data"), out=tmp_path / "x.parquet")
     assert pq.read_table(tmp_path / "x.parquet")["label"].to_pylist() == ["ants"] * 3 + ["bees"] * 3
 
 
@@ -103,6 +199,6 @@ def test_labels_are_written_by_name(run: Run, tmp_path: Path) -> None:
 def test_bad_destinations(run: Run, tmp_path: Path, out: str, says: str) -> None:
     (tmp_path / "there.npy").write_bytes(b"mine")
     with pytest.raises(ConfigError, match=says):
-        write_embeddings(run, out=tmp_path / out)
+        write_embeddings(run.opened, out=tmp_path / out)
     assert (tmp_path / "there.npy").read_bytes() == b"mine"
     assert [file.name for file in tmp_path.iterdir()] == ["there.npy"]

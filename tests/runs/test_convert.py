@@ -13,7 +13,6 @@ import torchvision
 from torch import Tensor, nn
 
 import selfcluster as sc
-from selfcluster.evaluation.evaluate import evaluate
 from selfcluster.runs.convert import import_original
 from tests import tiny
 
@@ -64,7 +63,7 @@ def imported(resnet18: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> s
         "amp": None,
     }
     torch.save(content, root / "ckp-3.pth")
-    return import_original(root / "ckp-3.pth", root / "run")
+    return sc.load(import_original(root / "ckp-3.pth", root / "run").path)
 
 
 @torch.no_grad()
@@ -194,13 +193,13 @@ def test_files_and_folders_that_cannot_be_used(imported: sc.Run, tmp_path: Path)
 def test_an_imported_run_is_evaluated_on_given_images_only(imported: sc.Run) -> None:
     images, labels = tiny.images(30), np.arange(30) % 3
     np.savez(imported.path.parent / "toys.npz", images=images, labels=labels)
-    figures = evaluate(imported, imported.path.parent / "toys.npz").figures
+    figures = imported.evaluate(imported.path.parent / "toys.npz").figures
     assert list(figures) == ["raw pixels", "untrained encoder", "trained encoder"]
     assert figures["untrained encoder"] != figures["trained encoder"]
     with pytest.raises(sc.DataError, match=r"was imported or exported, and knows no images of its own; give the images \(DATA\)"):
-        evaluate(imported)
+        imported.evaluate()
     assert imported.embed(images[:3]).shape == (3, 512)
-    assert "eval/silhouette" in evaluate(imported, images, only=["label-free"]).figures["trained encoder"]
+    assert "eval/silhouette" in imported.evaluate(images, only=["label-free"]).figures["trained encoder"]
 
 
 def test_training_starts_from_an_imported_run_with_its_encoder(imported: sc.Run, tmp_path: Path) -> None:

@@ -167,14 +167,13 @@ def test_resume_refuses_other_data_and_names_three(tmp_path: Path) -> None:
 
 
 def test_evaluation_refuses_the_runs_own_data_when_it_has_changed(tmp_path: Path) -> None:
-    from selfcluster.evaluation.evaluate import evaluate
 
     images, labels = tiny.images(40), np.arange(40) % 2
     np.savez(tmp_path / "toys.npz", images=images, labels=labels)
     run = sc.train(tmp_path / "toys.npz", out=tmp_path / "run", test_share=0.25, **FAST)
     np.savez(tmp_path / "toys.npz", images=images[::-1], labels=labels)
     with pytest.raises(sc.DataError, match="the images themselves have changed"):
-        evaluate(run)
+        run.evaluate()
 
 
 def test_resume_and_load_of_what_is_no_run(tmp_path: Path) -> None:
@@ -208,7 +207,7 @@ def test_awkward_images_are_skipped_counted_and_listed(shared_data: Path, tmp_pa
         skipped = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert set(skipped) == {"bomb_120mp.png", "empty.jpg", "notes.jpg", "truncated.jpg"}
     assert "12000 x 10000" in skipped["bomb_120mp.png"]
-    data = run.data()
+    data = run.opened.data()
     features = run.embed()
     unreadable = {data.images.path(int(i)) for i in np.flatnonzero(np.isnan(features).any(axis=1))}
     assert unreadable == set(skipped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,9 @@ class FolderImages(EncodedImages):
     def encoded(self, index: int) -> Path:
         return self.root / self.path(index)
 
+    def files_on_disk(self) -> Iterator[Path]:
+        return map(self.encoded, range(len(self)))
+
     def contents(self) -> str:
         left = f"; {self.n_left_alone:,} files of other kinds left alone" if self.n_left_alone else ""
         packed = f", {self.packed[0]!r} among them: name it to train on what it holds" if self.packed else ""
@@ -70,6 +73,9 @@ class ListedImages(EncodedImages):
 
     def encoded(self, index: int) -> Path:
         return Path(self.path(index))
+
+    def files_on_disk(self) -> Iterator[Path]:
+        return map(self.encoded, range(len(self)))
 
     def contents(self) -> str:
         return f"{len(self):,} images"

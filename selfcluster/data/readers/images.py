@@ -132,6 +132,10 @@ class Images(abc.ABC):
     def digest(self) -> str:
         """Changes when an image is added, lost or renamed."""
 
+    def fingerprint(self) -> str:
+        """Changes with the digest, and when the files that hold the images are written again."""
+        return self.digest()
+
 
 class ArrayImages(Images):
     """Images that stand in one array, in memory or in a memory map.
@@ -200,6 +204,10 @@ class EncodedImages(Images):
         """
 
     @abc.abstractmethod
+    def files_on_disk(self) -> Iterator[Path]:
+        """Every file that holds images, in order."""
+
+    @abc.abstractmethod
     def contents(self) -> str:
         """What there is, for the user: how many images, in what, and what was left alone."""
 
@@ -219,6 +227,16 @@ class EncodedImages(Images):
         digest = hashlib.sha256()
         for part in range(0, len(self), 65536):
             digest.update(b"\0".join(self.files[part : part + 65536].to_pylist()) + b"\0")
+        return digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.digest().encode())
+        for file in self.files_on_disk():
+            try:
+                found = file.stat()
+                digest.update(f"{found.st_size} {found.st_mtime_ns} {found.st_mode}\n".encode())
+            except OSError:
+                digest.update(b"not there\n")
         return digest.hexdigest()
 
     def decode(self, index: int, least: Least = in_full) -> Decoded:

@@ -190,6 +190,9 @@ class ParquetImages(EncodedImages):
             raise DataError("has no bytes")
         return content
 
+    def files_on_disk(self) -> Iterator[Path]:
+        return (self.root / name for name in self.names)
+
     def contents(self) -> str:
         n, size = len(self.names), _size(self.n_bytes)
         said = f"{len(self):,} images in column {self.column!r} of {n:,} parquet {'file' if n == 1 else 'files'}; "

@@ -71,6 +71,9 @@ class TarImages(EncodedImages):
             raise DataError("lies beyond the end of its shard, which was cut off meanwhile")
         return content
 
+    def files_on_disk(self) -> Iterator[Path]:
+        return (self.root / name for name in self.shards)
+
     def contents(self) -> str:
         n = len(self.shards)
         said = f"{len(self):,} images in {n:,} tar {'file' if n == 1 else 'files'}"
