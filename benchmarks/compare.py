@@ -83,11 +83,13 @@ def seconds_of(tree: Path, workload: str) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def compare(before: Path, after: Path, n_turns: int) -> dict[str, Any]:
+def compare(before: Path, after: Path, n_turns: int, only: str = "") -> dict[str, Any]:
     """For each workload the ratio of the second checkout's time to the first's, turn by turn, and the times."""
     workloads = {**WORKLOADS, "start-up: train --help": "selfcluster train --help"}
     figures = {}
     for name, workload in workloads.items():
+        if only not in name:
+            continue
         pairs = []
         for turn in range(n_turns):
             order = (before, after) if turn % 2 == 0 else (after, before)
@@ -109,13 +111,14 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--only", default="", help="workloads whose names hold this")
     a = parser.parse_args()
     trees = {name: tree.resolve() for name, tree in (("before", a.before), ("after", a.after))}
     commits = {
         name: subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, check=True, capture_output=True, text=True).stdout.strip()
         for name, tree in trees.items()
     }
-    file = record(f"compare-{a.name}", {"commits": commits, "workloads": compare(trees["before"], trees["after"], a.turns)})
+    file = record(f"compare-{a.name}", {"commits": commits, "workloads": compare(trees["before"], trees["after"], a.turns, a.only)})
     print(f"-> {file}")
 
 

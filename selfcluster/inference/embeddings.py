@@ -34,7 +34,7 @@ from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
 from selfcluster.errors import known
 from selfcluster.models.features import Layer
-from selfcluster.runs.atomic import check_destination, write_atomically
+from selfcluster.runs.atomic import check_destination
 from selfcluster.runs.log import say, telling
 from selfcluster.runs.run import OpenRun
 
@@ -75,7 +75,7 @@ def embeddings_of(run: OpenRun, images: Images) -> Embeddings:
         if n_before:
             say(f"resuming at image {n_before:,} of {len(images):,}")
         for batch in _rows(run, images, n_before):
-            file.write(batch.numpy().tobytes())
+            file.write(batch.numpy().data)
         kept.finish(file)
     return _split(kept.rows(), n_computed=len(images) - n_before, seconds=time.monotonic() - began)
 
@@ -162,7 +162,7 @@ class KeptRows:
             yield None
             return
         self.unfinished.parent.mkdir(exist_ok=True)
-        write_atomically(self.note, json.dumps({**self.identity, "n": self.n, "features": self.run.model.n_features}, indent=1).encode())
+        self.note.write_text(json.dumps({**self.identity, "n": self.n, "features": self.run.model.n_features}, indent=1))
         with self.unfinished.open("ab") as file:
             if not _is_ours_alone(file):
                 say("features are not kept: another process is computing the same ones")

@@ -268,3 +268,11 @@ def test_files_that_are_no_arrays_are_refused_in_one_line(tmp_path: Path) -> Non
 
 
 # ---- labels
+
+
+def test_the_fingerprint_of_an_array_follows_every_pixel() -> None:
+    array = np.zeros((600, 8, 8, 3), dtype=np.uint8)
+    before = ArrayImages(array).fingerprint()
+    assert ArrayImages(array.copy()).fingerprint() == before
+    array[599, 7, 7, 2] = 1
+    assert ArrayImages(array).fingerprint() != before
