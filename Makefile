@@ -10,9 +10,9 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# What trains, as on a CPU with AMX, where the precision is bf16 by itself.
+# As on a CPU with AMX, where `--precision auto` is bf16.
 test-bf16: .venv/installed
-	SELFCLUSTER_TEST_BF16=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/models tests/methods tests/training tests/runs tests/test_cli.py tests/test_estimators.py
+	SELFCLUSTER_TEST_BF16=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

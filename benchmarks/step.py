@@ -45,14 +45,11 @@ class Rows(Log):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, level: int = 0) -> None:
         pass
 
     def row(self, step: int, epoch: int, values: dict[str, float]) -> None:
         self.rows.append(values)
-
-    def start(self, step: int, total_steps: int) -> None:
-        pass
 
     def progress(self, *_: Any) -> None:
         pass

@@ -121,10 +121,10 @@ def _bytes_of(pid: int) -> int:
 def _contestant(told: dict[str, Any]) -> None:
     """Runs in the contestant's process: as many steps as each line of the input says, and answers how long they took."""
     from benchmarks import step
-    from selfcluster import distributed
+    from selfcluster import device
 
     if told["back"]:
-        distributed.keep_freed_memory = lambda: None  # type: ignore[assignment]
+        device.keep_freed_memory = lambda: None  # type: ignore[assignment]
     t, data, log = step.prepared(told["data"], told["settings"], log_steps=1_000_000)
     begin = {"step": lambda: step.whole(t, log), "bare": lambda: step.bare(t), "lightly": lambda: step.lightly(t, data)}
     turn = begin[told["kind"]]()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import tyro
@@ -111,9 +112,11 @@ def _train(arguments: list[str]) -> None:
     if parsed.dry_run:
         if parsed.resume:
             raise ConfigError("--dry-run says what a new run would do; leave --resume out")
-        dry_run(data, **asked)
+        with _speaking():
+            dry_run(data, **asked)
         return
-    run = train(data, out=parsed.out or None, resume=parsed.resume, overwrite=parsed.overwrite, **asked)
+    with _speaking():
+        run = train(data, out=parsed.out or None, resume=parsed.resume, overwrite=parsed.overwrite, **asked)
     if distributed.rank() == 0:
         print(f"next: selfcluster evaluate {shlex.quote(str(run.path))}")
     distributed.stop()
@@ -128,7 +131,26 @@ def _run(command: str, arguments: list[str]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"{command} runs in one process; start it without torchrun")
     _check_flags(arguments, [*(f.name for f in dataclasses.fields(kind)), "help"])
-    does(_parse(kind, command, arguments))
+    parsed = _parse(kind, command, arguments)
+    with _speaking():
+        does(parsed)
+
+
+@contextlib.contextmanager
+def _speaking() -> Iterator[None]:
+    """Inside, what the package logs is on stderr."""
+    from selfcluster.terminal import TerminalHandler
+
+    logger, handler = logging.getLogger("selfcluster"), TerminalHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(handler.level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        handler.close()
 
 
 def _evaluate(parsed: Evaluate) -> None:

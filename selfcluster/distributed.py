@@ -7,6 +7,7 @@ collectives sit in the mathematics through the functions below, and no user flag
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -17,6 +18,11 @@ from torch import Tensor
 T = TypeVar("T")
 
 _alone = False
+
+logger = logging.getLogger("selfcluster")
+"""The package speaks through this, and is heard where a handler asks for level INFO; of several ranks, rank 0 alone speaks."""
+logger.addHandler(logging.NullHandler())
+logger.addFilter(lambda record: rank() == 0)
 
 
 def stop() -> None:

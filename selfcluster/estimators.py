@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 from operator import index
 from pathlib import Path
@@ -25,10 +25,12 @@ from selfcluster.api import train
 from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
 from selfcluster.clustering.neighbors import nearest_two
 from selfcluster.device import start
+from selfcluster.distributed import logger
 from selfcluster.errors import ConfigError
 from selfcluster.inference.clusters import cluster
 from selfcluster.inference.embeddings import embed
 from selfcluster.runs.run import OpenRun
+from selfcluster.settings.config import replace
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -160,6 +162,25 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         return len(self.cluster_centers_)
 
 
+@contextlib.contextmanager
+def _listening(*, verbose: bool) -> Iterator[list[str]]:
+    """Inside, the list gets what the package logs, and stderr too if asked."""
+    said: list[str] = []
+    listener = logging.Handler(logging.INFO)
+    listener.emit = lambda record: said.extend(record.getMessage().splitlines())  # type: ignore[method-assign]
+    handlers = [listener, *([logging.StreamHandler()] if verbose else [])]
+    level = logger.level
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+    try:
+        yield said
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
+
+
 class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Learns an encoder from unlabelled images by clustering; `transform` gives features, `predict` clusters.
 
@@ -246,14 +267,12 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         self._check(given)
         with contextlib.ExitStack() as stack:
             out = self.out if self.out is not None else stack.enter_context(tempfile.TemporaryDirectory()) + "/run"
-            said = io.StringIO()
-            if not self.verbose:
-                stack.enter_context(contextlib.redirect_stderr(said))
+            said = stack.enter_context(_listening(verbose=self.verbose))
             overwrite = hasattr(self, "config_")  # fitted again
             run = train(images, method=self.method, out=out, overwrite=overwrite, device=self.device, seed=seed, **given)
             k = int(self.n_clusters) if isinstance(self.n_clusters, Integral) else self.n_clusters
             found = cluster(run.opened, images, k=k, seed=seed)
-        self.log_ = tuple(said.getvalue().splitlines())
+        self.log_ = tuple(said)
         self.config_ = run.config
         self.labels_ = found.table["cluster"].to_numpy().astype(np.int64)
         self.cluster_centers_ = found.centroids.vectors.numpy()
@@ -279,7 +298,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def _run(self) -> OpenRun:
         check_is_fitted(self)
-        return OpenRun(Path(), self.config_, "", self._model.to(start(self.device)))
+        return OpenRun(Path(), replace(self.config_, {"keep_features": False}), "", self._model.to(start(self.device)))
 
     @property
     def _n_features_out(self) -> int:

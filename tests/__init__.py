@@ -1,4 +1,4 @@
-"""What has to be settled before torch is imported, in this process and in those that tests start.
+"""What has to be settled before torch is imported, in this process and in the ranks that tests start.
 
 `SELFCLUSTER_TEST_BF16=1` tests this machine as one with AMX, where `--precision auto` is bf16. Under pytest-xdist each worker keeps to one
 core: two workers with two threads each would wait for each other most of the time.

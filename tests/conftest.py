@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _what_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """What the package says stands in `caplog.text`."""
+    caplog.set_level(logging.INFO, logger="selfcluster")
 
 
 @pytest.fixture(scope="session")

@@ -289,3 +289,12 @@ def test_it_can_be_fitted_again_into_its_own_folder(tmp_path: Path) -> None:
     again.fit(tiny.images())
     with pytest.raises(sc.CheckpointError, match="holds a run already"):
         learner(epochs=1, out=tmp_path / "run").fit(tiny.images())
+
+
+def test_nothing_is_written_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = learner(epochs=1, out=tmp_path / "run").fit(tiny.images())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("config.toml").write_text("mine = true")
+    found.transform(tiny.images(300, pixels=16))
+    assert [file.name for file in Path().iterdir()] == ["config.toml"]

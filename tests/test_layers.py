@@ -24,7 +24,7 @@ ROWS = [
     ["training", "inference"],
     ["evaluation", "exporters"],
     ["reporting"],
-    ["api"],
+    ["api", "terminal"],
     ["estimators", "cli"],
     ["__main__"],
 ]

@@ -66,6 +66,8 @@ def test_the_added_method_is_a_whole_one(tmp_path: Path, monkeypatch: pytest.Mon
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], weight), name
     assert len(whole.cluster(tiny.images(), k=3).table) == 36
+    assert whole.report(tiny.images()).is_file()
+    assert "online-kmeans" in (whole.export("hub").path / "README.md").read_text()
     assert [row for row in whole.metrics if "train/loss" in row][-1]["collapse/prototypes_used"] > 1
 
 

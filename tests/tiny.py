@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,11 @@ class Silent(Log):
         self.said: list[str] = []
         self.worked: list[tuple[str, int, int]] = []
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, level: int = logging.INFO) -> None:
         self.said.append(message)
 
     def row(self, step: int, epoch: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, "epoch": epoch, **values})
-
-    def start(self, step: int, total_steps: int) -> None:
-        pass
 
     def progress(self, *_: Any) -> None:
         pass

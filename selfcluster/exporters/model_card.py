@@ -53,7 +53,7 @@ def model_card(path: Path, config: Config[Any], *, n_features: int, loading: str
         n_features: width of the encoder's output.
         loading: Python that loads the encoder.
     """
-    name, paper = _PAPERS[config.method]
+    name, paper = _PAPERS.get(config.method, (config.method, ""))
     source = _imported_from(path)
     origin = f"It was imported from `{source}`, a checkpoint in the layout of the originals." if source else f"It was trained by {name}."
     return "\n\n".join(
@@ -61,7 +61,7 @@ def model_card(path: Path, config: Config[Any], *, n_features: int, loading: str
             _front_matter(config.method),
             f"# {path.resolve().name}",
             f"An image encoder (`{config.model.encoder}`, {n_features} features) that learned without labels, by clustering. {origin}",
-            f"Method: {name}, [arXiv {paper}](https://arxiv.org/abs/{paper}), as implemented in selfcluster.",
+            f"Method: {name}{f', [arXiv {paper}](https://arxiv.org/abs/{paper})' if paper else ''}, as implemented in selfcluster.",
             f"## Training images\n\n{_images(path, config)}",
             f"## Training\n\n{_training(path, config)}\n\n{_settings(config)}",
             f"## Evaluation\n\n{_evaluation(path)}",

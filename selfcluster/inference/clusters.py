@@ -34,6 +34,7 @@ from selfcluster.clustering.outliers import Familiar, familiar
 from selfcluster.clustering.projection import Projection, check_projection, project
 from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
+from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import table as tabulated
 from selfcluster.inference.embeddings import embeddings_of, in_layer
@@ -41,7 +42,6 @@ from selfcluster.models.features import Layer
 from selfcluster.models.model import Prototypes
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.runs.folder import check_writable
-from selfcluster.runs.log import say
 from selfcluster.runs.run import OpenRun
 
 
@@ -80,7 +80,7 @@ class Clusters:
     table: pa.Table
     """A row for each image, in the order of the data: path, index, cluster (-1 where it cannot be read), distance (1 - cosine with the centroid), margin
     (how much farther the next centroid is), rank_in_cluster (0 for the most typical), x and y (of the map), far (from all clusters, as
-    1 % are; see `strangers`), duplicate_of (index of an earlier image that looks the same, or null), and label where there is one."""
+    1 % are; see `outliers.familiar`), duplicate_of (index of an earlier image that looks the same, or null), and label where there is one."""
     features: Float[NDArray[np.float32], "n f"]
     """Of the encoder; NaN where an image cannot be read."""
     centroids: Centroids
@@ -145,7 +145,7 @@ def cluster(
         of_readable = torch.from_numpy(features[readable])
         tried: tuple[Tried, ...] = ()
         if k == "auto":
-            say(f"trying numbers of clusters on {len(readable):,} images")
+            logger.info(f"trying numbers of clusters on {len(readable):,} images")
             k, tried = how_many(of_readable, seed=seed, device=run.device)
         layer, vectors = _prototypes(run, of_readable) if k is None else ("features", _means(of_readable, k, seed, run.device))
         assignments, distances, margins = nearest_two(in_layer(run, of_readable, layer), vectors)

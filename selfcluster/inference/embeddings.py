@@ -3,13 +3,15 @@
 features/<key>.f32    a row of float32 for each image: the encoder's features, then a thumbnail of a few pixels, by which copies are told
 features/<key>.json   what they are of; the key follows weights, images and preparation
 
-Rows are written as they are made, so memory does not grow with the images, and a command that was interrupted resumes where it stopped.
+Rows that are kept are written as they are made, so memory does not grow with the images, and a command that was interrupted resumes where
+it stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +34,12 @@ from selfcluster.clustering.duplicates import thumbnails
 from selfcluster.data.readers.images import Images
 from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
+from selfcluster.device import precision_of
+from selfcluster.distributed import logger
 from selfcluster.errors import known
 from selfcluster.models.features import Layer
-from selfcluster.runs.atomic import check_destination
-from selfcluster.runs.log import say, telling
+from selfcluster.runs.atomic import check_destination, write_atomically
+from selfcluster.runs.log import with_progress
 from selfcluster.runs.run import OpenRun
 
 _ROWS = 8192
@@ -50,40 +54,45 @@ class Embeddings:
     """Of the encoder; NaN where an image cannot be read."""
     thumbnails: Float[NDArray[np.float32], "n t"]
     """A few pixels of each image; see `duplicates.thumbnails`."""
-    n_computed: int
+    n_computed: int = 0
     """Images that went through the encoder now; the others were kept from before."""
-    seconds: float
+    seconds: float = 0.0
     """That they took."""
 
 
 def embeddings_of(run: OpenRun, images: Images) -> Embeddings:
-    """The features of images, from the run's folder as far as they are kept there, and kept there for next time.
+    """Return the features of images, read from the run's folder as far as they are kept there, and keep them there for next time.
 
-    They are kept unless `keep_features` is off, the folder cannot be written, or there is no room; the last two are said.
+    They are kept unless `keep_features` is off or the images are few and not the run's own; where the folder cannot be written, has no
+    room, or another process is at the same work, a warning says so.
     """
     kept = KeptRows(run, images)
     if kept.is_whole():
-        return _split(kept.rows(), n_computed=0, seconds=0.0)
-    began = time.monotonic()
-    with kept.claimed() as file:
-        if file is None:
+        return _split(kept.rows())
+    began, n = time.monotonic(), len(images)
+    with kept.claimed() as is_ours:
+        if not is_ours:
             rows = torch.cat(list(_rows(run, images))).numpy()
-            return _split(rows, n_computed=len(rows), seconds=time.monotonic() - began)
+            return _split(rows, n, time.monotonic() - began)
         if kept.is_whole():  # since another process has just finished them
-            return _split(kept.rows(), n_computed=0, seconds=0.0)
+            return _split(kept.rows())
         n_before = kept.n_rows()
         if n_before:
-            say(f"resuming at image {n_before:,} of {len(images):,}")
-        for batch in _rows(run, images, n_before):
-            file.write(batch.numpy().data)
-        kept.finish(file)
-    return _split(kept.rows(), n_computed=len(images) - n_before, seconds=time.monotonic() - began)
+            logger.info(f"resuming at image {n_before:,} of {n:,}")
+        with kept.unfinished.open("ab") as file:
+            for batch in _rows(run, images, n_before):
+                file.write(batch.numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(kept.unfinished, kept.file)
+    logger.info(f"features are kept in {kept.folder} ({kept.n_bytes / 1e6:,.1f} MB)")
+    return _split(kept.rows(), n - n_before, time.monotonic() - began)
 
 
 def kept_embeddings(run: OpenRun, images: Images) -> Embeddings | None:
-    """The features of images where all of them are in the run's folder already."""
+    """Return the features of images where all of them are in the run's folder already."""
     kept = KeptRows(run, images)
-    return _split(kept.rows(), n_computed=0, seconds=0.0) if kept.is_whole() else None
+    return _split(kept.rows()) if kept.is_whole() else None
 
 
 def embed(run: OpenRun, images: Any = None, *, layer: Layer = "features") -> Float[NDArray[np.float32], "n _"]:
@@ -98,7 +107,8 @@ def embed(run: OpenRun, images: Any = None, *, layer: Layer = "features") -> Flo
     """
     known(layer, ("features", "head"), "layer")
     with distributed.alone():
-        return in_layer(run, torch.from_numpy(embeddings_of(run, run.data(images).images).features), layer).numpy()
+        features = torch.from_numpy(embeddings_of(run, run.data(images).images).features)
+        return np.ascontiguousarray(in_layer(run, features, layer).numpy())
 
 
 @torch.no_grad()
@@ -112,10 +122,10 @@ def in_layer(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer) -> Floa
 def _rows(run: OpenRun, images: Images, begin: int = 0) -> Iterator[Float[Tensor, "b _"]]:
     """Features and thumbnails from an image on; every image is read once."""
     coming = run.stream(images, index=np.arange(begin, len(images)), beside=thumbnails)
-    return telling(coming, "embedding", len(images), settings=run.config.run, done=begin)
+    return with_progress(coming, "embedding", len(images), settings=run.config.run, done=begin)
 
 
-def _split(rows: NDArray[np.float32], *, n_computed: int, seconds: float) -> Embeddings:
+def _split(rows: NDArray[np.float32], n_computed: int = 0, seconds: float = 0.0) -> Embeddings:
     return Embeddings(rows[:, : -thumbnails.width], rows[:, -thumbnails.width :], n_computed, seconds)
 
 
@@ -129,11 +139,21 @@ class KeptRows:
 
     def __init__(self, run: OpenRun, images: Images) -> None:
         self.run, self.n, self.width = run, len(images), run.model.n_features + thumbnails.width
-        self.is_on = run.config.run.keep_features and (run.path / "config.toml").is_file()
+        self.folder = run.path / "features"
+        self.is_on = run.config.run.keep_features and (self.n >= _FEW or run.is_own(images))
         if self.is_on:
-            self.identity = {"weights": run.weights_digest, "images": images.fingerprint(), "pixels": run.pixels, "width": self.width}
+            self.identity = {
+                "weights": run.weights_digest,
+                "images": images.fingerprint(),
+                "pixels": run.pixels,
+                "precision": str(precision_of(run.config, run.device)),
+                "max_megapixels": run.config.data.max_megapixels,
+                "width": self.width,
+            }
             key = hashlib.sha256(json.dumps(self.identity).encode()).hexdigest()[:16]
-            self.file, self.note, self.unfinished = (run.path / "features" / f"{key}.{end}" for end in ("f32", "json", "unfinished"))
+            self.file, self.note, self.unfinished, self.lock = (
+                self.folder / f"{key}.{end}" for end in ("f32", "json", "unfinished", "lock")
+            )
 
     @property
     def n_bytes(self) -> int:
@@ -145,6 +165,8 @@ class KeptRows:
 
     def n_rows(self) -> int:
         """How many rows an interrupted command has left; a row in which it was cut off is made again."""
+        if not self.unfinished.is_file():
+            return 0
         n = self.unfinished.stat().st_size // (4 * self.width)
         os.truncate(self.unfinished, 4 * self.width * n)
         return n
@@ -154,54 +176,65 @@ class KeptRows:
         return np.memmap(self.file, np.float32, mode="c", shape=(self.n, self.width))
 
     @contextlib.contextmanager
-    def claimed(self) -> Iterator[BinaryIO | None]:
-        """The unfinished file to add rows to, or None where they cannot be kept."""
-        if not self.is_on or (why := self._why_not()) is not None:
-            if self.is_on:
-                say(f"features are not kept: {why}")
-            yield None
+    def claimed(self) -> Iterator[bool]:
+        """Inside, whether this process may add rows; no other does meanwhile."""
+        if not self.is_on:
+            yield False
             return
-        self.unfinished.parent.mkdir(exist_ok=True)
-        self.note.write_text(json.dumps({**self.identity, "n": self.n, "features": self.run.model.n_features}, indent=1))
-        with self.unfinished.open("ab") as file:
-            if not _is_ours_alone(file):
-                say("features are not kept: another process is computing the same ones")
-                yield None
-                return
-            yield file
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(exist_ok=True)
+                is_ours = stack.enter_context(_locked(self.lock))
+                why = self._why_not() if is_ours else "another process is computing the same ones"
+                if why is None:
+                    write_atomically(self.note, json.dumps({**self.identity, "n": self.n}, indent=1).encode())
+            except OSError as error:
+                why = f"{str(self.folder)!r} cannot be written ({error.strerror or error})"
+            if why is not None:
+                logger.warning(f"features are not kept: {why}")
+            yield why is None
 
     def _why_not(self) -> str | None:
-        if not os.access(self.run.path, os.W_OK):
-            return f"run folder {str(self.run.path)!r} cannot be written"
-        free = shutil.disk_usage(self.run.path).free
+        """Why there is no room for the rows, once those of other weights are gone."""
+        self._drop_those_of_other_weights()
+        free = shutil.disk_usage(self.folder).free
         there = self.unfinished.stat().st_size if self.unfinished.is_file() else 0
         if free < 1.05 * (self.n_bytes - there):
-            return f"they take {self.n_bytes / 1e6:,.0f} MB, and {str(self.run.path)!r} has {free / 1e6:,.0f} MB of room"
+            return f"they take {self.n_bytes / 1e6:,.0f} MB, and {str(self.folder)!r} has {free / 1e6:,.0f} MB of room"
         return None
 
-    def finish(self, file: BinaryIO) -> None:
-        """The rows are whole; those of weights that have been trained on since are gone."""
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(self.unfinished, self.file)
-        for note in self.note.parent.glob("*.json"):
-            if f'"{self.run.weights_digest}"' not in note.read_text():
-                for end in (".json", ".f32", ".unfinished"):
-                    note.with_suffix(end).unlink(missing_ok=True)
-        say(f"features are kept in {self.note.parent} ({self.n_bytes / 1e6:,.1f} MB)")
+    def _drop_those_of_other_weights(self) -> None:
+        """Features of weights that have been trained on since are gone, but for those that a process is computing now."""
+        for note in self.folder.glob("*.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError), _locked(note.with_suffix(".lock")) as is_ours:
+                if is_ours and json.loads(note.read_text())["weights"] != self.run.weights_digest:
+                    for end in (".f32", ".unfinished", ".json"):
+                        note.with_suffix(end).unlink(missing_ok=True)
 
 
-def _is_ours_alone(file: BinaryIO) -> bool:
-    """Whether this process alone adds to the file, as far as the system can tell."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+_FEW = 256
+"""Images that are embedded in no time, so that nothing is kept of fewer, unless they are the run's own."""
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[bool]:
+    """Inside, whether this process alone has the lock; where the system knows no locks, it is taken to have it."""
+    with file.open("ab") as handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had it until now has removed the file; another may have made it anew.
+            is_ours = file.exists() and file.stat().st_ino == os.fstat(handle.fileno()).st_ino
+        except BlockingIOError:
+            is_ours = False
+        except (ImportError, OSError):  # Windows, and file systems without locks
+            is_ours = True
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                file.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------------ for other tools
@@ -238,42 +271,49 @@ def write_embeddings(
     """
     out = Path(out)
     check_destination(out, (".parquet", ".npy"), overwrite=overwrite)
+    known(layer, ("features", "head"), "layer")
     data = run.data(images)
     found = embeddings_of(run, data.images)
-    rows = in_layer(run, torch.from_numpy(found.features), layer).numpy()
-    n_unreadable = _write(rows, data, out)
-    return EmbeddingsFile(out, len(rows), n_unreadable, rows.shape[1], found.n_computed, found.seconds)
+    blocks = (found.features[start : start + _ROWS] for start in range(0, len(found.features), _ROWS))
+    rows = (in_layer(run, torch.from_numpy(np.array(block)), layer).numpy() for block in blocks)
+    n_unreadable, width = _write(rows, data, out)
+    return EmbeddingsFile(out, len(found.features), n_unreadable, width, found.n_computed, found.seconds)
 
 
-def _write(rows: NDArray[np.float32], data: Data, out: Path) -> int:
-    """The destination is whole; the number of images that could not be read."""
+def _write(blocks: Iterator[NDArray[np.float32]], data: Data, out: Path) -> tuple[int, int]:
+    """The destination is whole; how many images could not be read, and the width of the rows."""
     whole = out.with_name(f".{out.name}.whole")
+    first = next(blocks)
+    blocks = itertools.chain([first], blocks)
     try:
-        if out.suffix == ".npy":
-            copy = np.lib.format.open_memmap(whole, mode="w+", dtype=np.float32, shape=rows.shape)
-            for start in range(0, len(rows), _ROWS):
-                copy[start : start + _ROWS] = rows[start : start + _ROWS]
-            copy.flush()
-            n_unreadable = sum(int(np.isnan(rows[start : start + _ROWS, 0]).sum()) for start in range(0, len(rows), _ROWS))
-        else:
-            n_unreadable = _write_parquet(rows, data, whole)
+        write = _write_npy if out.suffix == ".npy" else _write_parquet
+        n_unreadable = write(blocks, first.shape[1], data, whole)
         os.replace(whole, out)
     finally:
         whole.unlink(missing_ok=True)
+    return n_unreadable, first.shape[1]
+
+
+def _write_npy(blocks: Iterator[NDArray[np.float32]], width: int, data: Data, file: Path) -> int:
+    rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(len(data.images), width))
+    start, n_unreadable = 0, 0
+    for block in blocks:
+        rows[start : start + len(block)] = block
+        start, n_unreadable = start + len(block), n_unreadable + int(np.isnan(block[:, 0]).sum())
+    rows.flush()
     return n_unreadable
 
 
-def _write_parquet(rows: NDArray[np.float32], data: Data, file: Path) -> int:
-    kind, paths, n_unreadable = pa.list_(pa.float32(), rows.shape[1]), data.images.paths(), 0
+def _write_parquet(blocks: Iterator[NDArray[np.float32]], width: int, data: Data, file: Path) -> int:
+    kind, paths, start, n_unreadable = pa.list_(pa.float32(), width), data.images.paths(), 0, 0
     labels = names_of(data.images.labels)
     fields = [("path", paths.type), ("index", pa.int64()), ("embedding", kind)] + ([("label", pa.string())] if labels is not None else [])
     with pq.ParquetWriter(file, pa.schema(fields), compression="zstd") as writer:
-        for start in range(0, len(rows), _ROWS):
-            part = np.array(rows[start : start + _ROWS])
-            unreadable = np.isnan(part[:, 0])
-            n_unreadable += int(unreadable.sum())
-            embeddings = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=kind, mask=pa.array(unreadable))
-            columns = [paths[start : start + _ROWS], pa.array(np.arange(start, start + len(part))), embeddings]
-            columns += [labels[start : start + _ROWS]] if labels is not None else []
+        for block in blocks:
+            unreadable, part = np.isnan(block[:, 0]), slice(start, start + len(block))
+            embeddings = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), type=kind, mask=pa.array(unreadable))
+            columns = [paths[part], pa.array(np.arange(part.start, part.stop)), embeddings]
+            columns += [labels[part]] if labels is not None else []
             writer.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)))
+            start, n_unreadable = part.stop, n_unreadable + int(unreadable.sum())
     return n_unreadable

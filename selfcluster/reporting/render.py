@@ -65,7 +65,7 @@ def build(page: Page) -> bytes:
         evaluated=evaluated(page.evaluation),
         facts=dict(_facts(page)),
         machine=dict(_machine(page.environment)),
-        method=_NAMES[page.config.method],
+        method=_NAMES.get(page.config.method, page.config.method),
         settings=flatten(page.config),
         pictures=_pictures(content),
         data=Markup(as_json(content.data)),

@@ -4,7 +4,7 @@
     run.report()         # runs/photos-swav-1/report.html, of the clusters that are there, or of the method's own
     run.report(k=20)     # of 20 new clusters
 
-`page` says what a page is made of, `build` makes it; the door below gathers what it needs from a run.
+`page` says what a page is made of, `render` makes it, and `report` gathers what it needs from a run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from selfcluster import distributed
 from selfcluster.data.sources import Data
 from selfcluster.device import n_threads
+from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError
 from selfcluster.inference import clusters
 from selfcluster.inference.embeddings import embeddings_of
@@ -29,7 +30,6 @@ from selfcluster.reporting.page import COLUMNS, Limits, Page, TopOfPrototypes
 from selfcluster.reporting.prototypes import top_of_prototypes
 from selfcluster.reporting.render import build
 from selfcluster.runs.atomic import check_destination, write_atomically
-from selfcluster.runs.log import say
 from selfcluster.runs.run import OpenRun
 
 
@@ -65,7 +65,7 @@ def report(
         found = _kept(run, opened) if k is None else None
         table, features, layer = found if found is not None else _clustered(run, opened, k, seed)
         limits = limits or Limits()
-        say(f"a page of {min(limits.points, len(table)):,} images: neighbours and thumbnails")
+        logger.info(f"a page of {min(limits.points, len(table)):,} images: neighbours and thumbnails")
         page = Page(
             name=run.path.resolve().name,
             where=opened.where or "an array",
@@ -105,12 +105,12 @@ def _kept(run: OpenRun, data: Data) -> Found | None:
         raise CheckpointError(f"{str(file)!r} has no column {sorted(missing)[0]!r}; run selfcluster cluster {run.path} again")
     centroids = clusters.read_centroids(run.path)
     if centroids.digest != data.images.digest() or not table["path"].combine_chunks().equals(data.images.paths().cast(table["path"].type)):
-        say(f"the clusters in {file} are of other images; making new ones, which the page alone has: see selfcluster cluster")
+        logger.info(f"the clusters in {file} are of other images; making new ones, which the page alone has: see selfcluster cluster")
         return None
     if centroids.step != run.step:
-        say(f"the clusters in {file} are of step {centroids.step:,}, before training went on; making new ones")
+        logger.info(f"the clusters in {file} are of step {centroids.step:,}, before training went on; making new ones")
         return None
-    say(f"showing the clusters in {file}")
+    logger.info(f"showing the clusters in {file}")
     return table, torch.from_numpy(embeddings_of(run, data.images).features), centroids.layer
 
 

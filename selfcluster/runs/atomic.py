@@ -68,8 +68,7 @@ def _sync(file: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """The disk has the names in the folder."""
-    """A new name in a folder is on the disk only when the folder is; Windows has no such call and needs none."""
+    """The disk has the names in the folder: a new name is there only when the folder is; Windows has no such call and needs none."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -4,6 +4,8 @@ config.toml        every setting and where it came from        data.parquet    e
 environment.json   command, versions, machine                  skipped.csv     what could not be read, and why
 metrics.jsonl      rows of figures                             checkpoints/    see `checkpoint`
 log.txt            what was said                               model/          the encoder, as timm loads it
+features/          see `embeddings`                            clusters.*      see `clusters`
+evaluation*.json   see `results`                               report.html, export/
 """
 
 from __future__ import annotations
@@ -180,6 +182,11 @@ def _read_data(folder: Path) -> pa.Table:
         raise CheckpointError(f"cannot read {str(folder / 'data.parquet')!r}: {' '.join(str(error).split())}") from None
 
 
+def read_digest(folder: Path) -> str:
+    """The digest of the images that the run was trained on."""
+    return _read_data(folder).schema.metadata[b"digest"].decode()
+
+
 def check_same_data(folder: Path, data: Data) -> None:
     """The data is what it was when the run began.
 
@@ -187,7 +194,7 @@ def check_same_data(folder: Path, data: Data) -> None:
         DataError: images were added, lost or renamed (three are named), or have changed.
     """
     stored = _read_data(folder)
-    if stored.schema.metadata[b"digest"].decode() == data.images.digest():
+    if read_digest(folder) == data.images.digest():
         return
     before, now = stored["path"].combine_chunks(), data.images.paths()
     lost, added = (one.filter(pc.invert(pc.is_in(one, other))) for one, other in ((before, now), (now, before)))

@@ -19,11 +19,12 @@ from torch import Tensor
 from selfcluster.data.readers.images import Images
 from selfcluster.data.sources import Data, open_data
 from selfcluster.device import n_threads, n_workers, precision_of, start
+from selfcluster.distributed import logger
 from selfcluster.errors import DataError
 from selfcluster.models.features import stream_features
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs import folder
-from selfcluster.runs.log import read_rows, say
+from selfcluster.runs.metrics import read_rows
 from selfcluster.settings.config import Config, DataSettings
 
 
@@ -86,10 +87,14 @@ class OpenRun:
         own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)
         opened = open_data(self.images if given is None else given, own if labels == "auto" else dataclasses.replace(own, labels=labels))
         if opened.test is not None:
-            say(
+            logger.info(
                 f"{opened.name} has splits: these are the {len(opened.images):,} images of its training split; name the other to have that one"
             )
         return opened
+
+    def is_own(self, images: Images) -> bool:
+        """Whether these are the images that the run was trained on."""
+        return folder.has_data(self.path) and folder.read_digest(self.path) == images.digest()
 
     def trained_on(self) -> NDArray[np.int64]:
         """Indices of the images that it was trained on; the others were kept out."""

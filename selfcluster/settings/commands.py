@@ -78,7 +78,7 @@ class Embed:
     data: tyro.conf.Positional[str] = ""
     """Images; by default the run's own."""
     out: str = "embeddings.parquet"
-    """A .parquet (path, index, embedding, label) or .npy file. Begun once, it is gone on with."""
+    """A .parquet (path, index, embedding, label) or .npy file. Resumes if interrupted."""
     layer: Literal["features", "head"] = "features"
     """features (the encoder's output) or head (the unit vectors that training compares)."""
     overwrite: bool = False

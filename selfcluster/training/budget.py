@@ -14,13 +14,22 @@ import torch
 from selfcluster import distributed
 from selfcluster.data.sources import Data
 from selfcluster.device import memory_limit, peak_memory
+from selfcluster.distributed import logger
 from selfcluster.formatting import duration
-from selfcluster.runs.log import Log, say
+from selfcluster.methods.base import Method
+from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config
 from selfcluster.settings.resolve import Resolved
 from selfcluster.training.extraction import extractor
 from selfcluster.training.state import Training, build
 from selfcluster.training.step import step
+
+_LARGEST = 4096
+"""The paper's largest batch."""
+
+
+_STEPS_AN_EPOCH = 8
+"""So many at least, or there is nothing to learn from."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
 
     Steps are those of the loop, with accumulation, recomputation and the method's hooks. The first one pays for warming up, and the next
     ones find batches that the workers made meanwhile; both are left out, unless the time `at_most` is over before. All ranks take the
-    slowest one's word.
+    slowest one's word. Where an epoch has fewer steps than that, its last one counts.
 
     Args:
         t: from `build`; on fewer images than the run's where clustering them all would take long.
@@ -69,17 +78,18 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
         assigns.append(time.perf_counter() - started)
     skipped = 1 + 2 * t.loader.workers
     n = 0
-    started = warm_at = time.perf_counter()
+    started = time.perf_counter()
+    marks = [started]
+    """When the first steps were done, one after the other; later ones may overlap, as in the loop."""
     for batch in t.loader.epoch(0, plan):
         step(t, batch)
         n += 1
-        if n == skipped:
-            warm_at = _now(t.device)
+        if n <= skipped:
+            marks.append(_now(t.device))
         passed = time.perf_counter() - started
         if distributed.any_rank((n > skipped + n_steps and passed > at_least) or passed > at_most):
             break
-    began, n_timed = (warm_at, n - skipped) if n > skipped else (started, n)
-    seconds = (_now(t.device) - began) / n_timed
+    seconds = (_now(t.device) - marks[-1]) / (n - skipped) if n > skipped else marks[-1] - marks[-2]
     t.loader.close()
     slowest, first, later = (distributed.largest(x) for x in (seconds, *assigns))
     return Cost(slowest, first, later / every, t.method.steps_per_epoch)
@@ -102,32 +112,32 @@ def fitted_to_time(resolved: Resolved, t: Training, opened: Data, settle: Settle
     cost = cost_of(t, opened, at_least=min(10, 2 * minutes), at_most=6 * minutes)
     steps = cost.steps_in(0.95 * 60 * minutes)
     if steps >= t.total_steps:
-        say(
+        logger.info(
             f"max_minutes {minutes:g}: the full schedule of {t.total_steps:,} steps takes about {duration(cost.of(t.total_steps))}, so it stays"
         )
         return resolved
     clustering = f" and {cost.assign:.1f} s between epochs" if cost.assign > 0.1 else ""
     pace = f"{cost.step:.2f} s a step{clustering}"
-    say(f"max_minutes {minutes:g}: {pace}, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
+    logger.info(f"max_minutes {minutes:g}: {pace}, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
     fitted = settle({"max_steps": steps})
     return Resolved(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
+
+
+_N_SAMPLED = 8192
+"""Images that are clustered to find out how long clustering takes."""
 
 
 def cost_of(t: Training, opened: Data, *, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
     """The cost of a run: the clustering's from a sample of the images, since it grows with their number; `t` is used up."""
     n = len(t.method.trained_on)
     n_sampled = min(n, max(_N_SAMPLED, t.config.optim.batch, 4 * max(t.config.n_prototypes)))
-    if t.config.method == "swav" or n_sampled == n:
+    if type(t.method).begin_epoch is Method.begin_epoch or n_sampled == n:
         return measure(t, at_least=at_least, at_most=at_most)
     sample = t.method.trained_on[np.linspace(0, n - 1, n_sampled).astype(np.int64)]
     t.loader.close()
     cost = measure(build(t.config, opened, t.device, trained_on=sample), at_least=at_least, at_most=at_most)
     grown = n / n_sampled
     return Cost(cost.step, grown * cost.first_assign, grown * cost.assign, t.method.steps_per_epoch)
-
-
-_N_SAMPLED = 8192
-"""Images that are clustered to find out how long clustering takes."""
 
 
 def estimate(t: Training, opened: Data) -> str:
@@ -140,14 +150,6 @@ def estimate(t: Training, opened: Data) -> str:
         f"estimate: {parameters / 1e6:.1f} million parameters; {cost.step:.2f} s a step, {batch / cost.step:,.0f} images/s{clustering}; "
         f"{n_steps:,} steps in about {duration(cost.of(n_steps))}; {peak_memory(t.device) / 2**30:.1f} GiB of memory"
     )
-
-
-_LARGEST = 4096
-"""The paper's largest batch."""
-
-
-_STEPS_AN_EPOCH = 8
-"""So many at least, or there is nothing to learn from."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
@@ -34,7 +35,6 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
     if s.step >= t.total_steps:
         return
     pace = _Pace(t)
-    log.start(s.step, t.total_steps)
     with _signals() as asked:
 
         def leave_if_asked() -> None:
@@ -126,7 +126,7 @@ class _Pace:
         t, now = self.t, time.perf_counter()
         signs = t.watch.read()
         if t.watch.warned:
-            log.say(f"warning: {t.watch.warned}")
+            log.say(t.watch.warned, logging.WARNING)
             t.watch.warned = None
         n_steps, passed = t.state.step - self.step_at_row, now - self.row_at
         values = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -15,10 +16,12 @@ from selfcluster.data.inspect import look_at
 from selfcluster.data.readers.cache import CachedImages
 from selfcluster.data.sources import Data, open_data
 from selfcluster.device import start
+from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import duration, short, table
 from selfcluster.runs import checkpoint, folder, weights
-from selfcluster.runs.log import Log, check_extras, cut_back, say
+from selfcluster.runs.log import Log
+from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import DEFAULT_METHOD, default_config, flatten, replace
 from selfcluster.settings.presets import method_of
@@ -66,7 +69,7 @@ def dry_run(data: Any, *, method: str | None = None, preset: str | None = None, 
     resolved = settle({})
     t = build(resolved.config, opened, device)
     _announce(resolved, opened)
-    say(estimate(t, opened))
+    logger.info(estimate(t, opened))
 
 
 def _look(
@@ -109,7 +112,7 @@ def _network_of(init: str) -> dict[str, Any]:
 
 def _with_batch_that_fits(settle: Settle, data: Data, device: torch.device) -> Settle:
     """The same, with the largest batch that fits; the rest of the recipe follows from it, such as lr."""
-    say("batch auto: trying steps of more and more images")
+    logger.info("batch auto: trying steps of more and more images")
     capacity = largest_batch(lambda batch: settle({"batch": batch} if batch else {}).config, data, device)
     origin = f"auto: {capacity.peak_bytes / 2**30:.1f} GiB, and {capacity.why}"
 
@@ -143,8 +146,8 @@ def _claimed(out: str | Path | None, name: str, method: str, *, overwrite: bool)
 
 def _announce(resolved: Resolved, data: Data) -> None:
     for note in data.notes:
-        say(note)
-    say(describe(resolved))
+        logger.info(note)
+    logger.info(describe(resolved))
 
 
 def _resume(data: Any, method: str | None, out: str | Path | None, settings: Mapping[str, Any]) -> OpenRun:
@@ -188,7 +191,7 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
         if distributed.rank() == 0 and t.loader.broken:
             with contextlib.suppress(OSError):  # on a full disk another error is on its way already
                 folder.write_skipped(path, t.loader.broken, data)
-            log.say(f"{len(t.loader.broken):,} images could not be read; see {path / 'skipped.csv'}")
+            log.say(f"{len(t.loader.broken):,} images could not be read; see {path / 'skipped.csv'}", logging.WARNING)
         log.close()
     return OpenRun(path, t.config, data.where, t.model)
 

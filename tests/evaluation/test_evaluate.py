@@ -173,9 +173,9 @@ def test_with_labels_there_is_everything_but_fine_tuning(labelled: sc.Run) -> No
     assert {name.removesuffix("_se") for name in figures if name.endswith("_se")} == with_errors
 
 
-def test_images_are_read_once_for_each_representation(labelled: sc.Run, capfd: pytest.CaptureFixture[str]) -> None:
+def test_images_are_read_once_for_each_representation(labelled: sc.Run, caplog: pytest.LogCaptureFixture) -> None:
     labelled.evaluate()
-    said = capfd.readouterr().err
+    said = "\n".join(caplog.messages)
     for name in ("raw pixels", "untrained encoder", "trained encoder"):
         assert f"\n{said}".count(f"\n{name}: 60 images in ") == 1
         assert f"{name}: linear in " in said

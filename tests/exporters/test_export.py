@@ -174,7 +174,7 @@ def test_the_card_tells_what_the_run_recorded_and_no_more(photo: sc.Run, tmp_pat
     figures = {"raw pixels": {"eval/knn_top1_k20": 0.25}, "trained encoder": {"eval/knn_top1_k20": 0.5, "cluster/ami": 0.125}}
     shutil.copytree(photo.path, tmp_path / "photo")
     where = json.dumps(photo.opened.images)
-    notes = ["tested on 7 images", f"trained on {photo.images}"]
+    notes = ["tested on 7 images", f"trained on {photo.opened.images}"]
     (tmp_path / "photo" / "evaluation.json").write_text(json.dumps({"figures": figures, "notes": notes, "of": where}))
     (tmp_path / "photo" / "evaluation-flowers.json").write_text(json.dumps({"figures": {"raw pixels": {"cluster/ami": 0.75}}, "notes": []}))
     copied = sc.load(tmp_path / "photo")

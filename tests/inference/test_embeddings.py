@@ -16,6 +16,7 @@ from PIL import Image
 import selfcluster as sc
 from selfcluster.api import Run
 from selfcluster.errors import ConfigError
+from selfcluster.inference import embeddings
 from selfcluster.inference.embeddings import write_embeddings
 from tests import tiny
 
@@ -97,17 +98,18 @@ def test_rows_may_be_changed_and_the_file_is_not(fresh: Run) -> None:
     assert np.nanmax(np.abs(fresh.embed())) > 0
 
 
-def test_what_is_kept_is_said_with_its_size_and_of_what_it_is(fresh: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_kept_is_said_with_its_size_and_of_what_it_is(fresh: Run, caplog: pytest.LogCaptureFixture) -> None:
     fresh.embed()
-    assert re.search(r"features are kept in .*/features \(0\.0 MB\)", capsys.readouterr().err)
+    assert re.search(r"features are kept in .*/features \(0\.0 MB\)", "\n".join(caplog.messages))
     (note,) = (fresh.path / "features").glob("*.json")
     said = json.loads(note.read_text())
-    assert (said["n"], said["features"], said["pixels"]) == (30, fresh.model.n_features, 16)
+    assert (said["n"], said["pixels"], said["precision"]) == (30, 16, "torch.float32")
     assert note.with_suffix(".f32").stat().st_size == 4 * 30 * said["width"]
 
 
 @pytest.mark.parametrize("change", ["added", "written again", "weights"])
-def test_other_images_or_weights_are_not_confused(fresh: Run, tmp_path: Path, change: str) -> None:
+def test_other_images_or_weights_are_not_confused(fresh: Run, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "_FEW", 0)
     photos = tmp_path / "photos"
     shutil.copytree(fresh.opened.images, photos)
     before = fresh.embed(str(photos))
@@ -145,34 +147,51 @@ def _cut_off_at(run: Run, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
         file.write(b"half a row")
 
 
-def test_an_interrupted_command_is_resumed(fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_command_is_resumed(fresh: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     _cut_off_at(fresh, 12, monkeypatch)
     passes = _Passes(fresh)
     rows = fresh.embed()
     assert passes.n == 18
-    assert "resuming at image 12 of 30" in capsys.readouterr().err
+    assert "resuming at image 12 of 30" in "\n".join(caplog.messages)
     # One image at a time and all at once give the same up to rounding.
     np.testing.assert_allclose(rows, torch.cat(list(fresh.opened.stream(fresh.opened.data().images))), rtol=1e-4, atol=1e-5)
     assert sorted(file.suffix for file in (fresh.path / "features").iterdir()) == [".f32", ".json"]
 
 
-def test_two_processes_do_not_write_the_same_rows(fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_do_not_write_the_same_rows(fresh: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     _cut_off_at(fresh, 12, monkeypatch)
     (unfinished,) = (fresh.path / "features").glob("*.unfinished")
-    with unfinished.open("ab") as file:
+    with unfinished.with_suffix(".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert len(fresh.embed()) == 30
-    assert "another process is computing the same ones" in capsys.readouterr().err
-    assert unfinished.exists()
+        assert "another process is computing the same ones" in "\n".join(caplog.messages)
+        later = sc.load(fresh.path)
+        with torch.no_grad():
+            next(later.model.encoder.parameters()).mul_(2)
+        later.embed()
+    assert unfinished.exists()  # what a process is at is not cleared away as that of older weights
+
+
+def test_few_images_that_are_not_the_runs_own_are_not_kept(fresh: Run) -> None:
+    fresh.embed(tiny.images(5, seed=3))
+    assert not (fresh.path / "features").exists()
+    fresh.embed(tiny.images(256, pixels=16, seed=3))
+    assert len(list((fresh.path / "features").glob("*.f32"))) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said(fresh: Run, caplog: pytest.LogCaptureFixture) -> None:
+    (fresh.path / "features").write_text("in the way")
+    assert len(fresh.embed()) == 30
+    assert "features are not kept: " in caplog.text
 
 
 def test_features_that_cannot_be_kept_are_computed_all_the_same(
-    fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fresh: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     assert len(fresh.embed()) == 30
-    assert "features are not kept: they take 0 MB" in capsys.readouterr().err
-    assert not (fresh.path / "features").exists()
+    assert "features are not kept: they take 0 MB" in "\n".join(caplog.messages)
+    assert list((fresh.path / "features").iterdir()) == []
 
 
 def test_keeping_can_be_turned_off(tmp_path: Path) -> None:

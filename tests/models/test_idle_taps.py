@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from selfcluster.methods import METHODS
 from selfcluster.models.encoders import create_encoder
 from selfcluster.models.idle_taps import has_idle_taps, keep_idle_taps_in_float32
-from selfcluster.training import step
+from selfcluster.training import loop, step
 from tests import tiny
 
 GEOMETRIES = [
@@ -124,3 +125,16 @@ def test_networks_are_copied_and_pickled_with_what_they_are() -> None:
         assert all(module.forward.args == (module,) for module in convs)
         x = torch.rand(2, 3, 16, 16)
         assert torch.equal(other.eval()(x), encoder.eval()(x))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fills fresh memory by glibc's mallopt")
+@pytest.mark.parametrize("method", METHODS)
+def test_training_in_bf16_does_not_depend_on_what_fresh_memory_holds(method: str) -> None:
+    losses = []
+    for memory in (contextlib.nullcontext, _fresh_memory_is_nan):
+        t, log = tiny.training(method=method, precision="bf16", max_steps=4, log_steps=1), tiny.Silent()
+        with memory():
+            loop.fit(t, log, None)
+        losses.append(log.losses())
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]

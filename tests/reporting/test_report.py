@@ -95,10 +95,10 @@ def test_what_goes_wrong_leaves_the_old_page(run: sc.Run, tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_the_clusters_that_are_there_are_shown(run: sc.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_clusters_that_are_there_are_shown(run: sc.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = run.cluster(k=5)
     page = run.report(out=tmp_path / "page.html").read_text("utf-8")
-    assert "showing the clusters in" in capsys.readouterr().err
+    assert "showing the clusters in" in caplog.text
     assert "36 images in 5 clusters" in _text(page)
     sizes = {summary.cluster: (summary.size, round(summary.cohesion, 3)) for summary in found.summaries}
     assert {c["number"]: (c["size"], round(c["cohesion"], 3)) for c in _content(page)["clusters"]} == sizes
@@ -106,12 +106,12 @@ def test_the_clusters_that_are_there_are_shown(run: sc.Run, tmp_path: Path, caps
     assert again == page
 
 
-def test_clusters_of_other_images_are_not_shown(run: sc.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clusters_of_other_images_are_not_shown(run: sc.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "other").mkdir()
     tiny.folder_of_images(tmp_path / "other", n=20, broken=())
     run.cluster(str(tmp_path / "other"), k=2)
     page = run.report(out=tmp_path / "page.html").read_text("utf-8")
-    assert "are of other images; making new ones" in capsys.readouterr().err
+    assert "are of other images; making new ones" in caplog.text
     assert "36 images in" in _text(page)
     # Nobody has asked to replace those that are there.
     assert len(pq.read_table(run.path / "clusters.parquet")) == 20

@@ -168,7 +168,7 @@ def test_real_steps_are_tried(method: str) -> None:
     assert 10**7 < found.peak_bytes < device.memory_limit(CPU)
 
 
-def test_training_takes_it_and_lr_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_takes_it_and_lr_follows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = np.random.default_rng(0).integers(0, 256, (1200, 8, 8, 3), dtype=np.uint8)
     common = dict(
         encoder="resnet10_small_quarter_s2", n_crops=(2,), crop_pixels=(8,), area=((0.5, 1.0),), max_steps=2, epochs=1, optimizer="adamw"
@@ -176,7 +176,7 @@ def test_training_takes_it_and_lr_follows(tmp_path: Path, capsys: pytest.Capture
     dry_run(images, **common)
     settings = {
         name: float(line.split()[1])
-        for line in capsys.readouterr().err.splitlines()
+        for line in "\n".join(caplog.messages).splitlines()
         for name in ("batch", "lr")
         if line.split()[:1] == [name]
     }
@@ -185,7 +185,7 @@ def test_training_takes_it_and_lr_follows(tmp_path: Path, capsys: pytest.Capture
     assert found["batch"] == 128 > settings["batch"] == 32
     assert found["lr"] == pytest.approx(0.003)
     assert settings["lr"] == pytest.approx(0.003 * (32 / 64) ** 0.5)
-    assert "1,200 images want no larger one" in capsys.readouterr().err
+    assert "1,200 images want no larger one" in "\n".join(caplog.messages)
 
 
 @pytest.mark.parametrize("measured", [lambda t: measure(t, n_steps=1), lambda t: loop.fit(t, tiny.Silent(), None, stop_at=2)])
@@ -199,3 +199,13 @@ def test_the_measured_step_is_that_of_the_loop(measured: Callable[[Any], object]
     assert set(sizes) == {t.config.optim.batch // 4}
     assert len(sizes) == 8 * hooks.count("before_update") > 0
     assert hooks.count("before_update") == hooks.count("after_update")
+
+
+def test_warming_up_is_left_out_of_short_epochs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = tiny.training()
+    t.loader.workers = 8  # so that 17 steps are left out, of an epoch of 4
+    monkeypatch.setattr(t.loader, "epoch", lambda *_: iter(range(4)))
+    clock = iter([0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 3.0, 3.1, 3.1, 3.2, 3.2, 3.3, 3.3])
+    monkeypatch.setattr(budget, "step", lambda *_: None)
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
+    assert measure(t).step == pytest.approx(0.1)

@@ -14,7 +14,7 @@ import timm
 import torch
 
 import selfcluster as sc
-from selfcluster.runs.log import cut_back, read_rows
+from selfcluster.runs.metrics import cut_back, read_rows
 from selfcluster.training import loop
 from selfcluster.training.train import dry_run
 from tests import tiny
@@ -228,11 +228,11 @@ def test_max_minutes_fits_the_schedule(tmp_path: Path) -> None:
 
 
 def test_dry_run_trains_nothing_and_writes_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     dry_run(tiny.images(), **FAST)
-    said = capfd.readouterr().err
+    said = "\n".join(caplog.messages)
     assert "recipe: " in said
     assert "estimate: " in said
     assert list(tmp_path.iterdir()) == []

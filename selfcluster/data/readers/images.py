@@ -179,9 +179,12 @@ class ArrayImages(Images):
         return str(index)
 
     def fingerprint(self) -> str:
-        # A checksum of each block tells a change as surely as here is needed, in a fraction of the time.
-        blocks = (zlib.crc32(np.ascontiguousarray(self.array[start : start + 256]).data) for start in range(0, len(self), 256))
-        return hashlib.sha256(f"{self.array.shape} {list(blocks)}".encode()).hexdigest()
+        # Two checksums of each block tell a change as surely as is needed here, in half the time of a digest.
+        digest = hashlib.sha256(repr(self.array.shape).encode())
+        for start in range(0, len(self), 64):
+            block = np.ascontiguousarray(self.array[start : start + 64]).data
+            digest.update(f"{zlib.crc32(block)} {zlib.adler32(block)}\n".encode())
+        return digest.hexdigest()
 
     def digest(self) -> str:
         digest = hashlib.sha256(repr(self.array.shape).encode())

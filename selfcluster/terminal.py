@@ -1,0 +1,74 @@
+"""The log on a terminal: messages as lines on stderr, progress as a bar; plain lines where stderr is a file or a pipe."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from selfcluster.runs.log import Progress
+
+
+class TerminalHandler(logging.Handler):
+    """Prints what the package logs, and draws a bar for each piece of work that is going on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Bar | None = None
+        self._tasks: dict[bool, TaskID] = {}
+        """Of training, and of other work."""
+        self.setLevel(logging.DEBUG if self._console.is_terminal else logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress = getattr(record, "progress", None)
+        if progress is not None and self._console.is_terminal:
+            self._draw(progress)
+        elif record.levelno >= logging.INFO:
+            warning = "warning: " if record.levelno >= logging.WARNING else ""
+            self._console.print(f"{warning}{record.getMessage()}", markup=False)
+
+    def _draw(self, progress: Progress) -> None:
+        if self._bar is None:
+            self._bar = Bar(
+                TextColumn("{task.fields[what]}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]:,.0f} images/s{task.fields[loss]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bar.start()
+        is_training = progress.loss is not None
+        shown: dict[str, Any] = {
+            "what": progress.what,
+            "speed": progress.images_per_second,
+            "loss": f"  loss {progress.loss:.3f}" if is_training else "",
+        }
+        if is_training not in self._tasks:
+            self._tasks[is_training] = self._bar.add_task("", total=progress.total, **shown)
+        self._bar.update(self._tasks[is_training], completed=progress.done, total=progress.total, **shown)
+        if progress.done >= progress.total:
+            self._end(is_training)
+
+    def _end(self, is_training: bool) -> None:
+        """A finished training leaves its bar behind; other work leaves nothing."""
+        assert self._bar is not None
+        task = self._tasks.pop(is_training)
+        if not is_training:
+            self._bar.remove_task(task)
+        if not self._tasks:
+            self._bar.stop()
+            self._bar = None
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        super().close()
