@@ -2,7 +2,7 @@
 
     python -m benchmarks.batch_norm [--seeds 3]
 
-Trains the digits with the recipe's settings; the weights are the same in all three cases, since training normalises by the batch.
+Trains the digits with the recipe's settings; the weights are the same in all three cases, since training normalizes by the batch.
 Results: results/batch_norm.json.
 """
 
@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.record import record, spread
 from benchmarks.step import Rows
-from selfcluster.data.crops import normalise
+from selfcluster.data.crops import normalize
 from selfcluster.data.inspect import look_at
 from selfcluster.data.sources import Data, open_data
 from selfcluster.evaluation import clusters
@@ -52,7 +52,7 @@ def _taken_anew(encoder: torch.nn.Module, data: Data, config: Any) -> torch.nn.M
             norm.momentum = None  # the plain mean over all batches
     with torch.no_grad():
         for images, _ in prepared_images(data.images, pixels=config.crops.crop_pixels[0]):
-            encoder(normalise(images))
+            encoder(normalize(images))
     return encoder.eval()
 
 

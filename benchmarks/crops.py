@@ -4,7 +4,7 @@
     python -m benchmarks.crops [--images 64] [--pairs 5]
 
 Two recipes: 2 x 32 + 4 x 16 pixels from images of 32, and 2 x 224 + 6 x 96 from images of 256, both with the paper's augmentation. Times
-are from decoded images (PIL's for those who want them so) to normalised float32 crops, in turns (A B C A B C ...); ratios are taken
+are from decoded images (PIL's for those who want them so) to normalized float32 crops, in turns (A B C A B C ...); ratios are taken
 turn by turn. Also timed: the share of each part of ours. Results: results/crops.json.
 """
 

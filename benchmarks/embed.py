@@ -3,7 +3,7 @@
     python -m benchmarks.embed [--images 1024] [--turns 5] [--encoder resnet18] [--pixels 64]
 
 Ours reads, resizes and embeds the images of 256 pixels in order; the bare pass has them in memory, prepared; the loop is torchvision's ImageFolder, resize
-and normalisation in a DataLoader with a worker a core. The same untrained network for all, in one process and in turns. Results: results/embed.json.
+and normalization in a DataLoader with a worker a core. The same untrained network for all, in one process and in turns. Results: results/embed.json.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m benchmarks.report cifar10-train.npz cifar10-val.npz [--sizes 1000 10000 50000] [--k 100] [--repeats 3]
 
-From the record of a page to its bytes: neighbours, thumbnails, galleries. Training, embedding and clustering (with its search for
+From the record of a page to its bytes: neighbors, thumbnails, galleries. Training, embedding and clustering (with its search for
 copies) are not in it. Features are the pixels at 13 a side, 507 wide; clusters are those of k-means; the map shows their two main directions.
 Each measurement is a process of its own. Results: results/report.json.
 """

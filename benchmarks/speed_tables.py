@@ -126,7 +126,7 @@ def _report(result: dict[str, Any]) -> str:
         ]
         for r in result["results"]
     ]
-    intro = "CIFAR-10's images; from a table of clusters and features to the page: neighbours, thumbnails, galleries.\n\n"
+    intro = "CIFAR-10's images; from a table of clusters and features to the page: neighbors, thumbnails, galleries.\n\n"
     return "## The report\n\n" + intro + table(["images", "time", "size", "peak memory"], rows)
 
 

@@ -175,7 +175,7 @@ def _crops(result: dict[str, Any]) -> str:
         ratios = [_ratio(r["ours_over"][mine]["lightly"]) for mine in names[:2]]
         rows.append([f"{r['recipe']} px, from {r['from_pixels']}", *times, *ratios])
     intro = (
-        "Milliseconds an image on one thread, from the decoded image to normalised crops, the paper's augmentation, in turns. The ratios are "
+        "Milliseconds an image on one thread, from the decoded image to normalized crops, the paper's augmentation, in turns. The ratios are "
         "ours over lightly's: in memory, and from files that are decoded already.\n\n"
     )
     return intro + table(["crops", *names, "in memory / lightly", "files / lightly"], rows)

@@ -1,4 +1,4 @@
-"""Image representations from unlabelled images by clustering.
+"""Image representations from unlabeled images by clustering.
 
     import selfcluster as sc
     run = sc.train("photos/")            # settings follow from the images, are printed, and can be overridden

@@ -106,7 +106,7 @@ def train(
     overwrite: bool = False,
     **settings: Any,
 ) -> Run:
-    """Train an encoder on unlabelled images.
+    """Train an encoder on unlabeled images.
 
     Args:
         data: a folder of images, tar or parquet files (one, a folder of them, a pattern), a .npy or .npz file, an array (N, H, W) or (N, H, W, 3) of uint8, or the name of a set.

@@ -58,7 +58,7 @@ def _leave(message: str, status: int) -> NoReturn:
 
 
 def _overview() -> str:
-    lines = ["usage: selfcluster COMMAND ...", "", "Learns image representations from unlabelled images by clustering.", ""]
+    lines = ["usage: selfcluster COMMAND ...", "", "Learns image representations from unlabeled images by clustering.", ""]
     lines += [f"  {name:<10}{(kind.__doc__ or '').strip()}" for name, (kind, _) in _COMMANDS.items()]
     return "\n".join([*lines, "", "selfcluster COMMAND --help tells the settings of each. Start with: selfcluster demo"])
 
@@ -266,7 +266,7 @@ def _import(parsed: Import) -> None:
 
     run = import_original(parsed.file, parsed.out or None)
     print(f"wrote {run.path}: {run.config.method}, {run.config.model.encoder}, prototypes {' '.join(map(str, run.config.n_prototypes))}")
-    print("the licence of the file binds what you make of it (that of the originals' weights is CC BY-NC 4.0)")
+    print("the license of the file binds what you make of it (that of the originals' weights is CC BY-NC 4.0)")
     print(f"next: selfcluster evaluate {shlex.quote(str(run.path))} DATA")
 
 

@@ -24,7 +24,7 @@ from selfcluster.settings.config import Config
 
 
 def start(device: str) -> torch.device:
-    """This process's device; where a launcher has set WORLD_SIZE, the process group is initialised too.
+    """This process's device; where a launcher has set WORLD_SIZE, the process group is initialized too.
 
     Raises:
         ConfigError: the device is unknown or not here.

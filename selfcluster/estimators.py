@@ -43,20 +43,20 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         n_init: starts, at least 1; the one of lowest inertia counts. Given centroids are one start.
         max_iter: rounds of assignment and update, at least 1.
         tol: stop when a round lowers the inertia by less than this share of it, 0 or more; 0 goes on until no point moves.
-        spherical: compare by cosine; centres have unit norm.
+        spherical: compare by cosine; centers have unit norm.
         random_state: a whole number for the same result every time, a `RandomState`, or None.
 
     Attributes:
         labels_: cluster of each point of `fit`, (n_samples,).
         cluster_centers_: (n_clusters, n_features); float64 where `fit` was given float64 or whole numbers, float32 for float32.
-        inertia_: sum over the points of `fit` of the squared distance to their centre; spherical: of 1 - cosine.
+        inertia_: sum over the points of `fit` of the squared distance to their center; spherical: of 1 - cosine.
         n_iter_: rounds of the start that counts.
         n_features_in_: features seen in `fit`.
 
     Source: Lloyd, "Least squares quantization in PCM", 1982; see `kmeans`.
     Deviations from scikit-learn's KMeans: empty clusters are filled from the largest by the rule of `kmeans.reassign_empty`, and
     stay empty only where there are fewer distinct points than clusters; `tol` is a share of the inertia, not a movement of the
-    centres; k-means++ draws several rows a pass; `spherical`; no sample weights, sparse input or choice of algorithm; several
+    centers; k-means++ draws several rows a pass; `spherical`; no sample weights, sparse input or choice of algorithm; several
     ranks do not join their points here, each has an estimator of its own.
     """
 
@@ -80,7 +80,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> KMeans:  # noqa: N803
-        """The centres are those of the best start.
+        """The centers are those of the best start.
 
         Args:
             X: points, (n_samples, n_features), finite.
@@ -122,11 +122,11 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         )
 
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
-        """The nearest centre of each point, (n_samples,)."""
+        """The nearest center of each point, (n_samples,)."""
         return self._nearest(X)[0].numpy()
 
     def transform(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """The distance of each point to each centre, (n_samples, n_clusters); spherical: 1 - cosine."""
+        """The distance of each point to each center, (n_samples, n_clusters); spherical: 1 - cosine."""
         check_is_fitted(self)
         X = self._checked(X, reset=False)  # noqa: N806
         centers = self.cluster_centers_.astype(X.dtype, copy=False)
@@ -137,7 +137,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         return torch.cdist(x, c, compute_mode="donot_use_mm_for_euclid_dist").numpy()
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
-        """Minus the inertia of these points with the nearest centres: more is better."""
+        """Minus the inertia of these points with the nearest centers: more is better."""
         return -float(self._nearest(X)[1].sum(dtype=torch.float64))
 
     def _nearest(self, X: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803
@@ -182,7 +182,7 @@ def _listening(*, verbose: bool) -> Iterator[list[str]]:
 
 
 class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """Learns an encoder from unlabelled images by clustering; `transform` gives features, `predict` clusters.
+    """Learns an encoder from unlabeled images by clustering; `transform` gives features, `predict` clusters.
 
     Args:
         method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2".

@@ -1,4 +1,4 @@
-"""Optimisers and schedules, built from the groups of parameters that a method names."""
+"""Optimizers and schedules, built from the groups of parameters that a method names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def constant(lr: float) -> Schedule:
 
 
 def build_optimizers(groups: Iterable[ParameterGroup]) -> dict[str, torch.optim.Optimizer]:
-    """One optimiser for each kind among the groups, under the kind's name."""
+    """One optimizer for each kind among the groups, under the kind's name."""
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for group in groups:
         settings: dict[str, Any] = dict(params=group.parameters, weight_decay=group.weight_decay, name=group.name, schedule=group.schedule)
@@ -65,7 +65,7 @@ def build_optimizers(groups: Iterable[ParameterGroup]) -> dict[str, torch.optim.
 def _build(kind: str, settings: dict[str, Any]) -> torch.optim.Optimizer:
     """Each in its fastest form: fused, or over all parameters at once."""
     if kind == "lars":
-        # timm's has learnt it lately.
+        # timm's has learned it lately.
         at_once = {"foreach": True} if "foreach" in inspect.signature(Lars).parameters else {}
         # Paper: every parameter is adapted, biases and batch norm included; timm skips those without weight decay unless told.
         return Lars([settings], lr=0.0, trust_coeff=0.001, eps=1e-8, always_adapt=True, **at_once)
@@ -90,14 +90,14 @@ def clip_gradients(optimizers: dict[str, torch.optim.Optimizer], norm: float) ->
 
 
 def update(optimizers: dict[str, torch.optim.Optimizer]) -> None:
-    """One step of every optimiser; the gradients are gone."""
+    """One step of every optimizer; the gradients are gone."""
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
 def forget(optimizers: dict[str, torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:
-    """The optimisers know nothing of these parameters' past: they begin anew."""
+    """The optimizers know nothing of these parameters' past: they begin anew."""
     for parameter in parameters:
         for optimizer in optimizers.values():
             optimizer.state.pop(parameter, None)
@@ -108,7 +108,7 @@ def _trained(optimizers: dict[str, torch.optim.Optimizer]) -> list[Tensor]:
 
 
 def state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
-    """What every optimiser remembers of each parameter, under the parameter's name: `momentum_buffer/encoder.conv1.weight`."""
+    """What every optimizer remembers of each parameter, under the parameter's name: `momentum_buffer/encoder.conv1.weight`."""
     return {
         f"{key}/{names[cast(nn.Parameter, parameter)]}": torch.as_tensor(value)
         for optimizer in optimizers.values()
@@ -119,7 +119,7 @@ def state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.P
 
 
 def load_state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.Parameter, str], state: dict[str, Tensor]) -> None:
-    """The optimisers remember what `state_by_name` saved, and nothing else."""
+    """The optimizers remember what `state_by_name` saved, and nothing else."""
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         what, name = key.split("/", 1)

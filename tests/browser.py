@@ -99,8 +99,8 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=ratio, mobile=touch)
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
 
-    def colours(self, scheme: str) -> None:
-        """The system's colours are "light" or "dark"."""
+    def colors(self, scheme: str) -> None:
+        """The system's colors are "light" or "dark"."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def middle_of(self, selector: str) -> tuple[float, float]:

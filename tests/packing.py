@@ -17,7 +17,7 @@ from tests import tiny
 
 
 def pngs(n: int = 12, seed: int = 0) -> list[bytes]:
-    """Smooth colour images of 20 x 20 pixels, as files."""
+    """Smooth color images of 20 x 20 pixels, as files."""
     return [_png(image) for image in tiny.images(n, seed=seed)]
 
 

@@ -39,8 +39,8 @@ def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None =
     for cluster in range(k):
         members = np.flatnonzero(assignments == cluster)
         rank[members[np.argsort(nearest[members, 0].numpy())]] = np.arange(len(members))
-    centred = known - known.mean(dim=0)
-    plane = (centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T).numpy()
+    centered = known - known.mean(dim=0)
+    plane = (centered @ torch.linalg.svd(centered, full_matrices=False).Vh[:2].T).numpy()
 
     def scattered(values: NDArray, missing: float, kind: type) -> NDArray:
         column = np.full(len(features), missing, dtype=kind)

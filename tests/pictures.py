@@ -10,9 +10,9 @@ from PIL import Image
 from selfcluster.data.readers.folder import FolderImages
 
 
-def png(size: tuple[int, int] = (5, 4), colour: object = (200, 30, 60), mode: str = "RGB") -> bytes:
+def png(size: tuple[int, int] = (5, 4), color: object = (200, 30, 60), mode: str = "RGB") -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, colour).save(file, "png")
+    Image.new(mode, size, color).save(file, "png")
     return file.getvalue()
 
 

@@ -47,7 +47,7 @@ def swapped_loss(scores: np.ndarray, codes: np.ndarray, temperature: float) -> f
 
 
 def pseudo_label_loss(scores: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    """Mean over crops and labelled images of the cross-entropy with the label; 0 without a label."""
+    """Mean over crops and labeled images of the cross-entropy with the label; 0 without a label."""
     terms = [-log_softmax(crop[image], temperature)[label] for crop in scores for image, label in enumerate(labels.tolist()) if label >= 0]
     return sum(terms) / len(terms) if terms else 0.0
 

@@ -234,7 +234,7 @@ def test_without_a_number_the_prototypes_decide() -> None:
     np.testing.assert_array_equal(found.predict(tiny.images()), found.labels_)
 
 
-def test_it_is_pickled_with_what_it_learnt(fitted: sc.ClusterLearner) -> None:
+def test_it_is_pickled_with_what_it_learned(fitted: sc.ClusterLearner) -> None:
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict(tiny.images()), fitted.labels_)
     np.testing.assert_array_equal(again.transform(tiny.images()), fitted.transform(tiny.images()))

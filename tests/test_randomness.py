@@ -54,7 +54,7 @@ def test_draws_are_uniform() -> None:
         assert stats.kstest(column, "uniform").pvalue > 1e-4
 
 
-def test_neighbours_are_not_correlated() -> None:
+def test_neighbors_are_not_correlated() -> None:
     draws = randomness.uniform(0, 0, np.arange(10000), 0, np.arange(8)[:, None], n=6)
     limit = 4 / np.sqrt(9000 * 8 * 5)
     for left, right in ((draws[:, :-1], draws[:, 1:]), (draws[:-1], draws[1:]), (draws[..., :-1], draws[..., 1:])):

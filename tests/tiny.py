@@ -46,7 +46,7 @@ def config(method: str = "swav", **settings: Any) -> Config[Any]:
 
 
 def images(n: int = 36, pixels: int = 20, seed: int = 0) -> np.ndarray:
-    """Smooth random colour images, so that crops of one image resemble each other."""
+    """Smooth random color images, so that crops of one image resemble each other."""
     coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     smooth = torch.nn.functional.interpolate(coarse, (pixels, pixels), mode="bicubic", align_corners=False)
     return (smooth.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()

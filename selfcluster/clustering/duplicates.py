@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-_N_NEIGHBOURS = 4
+_N_NEIGHBORS = 4
 """Nearest images of the same cluster that are looked at."""
 _COSINE, _DIFFERENCE = 0.99, 0.12
 """Features at least this alike; thumbnails at most this different, root mean square, in deviations of a photo's pixels (0.12 is 7 of 255)."""
@@ -24,7 +24,7 @@ _ROWS, _MOST = 2048, 16384
 
 
 class _Thumbnails:
-    """Of normalised images, 8 x 8 pixels a channel, as rows."""
+    """Of normalized images, 8 x 8 pixels a channel, as rows."""
 
     side = 8
     width = 3 * side * side
@@ -71,7 +71,7 @@ def _pairs(features: Float[Tensor, "m f"], looks: Float[Tensor, "m t"]) -> list[
         cosines = features[start : start + _ROWS] @ features.T
         rows = torch.arange(start, start + len(cosines))
         cosines[torch.arange(len(cosines)), rows] = -1
-        best = cosines.topk(min(_N_NEIGHBOURS, len(features) - 1), dim=1)
+        best = cosines.topk(min(_N_NEIGHBORS, len(features) - 1), dim=1)
         difference = (looks[best.indices] - looks[rows][:, None]).square().mean(dim=2).sqrt()
         for row, place in ((best.values >= _COSINE) & (difference <= _DIFFERENCE)).nonzero().tolist():
             found.append((start + row, int(best.indices[row, place])))

@@ -2,7 +2,7 @@
 
 Assign each point to its nearest centroid, move each centroid to the mean of its points, repeat. Points are read in fixed blocks,
 scores of points against centroids are made in chunks and never all at once, and sums are taken in float64, so that a tensor, an
-array and a memory map give one result. Where a process group is initialised each rank passes its own, disjoint rows, and the
+array and a memory map give one result. Where a process group is initialized each rank passes its own, disjoint rows, and the
 result is that of one process on the joined rows.
 
 Empty clusters are filled from the largest: it gives the point farthest from its centroid as a new centroid. A cluster stays

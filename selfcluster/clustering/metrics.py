@@ -24,7 +24,7 @@ def _paired(labels: ArrayLike, assignments: ArrayLike) -> tuple[NDArray, NDArray
 
 
 def nmi(labels: ArrayLike, assignments: ArrayLike) -> float:
-    """Normalised mutual information, arithmetic mean, in [0, 1]. Grows with the number of clusters: report `ami` beside it."""
+    """Normalized mutual information, arithmetic mean, in [0, 1]. Grows with the number of clusters: report `ami` beside it."""
     return float(sklearn_metrics.normalized_mutual_info_score(*_paired(labels, assignments), average_method="arithmetic"))
 
 

@@ -1,4 +1,4 @@
-"""The nearest neighbours of every image among all others, by cosine, computed in chunks and exactly.
+"""The nearest neighbors of every image among all others, by cosine, computed in chunks and exactly.
 
 A row of scores against 50,000 images is too long to look for its largest values one by one. It is cut into blocks; the k largest
 values stand in the k blocks with the largest maxima, so only those are looked through.

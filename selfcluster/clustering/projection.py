@@ -18,11 +18,11 @@ Projection = Literal["pca", "umap"]
 
 
 def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int = 0) -> Float[NDArray[np.float32], "n 2"]:
-    """A place on a plane for each row: neighbours lie together as far as a plane allows.
+    """A place on a plane for each row: neighbors lie together as far as a plane allows.
 
     Args:
         features: compared by direction.
-        projection: "pca": the two directions of most variance, exact and the same every time; "umap": neighbourhoods kept, slower, extra `umap`.
+        projection: "pca": the two directions of most variance, exact and the same every time; "umap": neighborhoods kept, slower, extra `umap`.
         seed: of umap.
     Raises:
         ConfigError: another projection, or umap is not installed.
@@ -39,7 +39,7 @@ def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int
 
 
 _FEW = 5
-"""Points below which there are no neighbourhoods to keep, and the two directions do."""
+"""Points below which there are no neighborhoods to keep, and the two directions do."""
 
 
 def check_projection(projection: str) -> None:
@@ -53,8 +53,8 @@ def check_projection(projection: str) -> None:
 def _pca(points: Float[Tensor, "n f"]) -> NDArray[np.float32]:
     """Exact, by the covariance; the sign of an axis is that of its largest weight."""
     wide = points.double()
-    centred = wide - wide.mean(dim=0)
-    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -2:].flip(1)
+    centered = wide - wide.mean(dim=0)
+    axes = torch.linalg.eigh(centered.T @ centered).eigenvectors[:, -2:].flip(1)
     axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    places = (centred @ axes).float().numpy()
+    places = (centered @ axes).float().numpy()
     return places if places.shape[1] == 2 else np.pad(places, ((0, 0), (0, 2 - places.shape[1])))

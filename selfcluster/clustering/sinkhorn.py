@@ -29,7 +29,7 @@ def sinkhorn(scores: Float[Tensor, "n k"], *, epsilon: float = 0.05, iterations:
     Args:
         scores: similarity of this rank's embeddings to the prototypes; cosine, in [-1, 1].
         epsilon: entropy weight, no unit, above 0; smaller is harder. The paper uses 0.05.
-        iterations: prototype-then-sample normalisations, at least 1; the paper uses 3.
+        iterations: prototype-then-sample normalizations, at least 1; the paper uses 3.
     Returns:
         codes of the shape of scores, float32 (float64 for float64 scores). Rows sum to 1; over all ranks, columns approach
         n_total / k as iterations grow.

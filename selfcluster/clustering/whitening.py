@@ -62,8 +62,8 @@ def fit_whitening(features: Tensor | np.ndarray, width: int = 256, *, floor: flo
     mean = sums[:-2] / n
     covariance = torch.zeros(n_features, n_features, dtype=kind, device=device)
     for block in blocks_of(features, device):
-        centred = block.to(kind) - mean
-        covariance += centred.T @ centred
+        centered = block.to(kind) - mean
+        covariance += centered.T @ centered
     covariance = distributed.all_reduce_sum(covariance) / n
     # Directions have no sign: another processor could choose another one, and the ranks would whiten differently.
     found = tuple(torch.linalg.eigh(covariance.cpu())) if distributed.rank() == 0 else ()

@@ -58,11 +58,11 @@ def _resize_matrix(
     reach, start, end = step.clamp(min=1), start[..., None, None], (start + length)[..., None, None]
     place = torch.arange(n_out)
     place = torch.where(mirrored[..., None], n_out - 1 - place, place)
-    centre = start[..., 0] + (place + 0.5) * step
+    center = start[..., 0] + (place + 0.5) * step
     # Only the few pixels that a triangle can reach are looked at.
     n_reached = math.ceil(2 * float(reach.max())) + 1
-    pixel = (centre - reach).floor()[..., None] + torch.arange(n_reached)
-    weights = (1 - (pixel + 0.5 - centre[..., None]).abs() / reach[..., None]).clamp_(min=0)
+    pixel = (center - reach).floor()[..., None] + torch.arange(n_reached)
+    weights = (1 - (pixel + 0.5 - center[..., None]).abs() / reach[..., None]).clamp_(min=0)
     weights = weights * ((pixel >= start) & (pixel < end))
     weights /= weights.sum(dim=-1, keepdim=True)
     matrix = torch.zeros(*length.shape, n_out, n_in)
@@ -74,7 +74,7 @@ def _per_image(x: Tensor) -> Tensor:
 
 
 def luma(images: Images) -> Float[Tensor, "n 1 h w"]:
-    """Brightness as the eye weighs the colours (ITU-R 601-2)."""
+    """Brightness as the eye weighs the colors (ITU-R 601-2)."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, dim=1)
@@ -102,7 +102,7 @@ def adjust_saturation_(images: Images, factor: Factors) -> Images:
 
 
 def adjust_hue_(images: Images, shift: Factors) -> Images:
-    """Colours turned by this share of the colour circle, in [-0.5, 0.5]; saturation and value stay."""
+    """Colors turned by this share of the color circle, in [-0.5, 0.5]; saturation and value stay."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(dim=1)
@@ -139,7 +139,7 @@ def _gaussian(sigma: Factors, radius: int) -> Float[Tensor, "n taps"]:
 
 
 def affine(images: Images, angle: Factors, shear: Factors, shift: Float[Tensor, "n 2"], scale: Factors) -> Images:
-    """Turned, sheared, shifted and enlarged about the centre; what comes in from outside repeats the edge.
+    """Turned, sheared, shifted and enlarged about the center; what comes in from outside repeats the edge.
 
     Args:
         angle: degrees, clockwise.

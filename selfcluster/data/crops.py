@@ -2,7 +2,7 @@
 
 Randomness is *drawn* in one place and *applied* in another. What is drawn is a pure function of (seed, epoch, index, occurrence,
 crop) and of nothing else, not even of the image's size, so it can be drawn again wherever it is needed: a worker draws to cut
-the crops from the decoded image, the training device draws the same again to vary the colours of the whole batch at once.
+the crops from the decoded image, the training device draws the same again to vary the colors of the whole batch at once.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class MultiCrop:
         ConfigError: an unknown augmentation.
         ValueError: the first three do not have one entry for each size.
     Source: SwAV, arXiv 2006.09882, section 3.2. Deviations: crops are rounded to whole grey levels after the resize, as uint8
-    images are; colour and blur work in float32.
+    images are; color and blur work in float32.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class MultiCrop:
         def between(low: ArrayLike, high: ArrayLike) -> NDArray[np.float64]:
             return low + (np.asarray(high) - low) * next(stream)
 
-        def about(centre: float, strength: float) -> NDArray[np.float64]:
-            return between(max(0.0, centre - strength) if centre else -strength, centre + strength)
+        def about(center: float, strength: float) -> NDArray[np.float64]:
+            return between(max(0.0, center - strength) if center else -strength, center + strength)
 
         def happens(probability: float) -> NDArray[np.bool_]:
             return next(stream) < probability
@@ -165,7 +165,7 @@ class MultiCrop:
             images: uint8 images of one size, or a list of decoded images of any sizes; one or three channels.
             parameters: from `draw`, for the same images.
         Returns:
-            sum(n_crops) tensors, those of the first size first, normalised by the mean and deviation of ImageNet.
+            sum(n_crops) tensors, those of the first size first, normalized by the mean and deviation of ImageNet.
         """
         return self.vary(self.cut(images, parameters), parameters)
 
@@ -213,7 +213,7 @@ class MultiCrop:
         return _cut_one_by_one(images, [(parameters.of_crops(which), n, side) for which, n, side in self._sizes()], each)
 
     def vary(self, cut: list[Tensor], parameters: CropParameters, each: Each = map) -> list[Float[Tensor, "b 3 _ _"]]:
-        """What `cut` made, varied in shape, colour and sharpness and normalised, in batches on the device where it lies.
+        """What `cut` made, varied in shape, color and sharpness and normalized, in batches on the device where it lies.
 
         Args:
             cut: from `cut`.
@@ -228,7 +228,7 @@ class MultiCrop:
         def vary_part(place: tuple[int, slice]) -> None:
             size, part = place
             x = self._vary(cut[size][part].float().div_(255), drawn[size].rows(part))
-            _normalise(x, out=varied[size][part])
+            _normalize(x, out=varied[size][part])
 
         parts = [(size, part) for size, images in enumerate(cut) for part in _parts(images)]
         for _ in each(vary_part, parts) if len(parts) >= _ENOUGH else map(vary_part, parts):
@@ -255,7 +255,7 @@ class MultiCrop:
     def _jitter(self, x: Tensor, p: CropParameters) -> Tensor:
         """Brightness, contrast, saturation and hue, in each crop's own order.
 
-        Four times the crops are sorted by the operation whose turn it is, so that each works in place on neighbours.
+        Four times the crops are sorted by the operation whose turn it is, so that each works in place on neighbors.
         """
         a = self.augment
         operations = [
@@ -358,7 +358,7 @@ def _cut_one_by_one(images: list[Decoded], sizes: list[tuple[CropParameters, int
     return out
 
 
-def resize_centre(image: UInt8[Tensor, "c height width"], side: int) -> UInt8[Tensor, "3 side side"]:
+def resize_center(image: UInt8[Tensor, "c height width"], side: int) -> UInt8[Tensor, "3 side side"]:
     """The largest central square for evaluation, resized to `side`; bilinear, antialiased."""
     short = min(image.shape[1:])
     top, left = (image.shape[1] - short) // 2, (image.shape[2] - short) // 2
@@ -368,11 +368,11 @@ def resize_centre(image: UInt8[Tensor, "c height width"], side: int) -> UInt8[Te
     return square.expand(3, -1, -1)
 
 
-def normalise(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+def normalize(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """uint8 images as the network wants them: in units of ImageNet's deviation about its mean."""
-    return _normalise(images.float().div_(255), out=torch.empty(images.shape, device=images.device))
+    return _normalize(images.float().div_(255), out=torch.empty(images.shape, device=images.device))
 
 
-def _normalise(x: Float[Tensor, "n c h w"], out: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+def _normalize(x: Float[Tensor, "n c h w"], out: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (MEAN, DEVIATION))
     return torch.sub(x, mean, out=out).div_(deviation)

@@ -7,15 +7,15 @@ import torch
 from torch.nn.functional import interpolate, normalize
 
 from selfcluster import distributed
-from selfcluster.data.crops import resize_centre
+from selfcluster.data.crops import resize_center
 from selfcluster.data.readers.images import Images, sample_of
 from selfcluster.errors import DataError
 from selfcluster.settings.recipe import Facts
 
 _N_LOOKED_AT = 256
 
-_COLOURED = 16
-"""Grey levels by which channels differ in a coloured pixel; JPEG alone makes a few."""
+_COLORED = 16
+"""Grey levels by which channels differ in a colored pixel; JPEG alone makes a few."""
 
 
 def look_at(images: Images, n: int, device: torch.device) -> Facts:
@@ -24,15 +24,15 @@ def look_at(images: Images, n: int, device: torch.device) -> Facts:
     Raises:
         DataError: none of the sample can be read.
     """
-    sides, coloured, thumbnails = [], [], []
+    sides, colored, thumbnails = [], [], []
     for image in sample_of(images, _N_LOOKED_AT, lambda height, width: 128 / min(height, width)):
         sides.append(min(image.size))
         spread = image.pixels.amax(dim=0).int() - image.pixels.amin(dim=0).int()
-        coloured.append(float((spread > _COLOURED).float().mean()) > 0.02)
-        thumbnails.append(resize_centre(image.pixels, 32).float().mean(dim=0))
+        colored.append(float((spread > _COLORED).float().mean()) > 0.02)
+        thumbnails.append(resize_center(image.pixels, 32).float().mean(dim=0))
     if not sides:
         raise DataError(f"none of {min(len(images), _N_LOOKED_AT)} sampled images can be read (first: {images.path(0)!r}); check the data")
-    is_grey = float(np.mean(coloured)) < 0.05
+    is_grey = float(np.mean(colored)) < 0.05
     mirror_distance = _mirror_distance(torch.stack(thumbnails)) if is_grey and len(thumbnails) > 1 else 1.0
     return Facts(n, int(np.median(sides)), is_grey, mirror_distance, device.type != "cpu", distributed.n_ranks())
 

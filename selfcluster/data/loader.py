@@ -1,7 +1,7 @@
 """Batches that know which images they hold.
 
 Each rank takes its slice of every global batch of the epoch's order. Workers decode an image once and cut all its crops from it;
-the training device varies their colours. A broken image is replaced by the next readable one of the order: whether an image can
+the training device varies their colors. A broken image is replaced by the next readable one of the order: whether an image can
 be read is a property of the data, so the replacement is the same in every run, with any number of workers.
 """
 
@@ -52,7 +52,7 @@ class EpochPlan:
     order: NDArray[np.int64]
     """Image indices in the order of training; an index may occur several times."""
     reset: tuple[str, ...] = ()
-    """Names of parameters that begin anew, so that the optimisers forget what they know of them."""
+    """Names of parameters that begin anew, so that the optimizers forget what they know of them."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Of the clustering, by metric name."""
     notes: tuple[str, ...] = ()

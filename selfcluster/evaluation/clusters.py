@@ -44,7 +44,7 @@ def run(
     Each comes with its standard error: of other draws of images into these clusters, not of other clusterings.
 
     Args:
-        features: brought to unit norm here, not centred.
+        features: brought to unit norm here, not centered.
         labels: class of each row.
         seed: of the starts.
         n_starts: the best by inertia counts; never chosen by the labels.

@@ -1,6 +1,6 @@
 """Evaluation by one protocol: what the features know of the classes, how they cluster, and whether they are alive without labels.
 
-Features are taken in eval mode after a plain resize; where cosines count they are brought to unit norm, not centred. They are made
+Features are taken in eval mode after a plain resize; where cosines count they are brought to unit norm, not centered. They are made
 once for each representation and shared by all evaluators. Every table has two floors, prepared the same way: the raw pixels, and
 the encoder as it was before training. Standard errors are by bootstrap over the images that are judged.
 """
@@ -40,15 +40,15 @@ def evaluate(
 ) -> Evaluation:
     """What a run's encoder is worth, beside raw pixels, the untrained encoder, and others.
 
-    With labels: neighbours and a linear probe from the training images for each test image; retrieval among the test images;
+    With labels: neighbors and a linear probe from the training images for each test image; retrieval among the test images;
     k-means with as many clusters as classes, the best of 20 starts by inertia, on all images of `data`, or on the test images alone
     where they were kept out of training. With labels or without: rank, silhouette, agreement of views, use of the prototypes.
     The figures are kept in the run's folder: in evaluation.json for the run's own data, in evaluation-<name>.json for others.
 
     Args:
         run: from `train` or `load`.
-        data: images, labelled or not; None for the run's own.
-        test: labelled images to test on; None for the data's own test split, or else a share of the data.
+        data: images, labeled or not; None for the run's own.
+        test: labeled images to test on; None for the data's own test split, or else a share of the data.
         test_share: that share, stratified, in (0, 1); the split is the run's where the run held images out.
         labels: auto, none, a CSV file or a .npy file; see DataSettings.
         only: of "knn", "linear", "retrieval", "clusters", "label-free", "finetune"; empty for all but the last.

@@ -43,7 +43,7 @@ _DRAW, _TRAIN = 0xF1, 0xF2
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """Images of which some have a class that is known."""
 
     images: Images
@@ -61,7 +61,7 @@ class Recipe:
     area: tuple[float, float]
     """Smallest and largest share of an image's area that a crop shows."""
     augment: AugmentSettings
-    """The run's; colours and sharpness are left as they are, as the papers do."""
+    """The run's; colors and sharpness are left as they are, as the papers do."""
     device: torch.device
     precision: torch.dtype
     minutes: float
@@ -84,7 +84,7 @@ class _Classifier(nn.Module):
         return self.top(self.model.encode(images))  # type: ignore[operator]
 
 
-def run(model: nn.Module, n_features: int, train: Labelled, test: Labelled, recipe: Recipe) -> Iterator[tuple[str, float]]:
+def run(model: nn.Module, n_features: int, train: Labeled, test: Labeled, recipe: Recipe) -> Iterator[tuple[str, float]]:
     """Yields `eval/finetune_1_top1` and `eval/finetune_10_top1`: means over three draws of labels, with standard errors over test images.
 
     Each draw's own figure follows as `eval/finetune_1_top1_draw0` and so on, and `eval/finetune_1_steps` tells the fewest steps a
@@ -101,7 +101,7 @@ def run(model: nn.Module, n_features: int, train: Labelled, test: Labelled, reci
         right, steps = [], []
         for draw in range(N_DRAWS):
             chosen = share_of_each_class(train.codes, percent / 100, draw, _DRAW)
-            few = Labelled(train.images, train.index[chosen], train.codes[chosen])
+            few = Labeled(train.images, train.index[chosen], train.codes[chosen])
             classifier, n_steps, classes = _trained(model, n_features, few, recipe, draw)
             right.append(classes[_predicted(classifier, test, recipe)] == test.codes)
             steps.append(n_steps)
@@ -112,11 +112,11 @@ def run(model: nn.Module, n_features: int, train: Labelled, test: Labelled, reci
 
 
 def n_steps_of(n_images: int, most: int = MOST_STEPS) -> int:
-    """Steps of a training on this many labelled images, where time allows."""
+    """Steps of a training on this many labeled images, where time allows."""
     return min(most, max(_LEAST_STEPS, _PASSES * n_images // _BATCH))
 
 
-def _trained(model: nn.Module, n_features: int, few: Labelled, recipe: Recipe, seed: int) -> tuple[_Classifier, int, NDArray[np.int64]]:
+def _trained(model: nn.Module, n_features: int, few: Labeled, recipe: Recipe, seed: int) -> tuple[_Classifier, int, NDArray[np.int64]]:
     """The classifier, how many steps it was trained, and the label of each of its outputs."""
     classes, targets = np.unique(few.codes, return_inverse=True)
     wanted = torch.full((len(few.images),), -1, dtype=torch.int64)
@@ -161,7 +161,7 @@ def _plan(index: NDArray[np.int64], n_steps: int, seed: int) -> EpochPlan:
     return EpochPlan(order[: n_steps * _BATCH])
 
 
-def _loader(few: Labelled, recipe: Recipe, seed: int) -> Loader:
+def _loader(few: Labeled, recipe: Recipe, seed: int) -> Loader:
     shapes_only = replace(recipe.augment, jitter=0.0, grey=0.0, blur=0.0)
     crops = MultiCrop((1,), (recipe.pixels,), (recipe.area,), shapes_only)
     return Loader(
@@ -176,7 +176,7 @@ def _loader(few: Labelled, recipe: Recipe, seed: int) -> Loader:
     )
 
 
-def _predicted(classifier: _Classifier, test: Labelled, recipe: Recipe) -> NDArray[np.int64]:
+def _predicted(classifier: _Classifier, test: Labeled, recipe: Recipe) -> NDArray[np.int64]:
     scores = extract_features(
         classifier,
         test.images,
@@ -190,6 +190,6 @@ def _predicted(classifier: _Classifier, test: Labelled, recipe: Recipe) -> NDArr
     return scores.argmax(dim=1).numpy()
 
 
-def n_labelled(codes: NDArray[np.int64], percent: int) -> int:
+def n_labeled(codes: NDArray[np.int64], percent: int) -> int:
     """How many images keep their labels."""
     return len(share_of_each_class(codes, percent / 100, 0, _DRAW))

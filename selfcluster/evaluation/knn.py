@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours: how often an image's neighbours share its class."""
+"""Weighted nearest neighbors: how often an image's neighbors share its class."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def run(
     """Yields `eval/knn_top1_k20` and so on, each with its standard error: the share of test images whose weighted vote is right.
 
     Each of the k nearest training images votes for its class with weight exp(cosine / temperature); features are brought to unit
-    norm, not centred.
+    norm, not centered.
 
     Args:
         train, test: features.
         train_labels, test_labels: class of each row, from 0.
-        ks: neighbours that vote; each is lowered below the smallest class of the training images (see `usable_k`).
+        ks: neighbors that vote; each is lowered below the smallest class of the training images (see `usable_k`).
         temperature: of the weights; 0.1 by convention.
-        device: where neighbours are looked for; None for where the features are.
+        device: where neighbors are looked for; None for where the features are.
     Source: instance discrimination, arXiv 1805.01978, section 3.4.
     """
     device = device or train.device
@@ -45,8 +45,8 @@ def run(
     n_classes = int(max(train_labels.max(), test_labels.max())) + 1
     voted: list[list[Tensor]] = [[] for _ in ks]
     for start in range(0, len(test), _CHUNK):
-        cosine, neighbour = (normalize(test[start : start + _CHUNK].to(device)) @ bank.T).topk(max(used), dim=1)
-        weights, labels = (cosine / temperature).exp(), bank_labels[neighbour]
+        cosine, neighbor = (normalize(test[start : start + _CHUNK].to(device)) @ bank.T).topk(max(used), dim=1)
+        weights, labels = (cosine / temperature).exp(), bank_labels[neighbor]
         for votes_of_k, k in zip(voted, used, strict=True):
             votes = weights.new_zeros(len(cosine), n_classes).scatter_add_(1, labels[:, :k], weights[:, :k])
             votes_of_k.append(votes.argmax(dim=1).cpu())

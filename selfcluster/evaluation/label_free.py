@@ -2,10 +2,10 @@
 
 - Rank: how many directions the features fill (RankMe). A collapsed encoder fills one.
 - Silhouette: how much nearer an image lies to its own cluster than to the next one.
-- Views: two crops of one image, each varied on its own, should be each other's nearest, and should have the same neighbours.
+- Views: two crops of one image, each varied on its own, should be each other's nearest, and should have the same neighbors.
 - Prototypes: how evenly, and how many of them, images are nearest to.
 
-None of these replaces labels: a network that knows every image by its colours scores well on views and badly on classes. They
+None of these replaces labels: a network that knows every image by its colors scores well on views and badly on classes. They
 compare a run with itself as it was before, and with its floors.
 """
 
@@ -27,7 +27,7 @@ from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.neighbors import nearest_neighbors
 from selfcluster.evaluation.standard_errors import mean_and_error
 
-N_NEIGHBOURS = 10
+N_NEIGHBORS = 10
 _N_STARTS = 5
 _CHUNK = 1024
 
@@ -39,7 +39,7 @@ def run(
     k: int,
     seed: int = 0,
 ) -> Iterator[tuple[str, float]]:
-    """Yields `collapse/rankme`, `eval/silhouette`, `eval/view_top1` and `eval/neighbour_overlap`; the last three with standard errors.
+    """Yields `collapse/rankme`, `eval/silhouette`, `eval/view_top1` and `eval/neighbor_overlap`; the last three with standard errors.
 
     Args:
         features: of a sample of images, seen whole.
@@ -52,7 +52,7 @@ def run(
         yield from mean_and_error("eval/silhouette", silhouettes(features, min(k, len(features) - 1), seed=seed))
     if len(views[0]) > 1:
         yield from mean_and_error("eval/view_top1", views_found(*views))
-        yield from mean_and_error("eval/neighbour_overlap", neighbour_overlap(*views, k=min(N_NEIGHBOURS, len(views[0]) - 1)))
+        yield from mean_and_error("eval/neighbor_overlap", neighbor_overlap(*views, k=min(N_NEIGHBORS, len(views[0]) - 1)))
 
 
 def silhouettes(features: Float[Tensor, "n f"], k: int, *, seed: int = 0) -> Float[np.ndarray, " n"]:
@@ -90,12 +90,12 @@ def views_found(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"]) -> Fl
     return found
 
 
-def neighbour_overlap(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"], *, k: int = N_NEIGHBOURS) -> Float[np.ndarray, " n"]:
+def neighbor_overlap(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"], *, k: int = N_NEIGHBORS) -> Float[np.ndarray, " n"]:
     """For each image: the share of its k nearest other images that is the same among first views as among second views.
 
     By chance it is k / (n - 1).
 
-    Source: the mutual nearest-neighbour metric of Huh et al., "The platonic representation hypothesis", arXiv 2405.07987, appendix A.
+    Source: the mutual nearest-neighbor metric of Huh et al., "The platonic representation hypothesis", arXiv 2405.07987, appendix A.
     Deviations: two views of one representation, where the paper compares two representations.
     """
     lists = [nearest_neighbors(views, k)[0] for views in (first, second)]

@@ -113,8 +113,8 @@ def fit(
     Args:
         features: as the encoder gives them; not changed.
         labels: class of each row.
-        strength: of the regularisation, above 0; None to choose it on a fifth of the images, kept out meanwhile. Of more than 12,500
-            images it is chosen on a sample of so many, and lowered in proportion for all: regularisation speaks for as many images.
+        strength: of the regularization, above 0; None to choose it on a fifth of the images, kept out meanwhile. Of more than 12,500
+            images it is chosen on a sample of so many, and lowered in proportion for all: regularization speaks for as many images.
         seed: of that split.
         device: where to fit; None for where the features are.
         large: images times features times classes above which SGD takes over (where no strength is given).
@@ -154,7 +154,7 @@ def _chosen(problem: _Problem, kept_out: NDArray[np.int64]) -> tuple[float, NDAr
 
 
 class _Problem:
-    """The mean loss of a linear classifier of standardised features, and what minimises it.
+    """The mean loss of a linear classifier of standardised features, and what minimizes it.
 
     Parameters are a float64 vector, weights (f, c) then bias (c), as L-BFGS wants them; what is summed over images is float32.
     """
@@ -184,7 +184,7 @@ class _Problem:
         return weights / weights.sum()
 
     def minimum(self, start: NDArray[np.float64], strength: float, weights: Tensor, *, tolerance: float = 1e-6) -> NDArray[np.float64]:
-        """Parameters that minimise the weighted loss plus `strength` times half the squared weights; the bias is free.
+        """Parameters that minimize the weighted loss plus `strength` times half the squared weights; the bias is free.
 
         Args:
             tolerance: stop where a step lowers the loss by less than this share of it.

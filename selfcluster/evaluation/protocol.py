@@ -1,6 +1,6 @@
 """Which images are looked at, and which are tested against which.
 
-Where there are labels: a training side, whose labels neighbours and probes may use, and a test side, which is only judged. The
+Where there are labels: a training side, whose labels neighbors and probes may use, and a test side, which is only judged. The
 test side is the data's own test split, or else the share that the run kept out of training, or else a seeded share. Where there
 are none, a sample of the images.
 """
@@ -146,9 +146,9 @@ def _against(images: Images, tested: Images) -> tuple[Sides, tuple[str, ...]]:
     known = images.labels
     assert known is not None
     test_labels = tested.labels.renamed(known.names)
-    train = _labelled(images, np.arange(len(images)), Labels(known.codes, test_labels.names))
-    test = _labelled(tested, np.arange(len(tested)), test_labels)
-    said = f"tested on {len(test.index):,} images of the test split, neighbours from {len(train.index):,}; clusters of the test split"
+    train = _labeled(images, np.arange(len(images)), Labels(known.codes, test_labels.names))
+    test = _labeled(tested, np.arange(len(tested)), test_labels)
+    said = f"tested on {len(test.index):,} images of the test split, neighbors from {len(train.index):,}; clusters of the test split"
     return Sides(train, test), (said,)
 
 
@@ -161,8 +161,8 @@ def _shared(run: OpenRun, images: Images, test_share: float, held_out: float, is
         test_index = np.setdiff1d(np.arange(len(images)), train_index)
     else:
         train_index, test_index = split(images, test_share, run.config.run.seed)
-    sides = Sides(_labelled(images, train_index, labels), _labelled(images, test_index, labels))
-    points = sides.test if held_out else _labelled(images, np.arange(len(images)), labels)
+    sides = Sides(_labeled(images, train_index, labels), _labeled(images, test_index, labels))
+    points = sides.test if held_out else _labeled(images, np.arange(len(images)), labels)
     seen = (
         "were kept out of training" if held_out else "were seen in training (without labels)" if is_own else "are other data than the run's"
     )
@@ -176,7 +176,7 @@ def _shared(run: OpenRun, images: Images, test_share: float, held_out: float, is
     )
 
 
-def _labelled(images: Images, index: NDArray[np.int64], labels: Labels) -> Part:
+def _labeled(images: Images, index: NDArray[np.int64], labels: Labels) -> Part:
     part = Part(images, index[labels.codes[index] >= 0], labels)
     if len(np.unique(part.codes_of(part.index))) < 2:
         raise DataError("evaluation needs images of two classes or more")

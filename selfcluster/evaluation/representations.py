@@ -62,7 +62,7 @@ class Representation(abc.ABC):
 
     @abc.abstractmethod
     def of_crops(self, crops: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
-        """Rows of normalised crops of `pixels` a side."""
+        """Rows of normalized crops of `pixels` a side."""
 
     def of_views(self, images: Images, index: NDArray[np.int64]) -> tuple[Float[Tensor, "n f"], Float[Tensor, "n f"]]:
         """Rows of two of the run's large crops of each readable image, varied as in training; in the order of the index."""
@@ -111,7 +111,7 @@ class Network(Representation):
     """What an encoder makes of images, in eval mode.
 
     Args:
-        model: has `encode`, from normalised images to features.
+        model: has `encode`, from normalized images to features.
         n_features: width of these.
         precision: of the encoder.
     """
@@ -171,7 +171,7 @@ class OwnEncoder(Network):
 
 
 class TimmEncoder(nn.Module):
-    """One of timm's networks, which wants images normalised in its own way."""
+    """One of timm's networks, which wants images normalized in its own way."""
 
     mean: Tensor
     deviation: Tensor
@@ -185,7 +185,7 @@ class TimmEncoder(nn.Module):
         self.is_ours = tuple(own.get("mean", MEAN)) == MEAN and tuple(own.get("std", DEVIATION)) == DEVIATION
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
-        """The features of images that are normalised by ImageNet's mean and deviation."""
+        """The features of images that are normalized by ImageNet's mean and deviation."""
         if not self.is_ours:
             mean, deviation = (torch.tensor(x, device=images.device)[:, None, None] for x in (MEAN, DEVIATION))
             images = (images * deviation + mean - self.mean) / self.deviation

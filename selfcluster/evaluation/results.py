@@ -55,7 +55,7 @@ _TABLES: dict[str, dict[str, _Column]] = {
         "collapse/rankme": _Column("rank", digits=1),
         "eval/silhouette": _Column("silhouette"),
         "eval/view_top1": _percent("views, %"),
-        "eval/neighbour_overlap": _percent("overlap, %"),
+        "eval/neighbor_overlap": _percent("overlap, %"),
         "collapse/prototypes_used": _Column("prototypes", digits=1),
         "collapse/prototypes_share": _percent("used, %"),
     },

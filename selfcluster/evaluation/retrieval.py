@@ -48,7 +48,7 @@ def run(
     Images of equal cosine share the lowest of their ranks, so a constant representation gets what chance gives.
 
     Args:
-        features: of the test images; brought to unit norm here, not centred.
+        features: of the test images; brought to unit norm here, not centered.
         labels: class of each, from 0.
         queries: images that ask, from `queries_of`; None for that.
         device: where cosines are computed; None for where the features are.

@@ -96,7 +96,7 @@ class Measured:
         mine = np.isin(index, part.index, assume_unique=True)
         return (features, index) if mine.all() else (features[torch.from_numpy(mine)], index[mine])
 
-    def _labelled(self, part: Part) -> tuple[Tensor, NDArray[np.int64]]:
+    def _labeled(self, part: Part) -> tuple[Tensor, NDArray[np.int64]]:
         features, index = self._rows(part)
         return features, part.codes_of(index)
 
@@ -104,7 +104,7 @@ class Measured:
     def _sides(self) -> tuple[Tensor, NDArray[np.int64], Tensor, NDArray[np.int64]]:
         """Features and classes of the training side, then of the test side."""
         assert self.parts.sides is not None
-        return *self._labelled(self.parts.sides.train), *self._labelled(self.parts.sides.test)
+        return *self._labeled(self.parts.sides.train), *self._labeled(self.parts.sides.test)
 
     # --------------------------------------------------------------------------------------------------- evaluators
 
@@ -126,7 +126,7 @@ class Measured:
         return retrieval.run(test, labels, queries=queries, device=self.run.device)
 
     def _clusters(self) -> Figures:
-        return clusters.run(*self._labelled(self.parts.points), device=self.run.device)
+        return clusters.run(*self._labeled(self.parts.points), device=self.run.device)
 
     def _label_free(self) -> Iterator[tuple[str, float]]:
         points, representation = self.parts.points, self.representation
@@ -134,7 +134,7 @@ class Measured:
         chosen = np.sort(randomness.permutation(len(index), self.run.config.run.seed, _LABEL_FREE)[:_N_LABEL_FREE])
         k = _CLUSTERS if points.labels is None else len(np.unique(points.codes_of(index)))
         self.notes.append(
-            f"without labels: {len(chosen):,} images, silhouette of {k} clusters, overlap of {label_free.N_NEIGHBOURS} neighbours between "
+            f"without labels: {len(chosen):,} images, silhouette of {k} clusters, overlap of {label_free.N_NEIGHBORS} neighbors between "
             f"two crops; prototypes of {len(index):,} images"
         )
         yield from label_free.run(features[torch.from_numpy(chosen)], representation.of_views(points.images, index[chosen]), k=k)
@@ -162,12 +162,12 @@ class Measured:
             if name.endswith("_steps"):
                 self._say_if_cut(int(name.split("_")[1]), int(value), train)
 
-    def _to_learn(self, part: Part) -> finetune.Labelled:
+    def _to_learn(self, part: Part) -> finetune.Labeled:
         _, index = self._rows(part)
-        return finetune.Labelled(part.images, index, part.codes_of(index))
+        return finetune.Labeled(part.images, index, part.codes_of(index))
 
-    def _say_if_cut(self, percent: int, steps: int, train: finetune.Labelled) -> None:
-        full = finetune.n_steps_of(finetune.n_labelled(train.codes, percent))
+    def _say_if_cut(self, percent: int, steps: int, train: finetune.Labeled) -> None:
+        full = finetune.n_steps_of(finetune.n_labeled(train.codes, percent))
         if steps < full:
             self.notes.append(
                 f"{self.representation.name}: fine-tuning with {percent} % had time for {steps:,} of {full:,} steps; --finetune-minutes gives more"

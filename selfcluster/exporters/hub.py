@@ -55,7 +55,7 @@ def _repository(source: Source) -> str:
 
 def notes(source: Source) -> tuple[str, ...]:
     """What has to be done before an upload."""
-    return (*timm_folder.notes(source), "README.md leaves the licence to you: set `license:` at its head")
+    return (*timm_folder.notes(source), "README.md leaves the license to you: set `license:` at its head")
 
 
 def next_step(path: Path, source: Source) -> str:

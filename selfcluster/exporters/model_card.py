@@ -1,6 +1,6 @@
 """The model card: what a stranger should know of an encoder before using it, written from what the run recorded.
 
-Nothing is claimed that the run does not hold. The licence is left open, since it is for the owner of the weights to choose.
+Nothing is claimed that the run does not hold. The license is left open, since it is for the owner of the weights to choose.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def model_card(path: Path, config: Config[Any], *, n_features: int, loading: str
             f"## Evaluation\n\n{_evaluation(path)}",
             f"## How to use it\n\n```python\n{loading}\n```",
             f"## Limits\n\n{_limits(config)}",
-            f"## Licence\n\n{_licence(config, source)}\n",
+            f"## License\n\n{_license(config, source)}\n",
         ]
     )
 
@@ -164,11 +164,11 @@ def _limits(config: Config[Any]) -> str:
         f"It saw images of {side} x {side} pixels; `config.json` tells how to prepare them.",
     ]
     if config.model.sobel:
-        said.append("It takes edges in two channels (`selfcluster.models.Sobel` of the normalised image), not colours.")
+        said.append("It takes edges in two channels (`selfcluster.models.Sobel` of the normalized image), not colors.")
     return "\n".join(f"- {line}" for line in said)
 
 
-def _licence(config: Config[Any], imported_from: str | None) -> str:
+def _license(config: Config[Any], imported_from: str | None) -> str:
     start = imported_from or ("" if config.model.init == "random" else _value(config.model.init))
-    began = f" The weights began as those of {start}, so the licence of these binds too." if start else ""
+    began = f" The weights began as those of {start}, so the license of these binds too." if start else ""
     return f"To be chosen by whoever publishes these weights, with regard to the rights in the images.{began}"

@@ -36,7 +36,7 @@ BATCHES = (1, 2, 5)
 
 
 class _Layer(nn.Module):
-    """From normalised images to what is asked for, under names that the graph gets."""
+    """From normalized images to what is asked for, under names that the graph gets."""
 
     def __init__(self, network: ClusterModel, layer: str) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ def _session(file: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about initialisers that it removes
+    options.log_severity_level = 3  # its warnings are about initializers that it removes
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 

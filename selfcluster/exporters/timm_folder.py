@@ -36,7 +36,7 @@ def notes(source: Source) -> tuple[str, ...]:
     if source.encoder_name in default_cfgs:
         said.append(f"timm knows {source.encoder_name} after `import selfcluster.models`; without selfcluster installed, use --format onnx")
     if source.config.model.sobel:
-        said.append("the encoder takes edges in two channels: what selfcluster.models.Sobel makes of a normalised image")
+        said.append("the encoder takes edges in two channels: what selfcluster.models.Sobel makes of a normalized image")
     return tuple(said)
 
 

@@ -52,7 +52,7 @@ def check(config: Config[Any]) -> None:
     """Raises ConfigError where torchvision has no such network."""
     name = config.model.encoder.split(".")[0]
     if config.model.sobel:
-        raise ConfigError("torchvision's networks take colours, and this run's encoder takes edges (sobel); use --format timm or onnx")
+        raise ConfigError("torchvision's networks take colors, and this run's encoder takes edges (sobel); use --format timm or onnx")
     if name in default_cfgs:
         why = "its stem is 3 x 3, without max-pooling"
     elif "resne" in name:

@@ -72,7 +72,7 @@ def plain_copy(model: ClusterModel, config: Config[Any]) -> ClusterModel:
 
 
 def probe(source: Source, *, channels: int = 3) -> Float[Tensor, "n c h w"]:
-    """Input to compare by: normal noise, which is what normalised images are in mean and deviation; always the same."""
+    """Input to compare by: normal noise, which is what normalized images are in mean and deviation; always the same."""
     return torch.randn(_N_PROBES, channels, source.pixels, source.pixels, generator=torch.Generator().manual_seed(0))
 
 

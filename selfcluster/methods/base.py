@@ -1,7 +1,7 @@
 """What a method is: an algorithm with two central verbs, assign (give every image a target) and loss (predict it).
 
 The model is what data parallelism wraps; the method is a plain class with its own state, complete after `__init__`. It never
-sees the loop, the optimisers or the rank.
+sees the loop, the optimizers or the rank.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Extract(Protocol):
     """What an offline method calls between epochs; collective."""
 
     def __call__(
-        self, what: Literal["features", "embeddings"], *, view: Literal["centre", "assign"] = "centre", train_mode: bool = False
+        self, what: Literal["features", "embeddings"], *, view: Literal["center", "assign"] = "center", train_mode: bool = False
     ) -> Rows:
         """This rank's share of the images to train on, once through the network.
 
         Args:
             what: the encoder's output, or the head's.
-            view: "centre", the image resized without augmentation, gives values (n, width); "assign", its assign crops of this
+            view: "center", the image resized without augmentation, gives values (n, width); "assign", its assign crops of this
                 epoch, gives (n, assign, width).
             train_mode: batch norm and dropout as in training, instead of eval mode.
         """
@@ -123,7 +123,7 @@ class Method(abc.ABC, Generic[T]):
         return EpochPlan(order)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Who is trained, by which optimiser and schedule: by default all that learns, by the one of the settings."""
+        """Who is trained, by which optimizer and schedule: by default all that learns, by the one of the settings."""
         o = self.config.optim
         learning = [p for p in self.model.parameters() if p.requires_grad]
         return [ParameterGroup("model", learning, o.optimizer, self.schedule(), o.momentum, o.weight_decay)]

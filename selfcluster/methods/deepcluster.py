@@ -70,7 +70,7 @@ class DeepCluster(Method[PseudoLabels]):
         )
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The encoder by the optimiser of the settings; the top layer by SGD of its own, constant and without momentum."""
+        """The encoder by the optimizer of the settings; the top layer by SGD of its own, constant and without momentum."""
         o = self.config.optim
         encoder = [p for p in self.model.encoder.parameters() if p.requires_grad]
         return [

@@ -66,6 +66,6 @@ def pseudo_label_loss(
     n_crops = math.prod(scores.shape[:-2])
     every_label = labels.expand(scores.shape[:-1]).reshape(-1)
     total = torch.nn.functional.cross_entropy(scores.reshape(-1, n_classes) / temperature, every_label, ignore_index=-1, reduction="sum")
-    n_labelled = (labels >= 0).sum() if n_valid is None else torch.as_tensor(n_valid, device=scores.device)
+    n_labeled = (labels >= 0).sum() if n_valid is None else torch.as_tensor(n_valid, device=scores.device)
     # A share of the ranks' count may lie below 1; only where it is 0 there is nothing to divide.
-    return total / (n_crops * torch.where(n_labelled > 0, n_labelled, 1))
+    return total / (n_crops * torch.where(n_labeled > 0, n_labeled, 1))

@@ -44,7 +44,7 @@ class Labels:
             index: which images they are.
             sizes: for each head, images of each cluster over all ranks.
         Returns:
-            figures by metric name: the worst head's, but the mean of the heads' normalised mutual information with the labels before.
+            figures by metric name: the worst head's, but the mean of the heads' normalized mutual information with the labels before.
         """
         before = self.whole.cpu().numpy()
         here = torch.full_like(self.whole, -1)

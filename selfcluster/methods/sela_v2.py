@@ -3,7 +3,7 @@
 DeepCluster-v2 with another assigner: the labels are those of an optimal transport that gives every prototype the same mass, and
 the prototypes learn by gradient, as SwAV's do.
 
-Source: arXiv 2006.09882, appendix C (the setting); "Self-labelling via simultaneous clustering and representation learning",
+Source: arXiv 2006.09882, appendix C (the setting); "Self-labeling via simultaneous clustering and representation learning",
 arXiv 1911.05371 (the idea).
 """
 
@@ -34,7 +34,7 @@ class SelaV2(Banked):
     Deviations: no code was ever published, so this follows what its author said of it. Chosen here: labels once an epoch, the
     largest entry of each code; epsilon as in SwAV; rounds until every prototype's mass is within 1 % of its share (SwAV's three
     leave 25 % at 5,000 images and 100 prototypes); heads, crops, bank, temperature and the -1 of images never visited as in
-    DeepCluster-v2; prototypes of unit rows, trained from the first step by the optimiser of the network.
+    DeepCluster-v2; prototypes of unit rows, trained from the first step by the optimizer of the network.
     """
 
     def __init__(self, config: Config[SelaV2Settings], model: ClusterModel, trained_on: NDArray[np.int64], **steps: Any) -> None:

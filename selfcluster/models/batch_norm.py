@@ -17,7 +17,7 @@ def _batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]
 
 @contextlib.contextmanager
 def running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Inside, batch norm normalises by the batch but leaves its running statistics alone."""
+    """Inside, batch norm normalizes by the batch but leaves its running statistics alone."""
     norms = list(_batch_norms(network))
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -67,8 +67,8 @@ class BatchNorm(nn.Module):
         x, axes = x.float(), [axis for axis in range(x.ndim) if axis != 1]
         n = x.numel() // x.shape[1] * distributed.n_ranks()
         mean = distributed.all_reduce_sum(x.sum(axes)) / n
-        centred = x - mean.view((1, -1) + (1,) * (x.ndim - 2))
-        variance = distributed.all_reduce_sum(centred.square().sum(axes)) / n
+        centered = x - mean.view((1, -1) + (1,) * (x.ndim - 2))
+        variance = distributed.all_reduce_sum(centered.square().sum(axes)) / n
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from selfcluster.data.crops import normalise, resize_centre
+from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.readers.images import Images
 from selfcluster.device import Each, in_threads
 from selfcluster.errors import DataError
@@ -34,7 +34,7 @@ def _unseen(n: int) -> None:
     pass
 
 
-class _Centred(Dataset):
+class _Centered(Dataset):
     """Runs in the workers: images prepared for evaluation, batch by batch, with a flag for each that could be read."""
 
     def __init__(self, images: Images, index: NDArray[np.int64], pixels: int, batch: int, each: Each) -> None:
@@ -51,7 +51,7 @@ class _Centred(Dataset):
 
         def prepare(row: int) -> None:
             try:
-                prepared[row] = resize_centre(self.images.decode(int(mine[row]), self._least).pixels, self.pixels)
+                prepared[row] = resize_center(self.images.decode(int(mine[row]), self._least).pixels, self.pixels)
             except DataError:
                 readable[row] = False
 
@@ -64,7 +64,7 @@ class _Centred(Dataset):
 
     def _from_array(self, index: NDArray[np.int64]) -> Tensor:
         images = self.images.take(index)
-        return torch.stack([resize_centre(image, self.pixels) for image in images])
+        return torch.stack([resize_center(image, self.pixels) for image in images])
 
 
 def prepared_images(
@@ -73,7 +73,7 @@ def prepared_images(
     """Batches of (uint8 images of `pixels` a side, which of them could be read), in the order of the index."""
     index = np.arange(len(images)) if index is None else np.asarray(index)
     each = map if workers or images.in_memory else in_threads(threads)
-    return DataLoader(_Centred(images, index, pixels, batch, each), batch_size=None, num_workers=workers, collate_fn=_as_is)
+    return DataLoader(_Centered(images, index, pixels, batch, each), batch_size=None, num_workers=workers, collate_fn=_as_is)
 
 
 def _as_is(item: object) -> object:
@@ -95,7 +95,7 @@ def stream_features(
     """The encoder's output, batch by batch in the order of the index; the encoder is in eval mode meanwhile.
 
     Args:
-        encoder: from normalised images (n, 3, pixels, pixels) to rows.
+        encoder: from normalized images (n, 3, pixels, pixels) to rows.
         images: where they come from.
         index: which of them; None for all.
         pixels: side that images are resized to.
@@ -109,7 +109,7 @@ def stream_features(
         for prepared, readable in prepared_images(images, index=index, pixels=pixels, batch=batch, workers=workers, threads=threads):
             # Around the network alone: whoever waits for the next batch would otherwise have no gradients either.
             with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-                features = encoder(normalise(prepared.to(device, non_blocking=True))).float().cpu()
+                features = encoder(normalize(prepared.to(device, non_blocking=True))).float().cpu()
             features[~readable] = torch.nan
             yield features
 

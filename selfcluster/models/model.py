@@ -56,7 +56,7 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def normalize(self) -> None:
-        """Every row has unit norm. Called after every update; the normalisation has no gradient."""
+        """Every row has unit norm. Called after every update; the normalization has no gradient."""
         self.weight.copy_(normalize(self.weight))
 
     def heads(self) -> tuple[Float[Tensor, "_ d"], ...]:
@@ -96,7 +96,7 @@ class TopLayer(nn.Module):
 
 @torch.no_grad()
 def _unit_rows(prototypes: Prototypes, _: object) -> None:
-    """Loaded rows are unit too. Rows that are so already stay as they are: normalising twice moves last bits, and a resumed run
+    """Loaded rows are unit too. Rows that are so already stay as they are: normalizing twice moves last bits, and a resumed run
     would differ from one that was never stopped."""
     if not torch.allclose(prototypes.weight.norm(dim=1), torch.ones((), device=prototypes.weight.device), rtol=0, atol=1e-5):
         prototypes.normalize()
@@ -118,7 +118,7 @@ class UnitNorm(nn.Module):
 
 
 class Sobel(nn.Module):
-    """Edges in place of colours: the mean of the channels through 3 x 3 Sobel filters in x and y; fixed.
+    """Edges in place of colors: the mean of the channels through 3 x 3 Sobel filters in x and y; fixed.
 
     Source: DeepCluster, arXiv 1807.05520, section 4.1.
     """
@@ -143,7 +143,7 @@ class ClusterModel(nn.Module):
         head: features to embeddings.
         prototypes: embeddings to scores, of one head or several.
         n_assign: how many of the first crops get targets of their own; their features are kept in the output.
-        sobel: whether the encoder sees edges (two channels) in place of colours.
+        sobel: whether the encoder sees edges (two channels) in place of colors.
     """
 
     def __init__(
@@ -165,14 +165,14 @@ class ClusterModel(nn.Module):
         self.prototypes = prototypes
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
-        """The features of normalised images."""
+        """The features of normalized images."""
         images = self.filter(images)
         if next(self.encoder.parameters()).is_contiguous(memory_format=torch.channels_last):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.encoder(images)
 
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """The embeddings of normalised images."""
+        """The embeddings of normalized images."""
         return self.head(self.encode(images))
 
     def forward(self, crops: list[Float[Tensor, "b 3 _ _"]]) -> Outputs:

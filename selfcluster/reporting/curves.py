@@ -78,7 +78,7 @@ class Curve:
 _KINDS: tuple[tuple[str, str, str], ...] = (
     ("train/loss", "Loss", "Falls below ln K, the loss of a network that tells nothing."),
     ("collapse/code_entropy", "Code entropy / ln K", "Well below 1, and falling; 1 means that every code is uniform."),
-    ("cluster/nmi_previous", "Clusters beside those before", "Normalised mutual information of two clusterings; rises as they settle."),
+    ("cluster/nmi_previous", "Clusters beside those before", "Normalized mutual information of two clusterings; rises as they settle."),
     ("collapse/mean_embedding", "Length of the mean embedding, squared", "Falls; 1 means that all images have one embedding."),
     ("collapse/prototypes_used", "Prototypes in use", "Perplexity of the nearest prototype; most of K is good."),
     ("collapse/rankme", "Effective rank of the features", "RankMe; tens and more is good, near 1 is a collapse."),
@@ -106,7 +106,7 @@ def curves(rows: Rows, config: Config[Any]) -> list[Curve]:
 
 
 def thinned(steps: Sequence[float], values: Sequence[float], most: int = _MOST_POINTS) -> tuple[list[float], list[float]]:
-    """The means of at most so many groups of neighbours; the last step stays the last."""
+    """The means of at most so many groups of neighbors; the last step stays the last."""
     size = math.ceil(len(values) / most) or 1
     groups = [slice(start, start + size) for start in range(0, len(values), size)]
     return [steps[g][-1] for g in groups], [sum(values[g]) / len(values[g]) for g in groups]

@@ -36,9 +36,9 @@ class Cluster:
     similar: tuple[int, ...]
     """Numbers of the clusters whose mean features are nearest by cosine, nearest first."""
     label: str | None
-    """The class of most of its labelled images; None where there are no labels."""
+    """The class of most of its labeled images; None where there are no labels."""
     label_share: float
-    """Share of its labelled images that are of this class."""
+    """Share of its labeled images that are of this class."""
 
 
 def clusters_of(table: pa.Table, features: NDArray[np.float32], *, large: int, n_similar: int = 3) -> list[Cluster]:

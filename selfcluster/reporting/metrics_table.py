@@ -16,8 +16,8 @@ class _Metric:
 
 
 _METRICS = {
-    "eval/knn_top1_k20": _Metric("Nearest neighbours, k = 20"),
-    "eval/knn_top1_k200": _Metric("Nearest neighbours, k = 200"),
+    "eval/knn_top1_k20": _Metric("Nearest neighbors, k = 20"),
+    "eval/knn_top1_k200": _Metric("Nearest neighbors, k = 200"),
     "eval/linear_top1": _Metric("Linear probe"),
     "eval/retrieval_map": _Metric("Retrieval, mean average precision"),
     "eval/retrieval_recall1": _Metric("Retrieval, nearest of the same class"),
@@ -30,7 +30,7 @@ _METRICS = {
     "cluster/ari": _Metric("Clusters, ARI", is_share=False),
     "eval/silhouette": _Metric("Silhouette (no labels)", is_share=False),
     "eval/view_top1": _Metric("Views of one image found (no labels)"),
-    "eval/neighbour_overlap": _Metric("Neighbours kept between views (no labels)"),
+    "eval/neighbor_overlap": _Metric("Neighbors kept between views (no labels)"),
 }
 """In the order of the rows; what else was measured stands in the file alone."""
 

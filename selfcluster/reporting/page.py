@@ -29,8 +29,8 @@ class Limits:
     large_pixels: int = 96
     prototypes: int = 100
     """Prototypes that are shown, those used most."""
-    neighbours: int = 8
-    """Nearest neighbours of each image."""
+    neighbors: int = 8
+    """Nearest neighbors of each image."""
     seed: int = 0
     """The sample follows from it."""
 

@@ -55,7 +55,7 @@ def content_of(page: Page, clusters: list[Cluster]) -> Content:
     rows = rows_on_page(clusters, of_prototypes, readable, most=limits.points, seed=limits.seed)
     shown = table.take(pa.array(rows))
     point = {int(row): i for i, row in enumerate(rows)}
-    neighbours, _ = nearest_neighbors(torch.from_numpy(page.features[rows]), limits.neighbours)
+    neighbors, _ = nearest_neighbors(torch.from_numpy(page.features[rows]), limits.neighbors)
 
     side = small_side(len(rows))
     large_side = _large_side(page, side)
@@ -91,12 +91,12 @@ def content_of(page: Page, clusters: list[Cluster]) -> Content:
         ],
         "prototypes": [{"number": top.prototype, "n": top.n_nearest, "points": points(top.rows)} for top in tops],
         "duplicates": duplicates[:_DUPLICATES],
-        **_columns(shown, clusters, neighbours.numpy(), place),
+        **_columns(shown, clusters, neighbors.numpy(), place),
     }
     return Content(data, pictures, len(rows), len(duplicates), tiles.n_unreadable)
 
 
-def _columns(shown: pa.Table, clusters: list[Cluster], neighbours: NDArray[np.int64], large_place: NDArray[np.int64]) -> dict[str, Any]:
+def _columns(shown: pa.Table, clusters: list[Cluster], neighbors: NDArray[np.int64], large_place: NDArray[np.int64]) -> dict[str, Any]:
     """A value for each point."""
     shared, suffixes = front_coded(shown["path"].to_pylist())
     place = {c.number: i for i, c in enumerate(clusters)}
@@ -113,7 +113,7 @@ def _columns(shown: pa.Table, clusters: list[Cluster], neighbours: NDArray[np.in
         "distance": scaled(shown["distance"].to_numpy()),
         "margin": scaled(shown["margin"].to_numpy()),
         "far": packed(shown["far"].to_numpy().astype(np.uint8)),
-        "neighbours": {**packed(neighbours.reshape(-1)), "each": neighbours.shape[1]},
+        "neighbors": {**packed(neighbors.reshape(-1)), "each": neighbors.shape[1]},
         # Zero is for none, so that the column stays unsigned.
         "large": packed(large_place + 1),
     }

@@ -65,7 +65,7 @@ def report(
         found = _kept(run, opened) if k is None else None
         table, features, layer = found if found is not None else _clustered(run, opened, k, seed)
         limits = limits or Limits()
-        logger.info(f"a page of {min(limits.points, len(table)):,} images: neighbours and thumbnails")
+        logger.info(f"a page of {min(limits.points, len(table)):,} images: neighbors and thumbnails")
         page = Page(
             name=run.path.resolve().name,
             where=opened.where or "an array",
@@ -74,7 +74,7 @@ def report(
             environment=_json(run.path / "environment.json") or {},
             evaluation=_evaluation(run, opened),
             table=table,
-            # What could be read when it was clustered, and cannot be now, must be nobody's neighbour.
+            # What could be read when it was clustered, and cannot be now, must be nobody's neighbor.
             features=features.nan_to_num().numpy(),
             images=opened.images,
             # Where the clusters are the prototypes, these have been shown already.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfcluster.data.crops import resize_centre
+from selfcluster.data.crops import resize_center
 from selfcluster.data.readers.images import Images
 from selfcluster.device import in_threads
 from selfcluster.errors import DataError
@@ -21,7 +21,7 @@ _GREY = 128
 """Of an image that cannot be read any more."""
 
 _QUALITY = {"small": 65, "large": 72}
-"""Of WebP. A small thumbnail is looked at for its colours and outline."""
+"""Of WebP. A small thumbnail is looked at for its colors and outline."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def cut_tiles(
     def cut(i: int) -> bool:
         wanted = large_side if large_place[i] >= 0 else side
         try:
-            square = resize_centre(images.decode(int(index[i]), lambda height, width: min(1.0, wanted / min(height, width))).pixels, wanted)
+            square = resize_center(images.decode(int(index[i]), lambda height, width: min(1.0, wanted / min(height, width))).pixels, wanted)
         except DataError:
             return False
-        small[i] = resize_centre(square.contiguous(), side).permute(1, 2, 0).numpy()
+        small[i] = resize_center(square.contiguous(), side).permute(1, 2, 0).numpy()
         if large_place[i] >= 0:
             large[large_place[i]] = square.permute(1, 2, 0).numpy()
         return True

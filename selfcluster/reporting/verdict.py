@@ -47,7 +47,7 @@ _ONE_CLUSTER = 0.5
 """A cluster that holds more than this share of the images."""
 
 _UNSETTLED = 0.5
-"""Normalised mutual information with the clusters before, below which clusters still change from epoch to epoch."""
+"""Normalized mutual information with the clusters before, below which clusters still change from epoch to epoch."""
 
 _FEW_PASSES, _FEW_STEPS = 10, 10_000
 """Fewer passes over the images are seldom enough, unless there are so many images that they take more steps than this."""
@@ -204,7 +204,7 @@ def _floors(figures: Mapping[str, Mapping[str, float]]) -> Iterator[Sign]:
     if trained is None:
         return
     floors = {name: figures[name][metric] for name in _FLOORS if metric in figures.get(name, {})}
-    found = f"Nearest neighbours find the class of {_percent(trained)} of the images"
+    found = f"Nearest neighbors find the class of {_percent(trained)} of the images"
     for name, floor in floors.items():
         if trained <= floor:
             yield Sign("unfinished", f"{found}, no better than with {_floor(name)} ({_percent(floor)}).")

@@ -14,7 +14,7 @@ MethodSettings = TypeVar("MethodSettings")
 
 @dataclass(frozen=True)
 class Train(Generic[MethodSettings]):
-    """Train an encoder on unlabelled images. Settings that are left out follow from the images; --dry-run prints them."""
+    """Train an encoder on unlabeled images. Settings that are left out follow from the images; --dry-run prints them."""
 
     settings: Annotated[Config[MethodSettings], tyro.conf.arg(name="")]
     data: tyro.conf.Positional[str] = ""
@@ -43,14 +43,14 @@ EVALUATORS: tuple[str, ...] = get_args(Evaluator)
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run: neighbours, linear probe, retrieval and clusters against labels, and what needs no labels, beside its floors."""
+    """Measure a run: neighbors, linear probe, retrieval and clusters against labels, and what needs no labels, beside its floors."""
 
     run: tyro.conf.Positional[str]
     """Folder of the run."""
     data: tyro.conf.Positional[str] = ""
-    """Images, labelled or not; by default the run's own."""
+    """Images, labeled or not; by default the run's own."""
     test: str = ""
-    """Other labelled images to test on; by default the data's own test split."""
+    """Other labeled images to test on; by default the data's own test split."""
     test_share: float = 0.2
     """Share of the images to test on, where there is no test split."""
     labels: str = "auto"

@@ -39,7 +39,7 @@ class CropSettings:
     area: tuple[tuple[float, float], ...] = ((0.14, 1.0), (0.05, 0.14))
     """Smallest and largest share of the image's area, for each size. Paper: 0.14 to 1, and 0.05 to 0.14."""
     augmentation: Literal["photo", "grey", "glyph"] = "photo"
-    """What else is varied: photo (colour, mirror, blur), grey (contrast, mirror, blur), glyph (small turns, shifts and shears; never a mirror)."""
+    """What else is varied: photo (color, mirror, blur), grey (contrast, mirror, blur), glyph (small turns, shifts and shears; never a mirror)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AugmentSettings:
     flip: float = 0.5
     """Probability of a left-right mirror."""
     jitter: float = 0.8
-    """Probability of the colour jitter."""
+    """Probability of the color jitter."""
     brightness: float = 0.8
     """Factor drawn from [1 - b, 1 + b]."""
     contrast: float = 0.8
@@ -57,9 +57,9 @@ class AugmentSettings:
     saturation: float = 0.8
     """Factor drawn from [1 - s, 1 + s]."""
     hue: float = 0.2
-    """Shift drawn from [-h, h] of the colour circle; at most 0.5."""
+    """Shift drawn from [-h, h] of the color circle; at most 0.5."""
     grey: float = 0.2
-    """Probability of losing all colour."""
+    """Probability of losing all color."""
     blur: float = 0.5
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -106,7 +106,7 @@ class ModelSettings:
     embedding_width: int = 128
     """Width of the embeddings that are compared with the prototypes. Paper: 128. DeepCluster has no head: both widths are 0."""
     sobel: bool = False
-    """The encoder sees edges (Sobel filters in x and y) in place of colours. DeepCluster's paper: on, for AlexNet and VGG."""
+    """The encoder sees edges (Sobel filters in x and y) in place of colors. DeepCluster's paper: on, for AlexNet and VGG."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class RunSettings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Of the encoder and head; normalisation, prototypes, codes and losses are always float32."""
+    """Of the encoder and head; normalization, prototypes, codes and losses are always float32."""
     channels_last: bool = True
     """Memory layout of the network and its input."""
     recompute: bool = False

@@ -24,9 +24,9 @@ class Facts:
     short_side: int
     """Median, in pixels."""
     is_grey: bool
-    """Fewer than one image in twenty has colour."""
+    """Fewer than one image in twenty has color."""
     mirror_distance: float
-    """How much farther a mirrored image is from its nearest neighbour than the image itself, as a ratio; 1 where mirroring does not matter."""
+    """How much farther a mirrored image is from its nearest neighbor than the image itself, as a ratio; 1 where mirroring does not matter."""
     accelerated: bool
     """Whether training runs on a GPU."""
     n_ranks: int = 1
@@ -90,7 +90,7 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str
 
 
 def _deepcluster(facts: Facts, crops: dict[str, Choice], steps_per_epoch: int) -> dict[str, Choice]:
-    """One crop an image; and a top layer that can be learnt anew in the steps of an epoch."""
+    """One crop an image; and a top layer that can be learned anew in the steps of an epoch."""
     one = {name: Choice(choice.value[:1], choice.reason) for name, choice in crops.items()}
     one["n_crops"] = Choice((1,), "one crop an image, as in the paper")
     top_lr = Choice(0.05, "as in the paper")
@@ -124,8 +124,8 @@ def _images(facts: Facts) -> dict[str, Choice]:
             )
         }
     if facts.is_grey:
-        return {"augmentation": Choice("grey", "the images have no colour")}
-    return {"augmentation": Choice("photo", "the images have colour")}
+        return {"augmentation": Choice("grey", "the images have no color")}
+    return {"augmentation": Choice("photo", "the images have color")}
 
 
 def _crops(facts: Facts, kind: str) -> dict[str, Choice]:
@@ -219,7 +219,7 @@ def _batch(facts: Facts) -> Choice:
 
 def _epochs(facts: Facts, kind: str) -> dict[str, Choice]:
     if kind == "glyph":
-        return {"epochs": Choice(int(min(30, max(5, 30 * (1797 / facts.n) ** 0.5))), "simple shapes are learnt soon")}
+        return {"epochs": Choice(int(min(30, max(5, 30 * (1797 / facts.n) ** 0.5))), "simple shapes are learned soon")}
     images_wanted, most = (10_000_000, 800) if facts.accelerated else (1_000_000, 200)
     reason = f"{facts.n:,} images" + ("" if facts.accelerated else ", and there is no GPU")
     return {"epochs": Choice(int(min(most, max(20, images_wanted / facts.n))), reason)}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import distributed, randomness
-from selfcluster.data.crops import MultiCrop, normalise
+from selfcluster.data.crops import MultiCrop, normalize
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.errors import DataError
 from selfcluster.methods.base import Extract
@@ -42,12 +42,12 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_i
             statistics of batch norm.
     """
 
-    def extract(what: Literal["features", "embeddings"], *, view: Literal["centre", "assign"] = "centre", train_mode: bool = False) -> Rows:
+    def extract(what: Literal["features", "embeddings"], *, view: Literal["center", "assign"] = "center", train_mode: bool = False) -> Rows:
         index = np.array_split(t.method.trained_on, distributed.n_ranks())[distributed.rank()]
         if view == "assign":
             parts, index = _assign_crops(t, epoch, what)
         else:
-            parts = _centres(t, index, what)
+            parts = _centers(t, index, what)
         rows = RowsByIndex(index, memory_bytes=t.config.run.features_gib * 2**30, folder=folder)
         width = t.model.n_features if what == "features" else t.model.prototypes.weight.shape[1]
         # Also a rank that can read none of its images has rows of this width.
@@ -73,7 +73,7 @@ Part = tuple[NDArray[np.int64], Tensor]
 """Indices, and the network's output for these images."""
 
 
-def _centres(t: Training, index: NDArray[np.int64], what: str) -> Iterator[Part]:
+def _centers(t: Training, index: NDArray[np.int64], what: str) -> Iterator[Part]:
     """Whole images, resized, as they are when the network is used."""
     network = t.model.encode if what == "features" else t.model.embed
     batches = prepared_images(
@@ -86,7 +86,7 @@ def _centres(t: Training, index: NDArray[np.int64], what: str) -> Iterator[Part]
         _note_broken(t.loader, places[~readable.numpy()])
         if readable.any():
             with t.autocast():
-                values = network(normalise(images[readable].to(t.device, non_blocking=True)))
+                values = network(normalize(images[readable].to(t.device, non_blocking=True)))
             yield places[readable.numpy()], values.float()
 
 

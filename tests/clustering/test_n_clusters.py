@@ -10,8 +10,8 @@ def test_the_number_of_clusters_by_silhouette() -> None:
     from selfcluster.clustering.n_clusters import candidates, how_many
 
     draw = torch.Generator().manual_seed(1)
-    centres = normalize(torch.randn(6, 32, generator=draw))
-    points = torch.cat([c + 0.05 * torch.randn(60, 32, generator=draw) for c in centres])
+    centers = normalize(torch.randn(6, 32, generator=draw))
+    points = torch.cat([c + 0.05 * torch.randn(60, 32, generator=draw) for c in centers])
     k, tried = how_many(points)
     assert k == 6
     assert [one.k for one in tried] == candidates(72)

@@ -1,4 +1,4 @@
-"""Nearest neighbours beside a plain search."""
+"""Nearest neighbors beside a plain search."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(nearest_neighbors(features, 8)[0], whole)
 
 
-def test_no_image_is_its_own_neighbour_even_among_copies() -> None:
+def test_no_image_is_its_own_neighbor_even_among_copies() -> None:
     features = torch.randn(100, 8, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
     index, cosine = nearest_neighbors(features, 2)
     assert (index != torch.arange(300)[:, None]).all()
@@ -42,7 +42,7 @@ def test_no_image_is_its_own_neighbour_even_among_copies() -> None:
     np.testing.assert_allclose(cosine, 1, atol=1e-5)
 
 
-def test_few_images_have_fewer_neighbours() -> None:
+def test_few_images_have_fewer_neighbors() -> None:
     features = torch.randn(3, 4)
     assert nearest_neighbors(features, 8)[0].shape == (3, 2)
     assert nearest_neighbors(features[:1], 8)[0].shape == (1, 0)

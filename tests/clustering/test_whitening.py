@@ -23,9 +23,9 @@ def _features(n: int = 60, f: int = 6, seed: int = 0) -> Tensor:
 
 def _naive(features: np.ndarray, width: int) -> np.ndarray:
     """Whitened rows of unit norm, by a singular value decomposition in float64."""
-    centred = features.astype(np.float64) - features.astype(np.float64).mean(axis=0)
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    rows = centred @ directions[:width].T / (singular[:width] / np.sqrt(len(features)))
+    centered = features.astype(np.float64) - features.astype(np.float64).mean(axis=0)
+    _, singular, directions = np.linalg.svd(centered, full_matrices=False)
+    rows = centered @ directions[:width].T / (singular[:width] / np.sqrt(len(features)))
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

@@ -53,7 +53,7 @@ def test_hue(channels: int) -> None:
     )
 
 
-def test_hue_turns_pure_colours() -> None:
+def test_hue_turns_pure_colors() -> None:
     red = torch.tensor([1.0, 0.0, 0.0])[None, :, None, None].repeat(3, 1, 1, 1)
     turned = augment.adjust_hue_(red, torch.tensor([0.0, 1 / 3, -1 / 3]))[:, :, 0, 0]
     torch.testing.assert_close(turned, torch.eye(3), rtol=0, atol=1e-6)
@@ -124,7 +124,7 @@ def test_affine_shifts_right_and_down_and_repeats_the_edge() -> None:
     torch.testing.assert_close(moved[:, :, 0, 1:], images[:, :, 0, :-1], rtol=0, atol=1e-5)
 
 
-def test_affine_shears_rows_below_the_centre_to_the_right() -> None:
+def test_affine_shears_rows_below_the_center_to_the_right() -> None:
     images = _images(n=2, h=9, w=9)
     sheared = _affine(images, shear=1)
     for y in range(9):
@@ -132,7 +132,7 @@ def test_affine_shears_rows_below_the_centre_to_the_right() -> None:
         torch.testing.assert_close(sheared[:, :, y], images[:, :, y, source], rtol=0, atol=1e-4)
 
 
-def test_affine_enlarges_about_the_centre() -> None:
+def test_affine_enlarges_about_the_center() -> None:
     images = _images(n=2, h=9, w=9)
     torch.testing.assert_close(_affine(images, scale=2)[:, :, ::2, ::2], images[:, :, 2:7, 2:7], rtol=0, atol=1e-4)
 

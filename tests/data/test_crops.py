@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
-from selfcluster.data.crops import DEVIATION, MEAN, CropParameters, MultiCrop, normalise, resize_centre, resolve_boxes
+from selfcluster.data.crops import DEVIATION, MEAN, CropParameters, MultiCrop, normalize, resize_center, resolve_boxes
 from selfcluster.data.readers.images import Decoded
 from selfcluster.device import in_threads
 from selfcluster.errors import ConfigError
@@ -98,7 +98,7 @@ def test_geometry_follows_the_recipe() -> None:
     assert _is_uniform(drawn.position[..., 1], 0, 1)
 
 
-def test_colours_follow_the_recipe() -> None:
+def test_colors_follow_the_recipe() -> None:
     drawn = MultiCrop((1, 1)).draw(np.arange(MANY), seed=0, epoch=0)
     for factor in (drawn.brightness, drawn.contrast, drawn.saturation):
         assert _is_uniform(factor, 0.2, 1.8)
@@ -333,25 +333,25 @@ def test_crops_are_in_units_of_imagenets_deviation() -> None:
     white = MultiCrop(augmentation=PLAIN)(torch.full((1, 3, 20, 20), 255, dtype=torch.uint8), [0], seed=0, epoch=0)
     for crop in white:
         torch.testing.assert_close(crop[0, :, 3, 3], torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]))
-    black = normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    black = normalize(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
     torch.testing.assert_close(black[0, :, 0, 0], torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]))
 
 
 @pytest.mark.parametrize(("h", "w"), [(40, 40), (40, 80), (80, 40), (5, 7), (1, 90), (20, 20)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resize_centre(channels: int, h: int, w: int) -> None:
+def test_resize_center(channels: int, h: int, w: int) -> None:
     image = _images(1, channels, h, w)[0]
-    centre = resize_centre(image, 20)
-    assert centre.shape == (3, 20, 20)
-    assert centre.dtype == torch.uint8
+    center = resize_center(image, 20)
+    assert center.shape == (3, 20, 20)
+    assert center.dtype == torch.uint8
     if (h, w) == (20, 20):
-        assert torch.equal(centre, image.expand(3, -1, -1))
+        assert torch.equal(center, image.expand(3, -1, -1))
 
 
-def test_resize_centre_takes_the_middle() -> None:
+def test_resize_center_takes_the_middle() -> None:
     image = torch.zeros(3, 10, 30, dtype=torch.uint8)
     image[..., 10:20] = 255
-    assert (resize_centre(image, 10) == 255).all()
+    assert (resize_center(image, 10) == 255).all()
 
 
 def test_unknown_augmentation_is_refused_with_the_nearest_one() -> None:

@@ -26,10 +26,10 @@ def test_facts_of_the_digits() -> None:
     assert is_glyph(facts)
 
 
-def test_colour_is_seen_and_grey_photos_are_no_glyphs() -> None:
-    colour = tiny.images(40)
-    assert not look_at(ArrayImages(colour), 40, CPU).is_grey
-    grey = look_at(ArrayImages(colour.mean(axis=3).astype(np.uint8)), 40, CPU)
+def test_color_is_seen_and_grey_photos_are_no_glyphs() -> None:
+    color = tiny.images(40)
+    assert not look_at(ArrayImages(color), 40, CPU).is_grey
+    grey = look_at(ArrayImages(color.mean(axis=3).astype(np.uint8)), 40, CPU)
     assert grey.is_grey
     assert not is_glyph(grey)
 

@@ -52,7 +52,7 @@ def test_the_limit_of_size_reaches_the_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("folders", "test_folder"), [(("val",), "val"), (("test",), "test"), (("val", "test"), "val")])
-def test_splits_are_recognised_and_said(tmp_path: Path, folders: tuple[str, ...], test_folder: str) -> None:
+def test_splits_are_recognized_and_said(tmp_path: Path, folders: tuple[str, ...], test_folder: str) -> None:
     fill(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/dog/2.png")
     for folder in folders:
         fill(tmp_path, f"{folder}/cat/9.png", f"{folder}/dog/9.png")
@@ -245,7 +245,7 @@ def test_a_folder_of_them_and_a_pattern_are_data(tmp_path: Path, ending: str, mo
         (("train.parquet", "validation.parquet", "test.parquet", "x.parquet"), 2),
     ],
 )
-def test_splits_among_packed_files_are_recognised_and_said(tmp_path: Path, names: tuple[str, ...], n_unused: int) -> None:
+def test_splits_among_packed_files_are_recognized_and_said(tmp_path: Path, names: tuple[str, ...], n_unused: int) -> None:
     data = open_data(pack(tmp_path, *names), SETTINGS)
     assert data.test is not None
     assert len(data.images) == 6 * sum("train" in name for name in names)

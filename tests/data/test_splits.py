@@ -31,13 +31,13 @@ def test_it_is_seeded_rising_and_the_larger_share_holds_the_smaller() -> None:
     assert (share_of_each_class(CODES, 0.1, 3) == large).all()
 
 
-def labelled(counts: list[int]) -> ArrayImages:
+def labeled(counts: list[int]) -> ArrayImages:
     codes = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     return ArrayImages(np.zeros((len(codes), 2, 2), np.uint8), codes)
 
 
 def test_the_split_keeps_every_class_on_both_sides_in_its_share() -> None:
-    images = labelled([100, 50, 10, 2, 1])
+    images = labeled([100, 50, 10, 2, 1])
     train, test = split(images, 0.2, seed=0)
     assert images.labels is not None
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(163))
@@ -49,7 +49,7 @@ def test_the_split_keeps_every_class_on_both_sides_in_its_share() -> None:
 
 
 def test_the_split_follows_the_seed() -> None:
-    images = labelled([100, 50])
+    images = labeled([100, 50])
     assert all(np.array_equal(a, b) for a, b in zip(split(images, 0.2, 3), split(images, 0.2, 3), strict=True))
     assert not np.array_equal(split(images, 0.2, 3)[1], split(images, 0.2, 4)[1])
 
@@ -63,10 +63,10 @@ def test_the_split_without_labels() -> None:
 
 def test_a_share_that_leaves_one_side_empty_is_refused() -> None:
     with pytest.raises(DataError, match="one side empty"):
-        split(labelled([1, 1, 1]), 0.5, 0)
+        split(labeled([1, 1, 1]), 0.5, 0)
     for share in (0.0, 1.0, -0.2, 20.0):
         with pytest.raises(DataError, match="between 0 and 1"):
-            split(labelled([10, 10]), share, 0)
+            split(labeled([10, 10]), share, 0)
 
 
 @pytest.mark.parametrize(

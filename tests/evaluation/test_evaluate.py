@@ -17,8 +17,8 @@ RNG = np.random.default_rng(0)
 
 def _blobs(n: int, classes: int = 3) -> tuple[torch.Tensor, np.ndarray]:
     labels = np.arange(n) % classes
-    centres = torch.eye(8)[:classes] * 5
-    return centres[labels] + 0.3 * torch.from_numpy(RNG.standard_normal((n, 8))).float(), labels.astype(np.int64)
+    centers = torch.eye(8)[:classes] * 5
+    return centers[labels] + 0.3 * torch.from_numpy(RNG.standard_normal((n, 8))).float(), labels.astype(np.int64)
 
 
 def test_knn_equals_a_naive_vote() -> None:
@@ -53,19 +53,19 @@ def test_clusters_of_separate_blobs_are_the_classes() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/ and val/ of three classes that are told apart by colour, a broken image in each."""
+    """train/ and val/ of three classes that are told apart by color, a broken image in each."""
     root = tmp_path_factory.mktemp("set")
     for part, n in (("train", 24), ("val", 6)):
-        for name, colour in (("red", (255, 60, 60)), ("green", (60, 255, 60)), ("blue", (60, 60, 255))):
+        for name, color in (("red", (255, 60, 60)), ("green", (60, 255, 60)), ("blue", (60, 60, 255))):
             (root / part / name).mkdir(parents=True)
             for i in range(n):
                 noise = RNG.integers(0, 60, (20, 20, 3))
-                Image.fromarray((np.array(colour) * 0.7 + noise).astype(np.uint8)).save(root / part / name / f"{i}.png")
+                Image.fromarray((np.array(color) * 0.7 + noise).astype(np.uint8)).save(root / part / name / f"{i}.png")
         (root / part / "red" / "broken.png").write_bytes(b"no")
     return root
 
 
-def test_splits_are_recognised_and_every_table_has_its_floors(folder: Path, tmp_path: Path) -> None:
+def test_splits_are_recognized_and_every_table_has_its_floors(folder: Path, tmp_path: Path) -> None:
     run = sc.train(folder, out=tmp_path / "run", workers=0, **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
     evaluation = run.evaluate()
     assert list(evaluation.figures) == ["raw pixels", "untrained encoder", "trained encoder"]
@@ -91,7 +91,7 @@ def test_a_share_is_held_out_and_said_to_have_been_seen(tmp_path: Path) -> None:
     assert "clusters of these 12 images" in notes
 
 
-def test_other_labelled_data_and_its_test_set(folder: Path, tmp_path: Path) -> None:
+def test_other_labeled_data_and_its_test_set(folder: Path, tmp_path: Path) -> None:
     run = sc.train(tiny.images(), out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
     figures = run.evaluate(str(folder / "train"), test=str(folder / "val")).figures
     assert figures["raw pixels"]["eval/knn_top1_k20"] == 1.0
@@ -117,11 +117,11 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unlabelled(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
+def unlabeled(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
     return sc.train(flat, out=tmp_path_factory.mktemp("runs") / "run", workers=0, **{**tiny.SETTINGS, "epochs": 2, "threads": 1})
 
 
-LABEL_FREE = {"collapse/rankme", "eval/silhouette", "eval/view_top1", "eval/neighbour_overlap"}
+LABEL_FREE = {"collapse/rankme", "eval/silhouette", "eval/view_top1", "eval/neighbor_overlap"}
 OF_PROTOTYPES = {"collapse/prototypes_used", "collapse/prototypes_share"}
 
 
@@ -129,8 +129,8 @@ def _names(figures: dict[str, float]) -> set[str]:
     return {name for name in figures if not name.endswith("_se")}
 
 
-def test_without_labels_there_are_the_figures_that_need_none(unlabelled: sc.Run) -> None:
-    evaluation = unlabelled.evaluate()
+def test_without_labels_there_are_the_figures_that_need_none(unlabeled: sc.Run) -> None:
+    evaluation = unlabeled.evaluate()
     assert _names(evaluation.figures["raw pixels"]) == LABEL_FREE
     assert _names(evaluation.figures["trained encoder"]) == LABEL_FREE | OF_PROTOTYPES
     assert 0 < evaluation.figures["trained encoder"]["collapse/prototypes_share"] <= 1
@@ -139,33 +139,33 @@ def test_without_labels_there_are_the_figures_that_need_none(unlabelled: sc.Run)
     assert "looked at 40 images" in notes
     assert "1 images that cannot be read are left out" in notes
     assert "39 images, silhouette of 20 clusters" in notes
-    assert evaluation.figures == json.loads((unlabelled.path / "evaluation.json").read_text())["figures"]
+    assert evaluation.figures == json.loads((unlabeled.path / "evaluation.json").read_text())["figures"]
 
 
-def test_without_labels_what_needs_them_is_refused_where_it_was_asked_for(unlabelled: sc.Run) -> None:
+def test_without_labels_what_needs_them_is_refused_where_it_was_asked_for(unlabeled: sc.Run) -> None:
     with pytest.raises(sc.DataError, match=r"there are no labels in .*, and knn, linear measure against them; give --labels FILE.csv"):
-        unlabelled.evaluate(only=("linear", "knn"))
+        unlabeled.evaluate(only=("linear", "knn"))
     with pytest.raises(sc.DataError, match="finetune measure against them"):
-        unlabelled.evaluate(only=("finetune",))
-    assert _names(unlabelled.evaluate(only=("knn", "label-free")).figures["raw pixels"]) == LABEL_FREE
+        unlabeled.evaluate(only=("finetune",))
+    assert _names(unlabeled.evaluate(only=("knn", "label-free")).figures["raw pixels"]) == LABEL_FREE
 
 
-def test_labels_of_one_class_are_no_labels(unlabelled: sc.Run, tmp_path: Path) -> None:
+def test_labels_of_one_class_are_no_labels(unlabeled: sc.Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", images=tiny.images(30), labels=np.zeros(30, dtype=int))
-    evaluation = unlabelled.evaluate(tmp_path / "one.npz")
+    evaluation = unlabeled.evaluate(tmp_path / "one.npz")
     assert "the labels name fewer than two classes" in " ".join(evaluation.notes)
     assert _names(evaluation.figures["raw pixels"]) == LABEL_FREE
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
-    folder = tmp_path_factory.mktemp("labelled")
+def labeled(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
+    folder = tmp_path_factory.mktemp("labeled")
     np.savez(folder / "toys.npz", images=tiny.images(60), labels=np.arange(60) % 3)
     return sc.train(folder / "toys.npz", out=folder / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
 
 
-def test_with_labels_there_is_everything_but_fine_tuning(labelled: sc.Run) -> None:
-    figures = labelled.evaluate().figures["trained encoder"]
+def test_with_labels_there_is_everything_but_fine_tuning(labeled: sc.Run) -> None:
+    figures = labeled.evaluate().figures["trained encoder"]
     against = {f"eval/{name}" for name in ("knn_top1_k20", "knn_top1_k200", "linear_top1", "linear_strength", "retrieval_map")}
     of_clusters = {f"cluster/{name}" for name in ("accuracy", "purity", "nmi", "ami", "ari")}
     assert _names(figures) == against | {"eval/retrieval_recall1"} | of_clusters | LABEL_FREE | OF_PROTOTYPES
@@ -173,27 +173,27 @@ def test_with_labels_there_is_everything_but_fine_tuning(labelled: sc.Run) -> No
     assert {name.removesuffix("_se") for name in figures if name.endswith("_se")} == with_errors
 
 
-def test_images_are_read_once_for_each_representation(labelled: sc.Run, caplog: pytest.LogCaptureFixture) -> None:
-    labelled.evaluate()
+def test_images_are_read_once_for_each_representation(labeled: sc.Run, caplog: pytest.LogCaptureFixture) -> None:
+    labeled.evaluate()
     said = "\n".join(caplog.messages)
     for name in ("raw pixels", "untrained encoder", "trained encoder"):
         assert f"\n{said}".count(f"\n{name}: 60 images in ") == 1
         assert f"{name}: linear in " in said
 
 
-def test_only_some_and_later_others_are_kept_together(labelled: sc.Run) -> None:
-    file = labelled.path / "evaluation.json"
+def test_only_some_and_later_others_are_kept_together(labeled: sc.Run) -> None:
+    file = labeled.path / "evaluation.json"
     file.unlink(missing_ok=True)
-    assert _names(labelled.evaluate(only=("retrieval",)).figures["raw pixels"]) == {"eval/retrieval_map", "eval/retrieval_recall1"}
-    both = labelled.evaluate(only=("knn",))
+    assert _names(labeled.evaluate(only=("retrieval",)).figures["raw pixels"]) == {"eval/retrieval_map", "eval/retrieval_recall1"}
+    both = labeled.evaluate(only=("knn",))
     assert {"eval/retrieval_map", "eval/knn_top1_k20"} <= both.figures["raw pixels"].keys()
     assert json.loads(file.read_text())["figures"] == both.figures
-    other_share = labelled.evaluate(only=("knn",), test_share=0.5)
+    other_share = labeled.evaluate(only=("knn",), test_share=0.5)
     assert "eval/retrieval_map" not in other_share.figures["raw pixels"], "figures of other test images do not stand in one table"
 
 
-def test_fine_tuning_is_done_where_it_is_asked_for(labelled: sc.Run) -> None:
-    evaluation = labelled.evaluate(only=("finetune",), finetune_minutes=0.002)
+def test_fine_tuning_is_done_where_it_is_asked_for(labeled: sc.Run) -> None:
+    evaluation = labeled.evaluate(only=("finetune",), finetune_minutes=0.002)
     assert "eval/finetune_10_top1" not in evaluation.figures["raw pixels"]
     for name in ("untrained encoder", "trained encoder"):
         assert 0 <= evaluation.figures[name]["eval/finetune_1_top1"] <= 1
@@ -201,21 +201,21 @@ def test_fine_tuning_is_done_where_it_is_asked_for(labelled: sc.Run) -> None:
     assert "10 % of labels" in str(evaluation)
 
 
-def test_other_data_is_said_to_be_and_is_recorded_apart(labelled: sc.Run, folder: Path, flat: Path) -> None:
-    own = labelled.evaluate(only=("knn",))
+def test_other_data_is_said_to_be_and_is_recorded_apart(labeled: sc.Run, folder: Path, flat: Path) -> None:
+    own = labeled.evaluate(only=("knn",))
     before = own.file.read_bytes()
-    other = labelled.evaluate(str(folder), only=("knn",))
-    assert other.file == labelled.path / f"evaluation-{folder.name}.json"
+    other = labeled.evaluate(str(folder), only=("knn",))
+    assert other.file == labeled.path / f"evaluation-{folder.name}.json"
     assert other.notes[0].startswith("transfer: the encoder was trained on ")
     assert str(folder) in other.notes[0]
-    assert labelled.evaluate(str(flat)).file.name == f"evaluation-{flat.name}.json"
+    assert labeled.evaluate(str(flat)).file.name == f"evaluation-{flat.name}.json"
     assert own.file.read_bytes() == before
 
 
-def test_the_runs_own_data_named_again_is_its_own(labelled: sc.Run) -> None:
-    evaluation = labelled.evaluate(labelled.opened.images, only=("knn",))
+def test_the_runs_own_data_named_again_is_its_own(labeled: sc.Run) -> None:
+    evaluation = labeled.evaluate(labeled.opened.images, only=("knn",))
     assert evaluation.file.name == "evaluation.json"
-    assert evaluation.figures == labelled.evaluate(only=("knn",)).figures
+    assert evaluation.figures == labeled.evaluate(only=("knn",)).figures
 
 
 def test_an_array_given_again_is_known_by_what_it_holds(tmp_path: Path) -> None:
@@ -232,11 +232,11 @@ def test_overwriting_a_run_takes_its_evaluations_away(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob("evaluation*"))
 
 
-def test_mistakes_are_told(labelled: sc.Run) -> None:
+def test_mistakes_are_told(labeled: sc.Run) -> None:
     with pytest.raises(sc.ConfigError, match="unknown evaluator 'knm'; did you mean 'knn'"):
-        labelled.evaluate(only=("knm",))
+        labeled.evaluate(only=("knm",))
     with pytest.raises(sc.ConfigError, match="finetune_minutes 0 must be above 0"):
-        labelled.evaluate(finetune=True, finetune_minutes=0)
+        labeled.evaluate(finetune=True, finetune_minutes=0)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.4, 1.0])

@@ -12,8 +12,8 @@ from selfcluster.settings.config import AugmentSettings
 from tests import tiny
 
 
-def _colours(n: int, seed: int) -> tuple[ArrayImages, np.ndarray]:
-    """Images of three classes that are told apart by colour, under noise."""
+def _colors(n: int, seed: int) -> tuple[ArrayImages, np.ndarray]:
+    """Images of three classes that are told apart by color, under noise."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     images = (120 * np.eye(3)[labels][:, None, None] + rng.integers(0, 130, (n, 16, 16, 3))).astype(np.uint8)
@@ -32,9 +32,9 @@ def _recipe(minutes: float, most_steps: int = finetune.MOST_STEPS) -> finetune.R
     )
 
 
-def _sides() -> tuple[finetune.Labelled, finetune.Labelled]:
-    (train, labels), (test, test_labels) = _colours(120, 0), _colours(60, 1)
-    return finetune.Labelled(train, np.arange(120), labels), finetune.Labelled(test, np.arange(0, 60, 2), test_labels[::2])
+def _sides() -> tuple[finetune.Labeled, finetune.Labeled]:
+    (train, labels), (test, test_labels) = _colors(120, 0), _colors(60, 1)
+    return finetune.Labeled(train, np.arange(120), labels), finetune.Labeled(test, np.arange(0, 60, 2), test_labels[::2])
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def test_the_time_is_limited_and_the_schedule_with_it(figures: dict[str, float])
 
 def test_steps_follow_from_the_number_of_images() -> None:
     assert [finetune.n_steps_of(n) for n in (10, 640, 10**6)] == [200, 300, 2000]
-    assert finetune.n_labelled(np.arange(900) % 3, 1) == 9
-    assert finetune.n_labelled(np.arange(30) % 3, 1) == 3
+    assert finetune.n_labeled(np.arange(900) % 3, 1) == 9
+    assert finetune.n_labeled(np.arange(30) % 3, 1) == 3
 
 
 def test_a_training_sees_only_its_images_and_every_one_of_them() -> None:

@@ -30,7 +30,7 @@ def test_views_found_equals_a_naive_loop(monkeypatch: pytest.MonkeyPatch) -> Non
     assert 0.2 < found.mean() < 0.95
 
 
-def test_neighbour_overlap_equals_a_naive_loop_and_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbor_overlap_equals_a_naive_loop_and_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_free, "_CHUNK", 7)
     first = _rows(40)
     second = first + 0.5 * _rows(40, seed=1)
@@ -39,9 +39,9 @@ def test_neighbour_overlap_equals_a_naive_loop_and_chance(monkeypatch: pytest.Mo
         unit = torch.nn.functional.normalize(rows)
         lists.append([set([j for j in (unit @ unit[i]).argsort(descending=True).tolist() if j != i][:5]) for i in range(40)])
     wanted = [len(a & b) / 5 for a, b in zip(*lists, strict=True)]
-    assert label_free.neighbour_overlap(first, second, k=5) == pytest.approx(wanted)
-    assert (label_free.neighbour_overlap(first, first * 2, k=5) == 1).all()
-    assert label_free.neighbour_overlap(_rows(300), _rows(300, seed=1), k=10).mean() == pytest.approx(10 / 299, abs=0.01)
+    assert label_free.neighbor_overlap(first, second, k=5) == pytest.approx(wanted)
+    assert (label_free.neighbor_overlap(first, first * 2, k=5) == 1).all()
+    assert label_free.neighbor_overlap(_rows(300), _rows(300, seed=1), k=10).mean() == pytest.approx(10 / 299, abs=0.01)
 
 
 def test_silhouettes() -> None:
@@ -56,7 +56,7 @@ def test_silhouettes() -> None:
 
 def test_all_figures_of_two_images_and_of_many() -> None:
     many = dict(label_free.run(_rows(50), (_rows(50), _rows(50, seed=1)), k=5))
-    names = {"eval/silhouette", "eval/view_top1", "eval/neighbour_overlap"}
+    names = {"eval/silhouette", "eval/view_top1", "eval/neighbor_overlap"}
     assert many.keys() == {"collapse/rankme"} | names | {f"{name}_se" for name in names}
     assert 5 < many["collapse/rankme"] <= 6.001
     few = dict(label_free.run(_rows(2), (_rows(2), _rows(2, seed=1)), k=5))

@@ -71,7 +71,7 @@ def test_the_test_labels_change_nothing_that_is_chosen() -> None:
 
 
 def test_the_strength_is_the_best_of_those_tried_on_the_images_kept_out() -> None:
-    # 30 images in 200 directions: with little regularisation the noise is learnt.
+    # 30 images in 200 directions: with little regularization the noise is learned.
     features, labels = _blobs(60, 1.0, classes=2, width=200)
     probe = linear.fit(features, labels, seed=1)
     problem = linear._Problem(features, torch.from_numpy(labels), 2, torch.device("cpu"))

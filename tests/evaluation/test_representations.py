@@ -8,7 +8,7 @@ import timm
 import torch
 
 import selfcluster as sc
-from selfcluster.data.crops import normalise
+from selfcluster.data.crops import normalize
 from selfcluster.data.readers.images import ArrayImages
 from selfcluster.evaluation.representations import Network, Pixels, TimmEncoder, representations
 from tests import tiny
@@ -48,7 +48,7 @@ def test_floors_first_then_those_beside_then_the_run(run: sc.Run) -> None:
 def test_pixels_of_whole_images_and_of_crops_are_on_one_scale() -> None:
     pixels = Pixels("raw pixels", 20, tiny.config(), torch.device("cpu"))
     whole = pixels.of_images(IMAGES, np.arange(24), _unseen)
-    assert pixels.of_crops(normalise(IMAGES.take(np.arange(24)))).numpy() == pytest.approx(whole.numpy(), abs=1e-5)
+    assert pixels.of_crops(normalize(IMAGES.take(np.arange(24)))).numpy() == pytest.approx(whole.numpy(), abs=1e-5)
 
 
 def test_views_stand_in_the_order_of_the_index_whatever_is_broken(tmp_path: Path, run: sc.Run) -> None:
@@ -75,12 +75,12 @@ def test_prototypes_are_those_nearest_to_the_embeddings(run: sc.Run) -> None:
     assert (nearest == wanted.argmax(dim=1).numpy()).all()
 
 
-def test_a_network_of_timm_gets_images_normalised_in_its_own_way() -> None:
+def test_a_network_of_timm_gets_images_normalized_in_its_own_way() -> None:
     encoder = timm.create_model("vit_tiny_patch16_224.augreg_in21k", pretrained=False, num_classes=0, img_size=16).eval()
     assert encoder.pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
-        found = TimmEncoder(encoder).encode(normalise(images))
+        found = TimmEncoder(encoder).encode(normalize(images))
         assert found.numpy() == pytest.approx(encoder((images.float() / 255 - 0.5) / 0.5).numpy(), abs=1e-4)
 
 

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 import selfcluster as sc
-from selfcluster.data.crops import normalise
+from selfcluster.data.crops import normalize
 from selfcluster.exporters import torchvision_weights
 from selfcluster.exporters.export import FORMATS
 from selfcluster.exporters.verification import Source, plain_copy, probe
@@ -102,7 +102,7 @@ print(encoder.num_features)
     assert said.splitlines() == ["False", "Unknown model (resnet10_small_quarter_s2)", "128"]
     with torch.no_grad():
         wanted = source.network.encode(images).numpy()
-        wanted_of_image = source.network.encode(normalise(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])).numpy()
+        wanted_of_image = source.network.encode(normalize(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])).numpy()
     allowed = 1e-4 * np.abs(wanted).max()
     for name in ("timm", "torchvision", "onnx"):
         np.testing.assert_allclose(np.load(tmp_path / f"by-{name}.npy"), wanted, rtol=0, atol=allowed, err_msg=name)
@@ -116,7 +116,7 @@ def test_the_graph_takes_any_batch_gives_the_layer_and_tells_how_to_prepare(smal
     session = onnxruntime.InferenceSession(str(tmp_path / "graph" / "model.onnx"))
     assert [(one.name, one.shape[1:]) for one in session.get_inputs()] == [("images", [3, 16, 16])]
     assert [(one.name, one.shape[1:]) for one in session.get_outputs()] == [("head", [16])]
-    images = normalise(torch.from_numpy(tiny.images(23, pixels=16)).permute(0, 3, 1, 2))
+    images = normalize(torch.from_numpy(tiny.images(23, pixels=16)).permute(0, 3, 1, 2))
     network = plain_copy(small.model, small.config)
     for n in (1, 4, 23):
         found = session.run(None, {"images": images[:n].numpy()})[0]

@@ -115,17 +115,17 @@ def test_every_method_has_clusters_that_new_images_can_be_assigned_to(method: st
 
 def test_strays_are_far_and_old_images_are_not(run: Run, tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
-    centres = 3 * torch.randn(4, 16, generator=draw)
-    points = torch.cat([c + torch.randn(200, 16, generator=draw) * torch.linspace(0.1, 2, 16) for c in centres])
+    centers = 3 * torch.randn(4, 16, generator=draw)
+    points = torch.cat([c + torch.randn(200, 16, generator=draw) * torch.linspace(0.1, 2, 16) for c in centers])
     known, distances = familiar(points, torch.arange(4).repeat_interleave(200))
     assert int((distances > known.limit).sum()) == 8  # one in a hundred
-    new = centres[0] + torch.randn(2000, 16, generator=draw) * torch.linspace(0.1, 2, 16)
+    new = centers[0] + torch.randn(2000, 16, generator=draw) * torch.linspace(0.1, 2, 16)
     assert 0.002 < float((known.distances(new) > known.limit).float().mean()) < 0.03
     # As far as an old image may be in a direction in which they vary is too far in one in which they do not.
     assert (
-        float(known.distances(centres[:1] + 2 * torch.eye(16)[15:]))
+        float(known.distances(centers[:1] + 2 * torch.eye(16)[15:]))
         < known.limit
-        < float(known.distances(centres[:1] + 2 * torch.eye(16)[:1]))
+        < float(known.distances(centers[:1] + 2 * torch.eye(16)[:1]))
     )
 
 
@@ -156,9 +156,9 @@ def test_auto_keeps_the_curve(run: Run) -> None:
 def test_the_map_holds_the_two_directions_of_most_variance(run: Run) -> None:
     table = cluster(run.opened, k=3).table
     places = np.delete(np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1), 7, axis=0)
-    centred = normalize(rows(run, "features")).double()
-    centred = centred - centred.mean(dim=0)
-    variances = torch.linalg.svdvals(centred)[:2].numpy()
+    centered = normalize(rows(run, "features")).double()
+    centered = centered - centered.mean(dim=0)
+    variances = torch.linalg.svdvals(centered)[:2].numpy()
     np.testing.assert_allclose(np.linalg.norm(places, axis=0), variances, rtol=1e-3)
     assert pc.sum(pc.is_nan(table["x"])).as_py() == 1
 

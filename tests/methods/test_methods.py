@@ -35,7 +35,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 def _everything(t: Training) -> dict[str, torch.Tensor]:
-    """Weights and statistics, the method's memory, the optimisers' memory, and the plan."""
+    """Weights and statistics, the method's memory, the optimizers' memory, and the plan."""
     assert t.state.plan is not None
     state = {
         **t.model.state_dict(),

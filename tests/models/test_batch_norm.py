@@ -29,7 +29,7 @@ def test_running_statistics_follow_the_large_crops_only(synchronized: bool) -> N
     assert model.encoder.bn1.momentum == alone.encoder.bn1.momentum == 0.1
 
 
-def test_small_crops_are_normalised_by_their_own_batch() -> None:
+def test_small_crops_are_normalized_by_their_own_batch() -> None:
     model, crops = _model(), _crops()
     features = model.encoder(torch.cat(crops[2:]))
     expected = model.head[0](features)

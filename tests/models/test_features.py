@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from selfcluster.data.crops import normalise, resize_centre
+from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.readers.folder import FolderImages
 from selfcluster.data.readers.images import ArrayImages, Images
 from selfcluster.models.features import Rows, RowsByIndex, extract_features, map_rows, prepared_images, raw_pixels
@@ -44,7 +44,7 @@ def one_by_one(encoder: nn.Module, images: Images, index: list[int]) -> Tensor:
     """The same by a plain loop in eval mode."""
     encoder.eval()
     with torch.no_grad():
-        return torch.cat([encoder(normalise(resize_centre(images.decode(image).pixels, 8)[None])) for image in index])
+        return torch.cat([encoder(normalize(resize_center(images.decode(image).pixels, 8)[None])) for image in index])
 
 
 def test_rows_stand_in_the_order_of_the_index(photos: FolderImages, encoder: nn.Module) -> None:
@@ -96,7 +96,7 @@ def test_the_mode_comes_back_after_an_error(photos: FolderImages, encoder: nn.Mo
 
 def test_a_plain_function_is_an_encoder_too(photos: FolderImages) -> None:
     features = extract_features(lambda x: x.flatten(1), photos, index=np.array([4]), pixels=8, device=CPU)
-    torch.testing.assert_close(features[0], normalise(resize_centre(photos.decode(4).pixels, 8)[None]).flatten())
+    torch.testing.assert_close(features[0], normalize(resize_center(photos.decode(4).pixels, 8)[None]).flatten())
 
 
 def test_bf16_gives_float32_rows_close_by(photos: FolderImages, encoder: nn.Module) -> None:
@@ -112,8 +112,8 @@ def test_bf16_gives_float32_rows_close_by(photos: FolderImages, encoder: nn.Modu
 def test_raw_pixels_are_the_prepared_images_from_0_to_1(photos: FolderImages) -> None:
     rows = raw_pixels(photos, index=np.array([6, BROKEN, 1]), pixels=8)
     assert rows.shape == (3, 3 * 8 * 8)
-    torch.testing.assert_close(rows[0], resize_centre(photos.decode(6).pixels, 8).flatten().float() / 255)
-    torch.testing.assert_close(rows[2], resize_centre(photos.decode(1).pixels, 8).flatten().float() / 255)
+    torch.testing.assert_close(rows[0], resize_center(photos.decode(6).pixels, 8).flatten().float() / 255)
+    torch.testing.assert_close(rows[2], resize_center(photos.decode(1).pixels, 8).flatten().float() / 255)
     assert rows[1].isnan().all()
     assert rows[0].max() <= 1
 

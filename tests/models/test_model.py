@@ -189,7 +189,7 @@ def test_the_top_layer_is_linear_with_bias_and_small_weights() -> None:
     (scores,) = top(x)
     torch.testing.assert_close(scores, x @ weight.T + bias)
     top.begin_anew(torch.full((20, 128), 2.0))
-    assert top.weight is weight, "data parallelism and optimisers hold the parameter"
+    assert top.weight is weight, "data parallelism and optimizers hold the parameter"
     assert (weight == 0.02).all()
     assert (bias == 0).all()
 

@@ -18,7 +18,7 @@ def test_metrics_are_rows_and_the_best_is_marked() -> None:
     assert table is not None
     assert table.representations == ("raw pixels", "trained encoder")
     names = [name for name, _ in table.rows]
-    assert names == ["Nearest neighbours, k = 20", "Clusters, NMI"]
+    assert names == ["Nearest neighbors, k = 20", "Clusters, NMI"]
     assert [[cell.text for cell in cells] for _, cells in table.rows] == [["50.0 %", "75.0 ± 1.2 %"], ["0.250", "0.200 ± 0.030"]]
     assert [[cell.is_best for cell in cells] for _, cells in table.rows] == [[False, True], [True, False]]
     assert table.notes == ("a note",)

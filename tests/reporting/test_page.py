@@ -60,9 +60,9 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser
 
 @pytest.fixture
 def page(window: browser.Browser, file: Path) -> Iterator[browser.Browser]:
-    """The page, freshly loaded at the size of a laptop, in light colours and without memory."""
+    """The page, freshly loaded at the size of a laptop, in light colors and without memory."""
     window.size(1440, 900)
-    window.colours("light")
+    window.colors("light")
     window.open(file)
     window.value("localStorage.clear()")
     window.open(file)
@@ -119,8 +119,8 @@ def test_thumbnails_are_drawn(page: browser.Browser, photos: Path, tmp_path: Pat
     assert np.abs(part - shown[:, ::-1]).mean() > 20
 
 
-def _colours_of_the_map(page: browser.Browser, tmp_path: Path) -> list[int]:
-    """How many pixels of the map have each colour, the most frequent first."""
+def _colors_of_the_map(page: browser.Browser, tmp_path: Path) -> list[int]:
+    """How many pixels of the map have each color, the most frequent first."""
     page.middle_of("#canvas")
     x, y, width, height = page.value(
         "(b => [b.x, b.y, b.width, b.height].map(Math.round))(document.querySelector('#canvas').getBoundingClientRect())"
@@ -130,16 +130,16 @@ def _colours_of_the_map(page: browser.Browser, tmp_path: Path) -> list[int]:
 
 
 def test_the_map_is_drawn(page: browser.Browser, tmp_path: Path) -> None:
-    dots = _colours_of_the_map(page, tmp_path)
-    assert len(dots) > 5, "the background, four colours of clusters, and their rims"
+    dots = _colors_of_the_map(page, tmp_path)
+    assert len(dots) > 5, "the background, four colors of clusters, and their rims"
     assert dots[1] > 50
     page.click("#dots")
     page.frames(10)
-    assert _colours_of_the_map(page, tmp_path)[0] < dots[0] - 20_000
+    assert _colors_of_the_map(page, tmp_path)[0] < dots[0] - 20_000
 
 
 def _place_of_a_dot(page: browser.Browser) -> tuple[float, float]:
-    """Where the first dot of the map is in the window, found by its colour."""
+    """Where the first dot of the map is in the window, found by its color."""
     return tuple(
         page.value(
             "(c => { const d = new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer); const b = c.getBoundingClientRect();"
@@ -159,13 +159,13 @@ def test_the_image_under_the_pointer_is_shown_and_opened(page: browser.Browser) 
     page.press(x, y)
     assert page.value("document.querySelector('#viewer').open")
     assert page.value("document.querySelector('#viewer-path').textContent") == path
-    assert page.value("document.querySelectorAll('#viewer-neighbours .thumb').length") == 8
+    assert page.value("document.querySelectorAll('#viewer-neighbors .thumb').length") == 8
 
 
-def test_neighbours_lead_on_and_back(page: browser.Browser) -> None:
+def test_neighbors_lead_on_and_back(page: browser.Browser) -> None:
     page.click(".card .thumb")
     first = page.value("document.querySelector('#viewer-path').textContent")
-    page.click("#viewer-neighbours .thumb")
+    page.click("#viewer-neighbors .thumb")
     assert page.value("document.querySelector('#viewer-path').textContent") != first
     page.click("#back")
     assert page.value("document.querySelector('#viewer-path').textContent") == first
@@ -285,7 +285,7 @@ def test_everything_that_can_be_used_has_a_name(page: browser.Browser) -> None:
     page.click(".card .thumb")  # the dialog too
     nameless = page.value(
         "[...document.querySelectorAll('button, input, select, [role=img], [role=group], [role=application], nav, dialog')].filter(e =>"
-        "!(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.textContent.trim() || (e.labels && e.labels.length))).map(e => e.outerHTML)"
+        "!(e.getAttribute('aria-label') || e.getAttribute('aria-labeledby') || e.textContent.trim() || (e.labels && e.labels.length))).map(e => e.outerHTML)"
     )
     assert nameless == []
     assert page.value("document.documentElement.lang") == "en"
@@ -294,8 +294,8 @@ def test_everything_that_can_be_used_has_a_name(page: browser.Browser) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_follow_the_system_and_the_switch(scheme: str, page: browser.Browser, tmp_path: Path) -> None:
-    page.colours(scheme)
+def test_colors_follow_the_system_and_the_switch(scheme: str, page: browser.Browser, tmp_path: Path) -> None:
+    page.colors(scheme)
     page.frames()
     assert (_screen(page, tmp_path)[-5:, :5].mean() < 100) == (scheme == "dark")
     page.click("#theme")

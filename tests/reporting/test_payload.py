@@ -76,8 +76,8 @@ def test_columns_are_those_of_the_table(page: Page) -> None:
     x, y = _unpacked(data["x"]).astype(float), _unpacked(data["y"]).astype(float)
     assert np.corrcoef(x, page.table["x"].to_numpy())[0, 1] > 0.9999
     assert np.ptp(x) / np.ptp(y) == pytest.approx(np.ptp(page.table["x"].to_numpy()) / np.ptp(page.table["y"].to_numpy()), rel=1e-3)
-    assert data["neighbours"]["each"] == 8
-    assert _unpacked(data["neighbours"]).reshape(150, 8).max() < 150
+    assert data["neighbors"]["each"] == 8
+    assert _unpacked(data["neighbors"]).reshape(150, 8).max() < 150
     assert data["prototypes"] == [{"number": 3, "n": 5, "points": [149, 0, 77]}]
 
 

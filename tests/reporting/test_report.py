@@ -146,7 +146,7 @@ def test_an_evaluation_is_on_the_page(run: sc.Run, tmp_path: Path) -> None:
     try:
         file.write_text(json.dumps({"figures": figures, "notes": ["k = 20 is lowered to 9"]}))
         text = _text(run.report(out=tmp_path / "page.html", k=4).read_text("utf-8"))
-        assert "Nearest neighbours, k = 20 25.0 % 50.0 %" in text
+        assert "Nearest neighbors, k = 20 25.0 % 50.0 %" in text
         assert "k = 20 is lowered to 9" in text
     finally:
         file.unlink()
@@ -164,7 +164,7 @@ def test_another_folder_can_be_shown(run: sc.Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["deepcluster", "sela-v2"])
 def test_every_kind_of_prototype_is_shown(method: str, tmp_path: Path) -> None:
-    """From one step on 16 images: what the prototypes have learnt does not matter here."""
+    """From one step on 16 images: what the prototypes have learned does not matter here."""
     images = tiny.images(16)
     config = tiny.config(method, epochs=1, batch=16)
     known = {name: value for name, value in flatten(config).items() if value != flatten(default_config(method))[name]}

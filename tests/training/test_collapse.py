@@ -138,7 +138,7 @@ def test_training_on_noise_is_reported_as_not_learning() -> None:
 # ---- pseudo-labels ------------------------------------------------------------------------------------------------------------
 
 
-def _labelled_step(watch: Watch, step: int, loss: float) -> None:
+def _labeled_step(watch: Watch, step: int, loss: float) -> None:
     z = normalize(torch.ones(2, B, D), dim=-1)  # features after a ReLU agree far more than embeddings, so this must be no sign
     out = Outputs(features=z, embeddings=z, scores=[torch.randn(2, B, K, generator=torch.Generator().manual_seed(step))] * 2)
     watch.see(out, PseudoLabels([torch.zeros(B, dtype=torch.int64)] * 2, torch.tensor(float(B))), torch.tensor(loss), step)
@@ -148,7 +148,7 @@ def _labelled_step(watch: Watch, step: int, loss: float) -> None:
 def test_a_loss_on_pseudo_labels_that_stands_at_ln_k_is_not_learning(excess: float) -> None:
     watch = _watch()
     for step in range(30):
-        _labelled_step(watch, step, math.log(K) + excess)
+        _labeled_step(watch, step, math.log(K) + excess)
     with pytest.raises(CollapseError, match=r"not learning: over the last 20 steps the loss .* does not fall .*raise lr.*fewer prototypes"):
         watch.read()
 
@@ -157,7 +157,7 @@ def test_a_loss_on_pseudo_labels_that_stands_at_ln_k_is_not_learning(excess: flo
 def test_a_loss_on_pseudo_labels_that_falls_or_is_low_is_no_alarm(begin: float, slope: float) -> None:
     watch = _watch()
     for step in range(60):
-        _labelled_step(watch, step, begin + slope * step)
+        _labeled_step(watch, step, begin + slope * step)
     assert set(watch.read()) == {"train/loss", "collapse/mean_embedding", "collapse/prototypes_used"}
 
 
@@ -166,7 +166,7 @@ def test_ln_k_of_several_heads_is_their_mean() -> None:
     many, few = (Watch(settings, n_prototypes=n, begins=0) for n in ((K, 300), (K, 2)))
     for watch in (many, few):
         for step in range(30):
-            _labelled_step(watch, step, math.log(K))
+            _labeled_step(watch, step, math.log(K))
     many.read()
     with pytest.raises(CollapseError, match="not learning"):
         few.read()

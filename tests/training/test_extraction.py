@@ -23,7 +23,7 @@ from tests.ranks import on_ranks
 
 N = 35
 """Odd, and no multiple of the batch."""
-VIEWS: list[dict[str, Any]] = [dict(view="centre"), dict(view="assign"), dict(view="assign", train_mode=True)]
+VIEWS: list[dict[str, Any]] = [dict(view="center"), dict(view="assign"), dict(view="assign", train_mode=True)]
 
 
 def _training(data: Data | None = None, **settings: Any) -> state.Training:
@@ -41,7 +41,7 @@ def _state(t: state.Training) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("what", ["features", "embeddings"])
-def test_the_centre_view_is_the_network_in_eval_mode_on_whole_images(what: str) -> None:
+def test_the_center_view_is_the_network_in_eval_mode_on_whole_images(what: str) -> None:
     t = _training()
     rows = _extract(t, what)
     network = t.model.encode if what == "features" else t.model.embed
@@ -92,7 +92,7 @@ def test_modes_come_back_and_statistics_change_only_in_train_mode(how: dict[str,
     assert np.isfinite(rows.values).all()
 
 
-def test_train_mode_normalises_by_the_batch_and_fills_the_last_one_up() -> None:
+def test_train_mode_normalizes_by_the_batch_and_fills_the_last_one_up() -> None:
     """With untouched statistics eval mode gives nearly the same embedding for every image; train mode must not."""
 
     def length_of_mean(train_mode: bool) -> float:

@@ -34,7 +34,7 @@ def _weights(t: Training) -> dict[str, torch.Tensor]:
 
 
 def test_swav_learns_on_digits() -> None:
-    """The tiny learning test: neighbours of the trained features share their class far more often than before."""
+    """The tiny learning test: neighbors of the trained features share their class far more often than before."""
     from sklearn.datasets import load_digits
 
     from selfcluster.evaluation import knn

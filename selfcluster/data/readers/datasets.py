@@ -68,7 +68,7 @@ def _fashion_mnist(root: str) -> tuple[Images, Images]:
 
 
 def _stl10(root: str) -> tuple[Images, Images]:
-    """Training uses the 5,000 labelled and the 100,000 unlabelled images; the latter have label -1."""
+    """Training uses the 5,000 labeled and the 100,000 unlabeled images; the latter have label -1."""
     from torchvision import datasets
 
     parts = (datasets.STL10(root, split=split, download=True) for split in ("train+unlabeled", "test"))

@@ -61,9 +61,9 @@ def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -
             raise DataError("labels are fractions; give class numbers or names")
         values = values.astype(np.int64)
     known, codes = np.unique(values, return_inverse=True)
-    unlabelled = known < 0 if np.issubdtype(known.dtype, np.integer) else known.astype(str) == ""
-    codes = np.where(unlabelled[codes], -1, codes - unlabelled.sum())
-    return Labels(codes.astype(np.int64), tuple(known[~unlabelled].astype(str).tolist()))
+    unlabeled = known < 0 if np.issubdtype(known.dtype, np.integer) else known.astype(str) == ""
+    codes = np.where(unlabeled[codes], -1, codes - unlabeled.sum())
+    return Labels(codes.astype(np.int64), tuple(known[~unlabeled].astype(str).tolist()))
 
 
 def labels_in(column: pa.Array) -> Labels:

@@ -14,7 +14,7 @@ let matchesIn = null; // matching points of each cluster while something is sear
 function card(cluster) {
   const c = content.clusters[cluster];
   const item = made("li", { className: "card", id: `cluster-${c.number}` });
-  item.style.setProperty("--colour", cssColour(cluster));
+  item.style.setProperty("--color", cssColor(cluster));
   item.dataset.cluster = cluster;
   const input = made("input", { className: "name", value: givenName(cluster), placeholder: numberedName(cluster), maxLength: 200, autocomplete: "off" });
   input.setAttribute("aria-label", `Name of cluster ${c.number}`);

@@ -1,4 +1,4 @@
-// Colours of clusters and labels: hues a golden angle apart, so that numbers near each other look different, in three lightnesses.
+// Colors of clusters and labels: hues a golden angle apart, so that numbers near each other look different, in three lightnesses.
 // They are of equal lightness and strength to the eye (OKLCH), one set for light paper and one for dark.
 let isPrinting = false;
 const isDark = () => {
@@ -32,4 +32,4 @@ function fromOklch(lightness, chroma, hue) {
   });
 }
 
-const cssColour = (place) => `rgb(${rgbOf(place).join(" ")})`;
+const cssColor = (place) => `rgb(${rgbOf(place).join(" ")})`;

@@ -8,17 +8,17 @@ const MOST_ZOOM = 400;
 const thumbSide = () => Math.min(84, 34 * view.scale ** 0.3); // of a thumbnail on the map, in CSS pixels
 
 let asImages = false;
-let colourBy = "cluster";
+let colorBy = "cluster";
 let focused = -1; // the cluster that is shown alone, or -1
 let litBySearch = null; // for each point whether it was found, or null
 let hovered = -1;
 let drawnThumbs = new Map(); // cell to point, while thumbnails are drawn
 let picture = null;
 let pixels = null;
-let groupColours = null;
+let groupColors = null;
 
 const isLit = (i) => (focused < 0 || clusterOf[i] === focused) && (!litBySearch || litBySearch[i] === 1);
-const groupOf = (i) => (colourBy === "label" ? (labelOf[i] ? labelOf[i] - 1 : labels.length) : clusterOf[i]);
+const groupOf = (i) => (colorBy === "label" ? (labelOf[i] ? labelOf[i] - 1 : labels.length) : clusterOf[i]);
 
 // Screen pixels (CSS) of a place of the map: the whole of it fits at scale 1.
 const unit = () => Math.min(view.width, view.height) * 0.94 * view.scale;
@@ -28,11 +28,11 @@ const screenY = (i) => (view.y - ys[i] / 65535) * unit() + view.height / 2;
 // Little-endian pixels, as in every browser's typed arrays on the machines of today.
 const asPixel = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
 
-function prepareColours() {
-  const k = colourBy === "label" ? labels.length + 1 : content.clusters.length;
-  groupColours = new Int32Array(k);
-  for (let i = 0; i < k; i++) groupColours[i] = asPixel(rgbOf(i));
-  if (colourBy === "label") groupColours[labels.length] = asPixel([140, 140, 140]);
+function prepareColors() {
+  const k = colorBy === "label" ? labels.length + 1 : content.clusters.length;
+  groupColors = new Int32Array(k);
+  for (let i = 0; i < k; i++) groupColors[i] = asPixel(rgbOf(i));
+  if (colorBy === "label") groupColors[labels.length] = asPixel([140, 140, 140]);
 }
 
 // The pixels of a round dot about its middle: those that are covered, and those at the rim with how much of them is.
@@ -50,11 +50,11 @@ function dotOf(radius, width) {
   return { whole, rim, reach };
 }
 
-function setDot(dot, at, colour) {
-  for (const offset of dot.whole) pixels[at + offset] = colour;
-  const r = colour & 255;
-  const g = (colour >> 8) & 255;
-  const b = (colour >> 16) & 255;
+function setDot(dot, at, color) {
+  for (const offset of dot.whole) pixels[at + offset] = color;
+  const r = color & 255;
+  const g = (color >> 8) & 255;
+  const b = (color >> 16) & 255;
   for (let i = 0; i < dot.rim.length; i += 2) {
     const place = at + dot.rim[i];
     const share = dot.rim[i + 1];
@@ -86,7 +86,7 @@ function drawDots(radius) {
       const px = (left + xs[i] * each) | 0;
       const py = (top - ys[i] * each) | 0;
       if (px < dot.reach || py < dot.reach || px >= width - dot.reach || py >= height - dot.reach) continue;
-      setDot(dot, py * width + px, lit ? groupColours[groupOf(i)] : faint);
+      setDot(dot, py * width + px, lit ? groupColors[groupOf(i)] : faint);
     }
   }
   pen.putImageData(picture, 0, 0);
@@ -157,7 +157,7 @@ function redraw() {
 
 function draw() {
   if (!view.width) return;
-  if (!groupColours) prepareColours();
+  if (!groupColors) prepareColors();
   const least = n > 20000 ? 1.3 : n > 4000 ? 1.9 : n > 500 ? 2.6 : 4;
   drawDots(Math.min(6, least * view.scale ** 0.4));
   if (asImages) drawThumbs();
@@ -291,10 +291,10 @@ get("focus").addEventListener("change", (event) => {
   focused = event.target.value === "" ? -1 : Number(event.target.value);
   redraw();
 });
-if (get("colour")) {
-  get("colour").addEventListener("change", (event) => {
-    colourBy = event.target.value;
-    prepareColours();
+if (get("color")) {
+  get("color").addEventListener("change", (event) => {
+    colorBy = event.target.value;
+    prepareColors();
     redraw();
   });
 }

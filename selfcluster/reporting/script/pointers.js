@@ -1,7 +1,7 @@
 // How the map is moved: by mouse, touch and keyboard. One finger moves it only once it is enlarged, so that it never holds up a page
 // that is being scrolled; for the same reason the wheel needs Ctrl, or a click on the map before.
 const down = new Map(); // pointers that are pressed, by id
-let travelled = 0;
+let traveled = 0;
 
 const placeIn = (event) => {
   const box = plot.getBoundingClientRect();
@@ -11,7 +11,7 @@ const placeIn = (event) => {
 canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
   down.set(event.pointerId, placeIn(event));
-  if (down.size === 1) travelled = 0;
+  if (down.size === 1) traveled = 0;
 });
 
 canvas.addEventListener("pointermove", (event) => {
@@ -22,13 +22,13 @@ canvas.addEventListener("pointermove", (event) => {
     return;
   }
   if (down.size === 1) {
-    travelled += Math.hypot(x - before[0], y - before[1]);
-    if (travelled > 4) {
+    traveled += Math.hypot(x - before[0], y - before[1]);
+    if (traveled > 4) {
       plot.classList.add("moving");
       moveBy(x - before[0], y - before[1]);
     }
   } else if (down.size === 2) {
-    travelled = Infinity;
+    traveled = Infinity;
     const other = [...down].find(([id]) => id !== event.pointerId)[1];
     const factor = Math.hypot(x - other[0], y - other[1]) / Math.max(1, Math.hypot(before[0] - other[0], before[1] - other[1]));
     moveBy((x - before[0]) / 2, (y - before[1]) / 2);
@@ -40,7 +40,7 @@ canvas.addEventListener("pointermove", (event) => {
 function released(event) {
   if (!down.delete(event.pointerId)) return;
   plot.classList.remove("moving");
-  if (event.type !== "pointerup" || travelled > 4) return;
+  if (event.type !== "pointerup" || traveled > 4) return;
   const [x, y] = placeIn(event);
   const point = pointAt(x, y, event.pointerType === "mouse" ? 14 : 26);
   if (point >= 0) openViewer(point);

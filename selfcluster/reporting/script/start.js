@@ -1,10 +1,10 @@
-// What begins when the page is there: the switch of colours, the readings of the curves, the cards and the map.
+// What begins when the page is there: the switch of colors, the readings of the curves, the cards and the map.
 const THEME = "selfcluster-theme";
 
 function applyTheme() {
   get("theme").setAttribute("aria-pressed", isDark());
-  for (const item of get("cards").children) item.style.setProperty("--colour", cssColour(Number(item.dataset.cluster)));
-  prepareColours();
+  for (const item of get("cards").children) item.style.setProperty("--color", cssColor(Number(item.dataset.cluster)));
+  prepareColors();
   redraw();
 }
 
@@ -31,7 +31,7 @@ try {
   const chosen = localStorage.getItem(THEME);
   if (chosen) document.documentElement.dataset.theme = chosen;
 } catch {
-  // The system's colours serve.
+  // The system's colors serve.
 }
 
 for (const figure of document.querySelectorAll(".curve")) {

@@ -1,4 +1,4 @@
-// One image by itself, with its nearest neighbours, which lead on to theirs.
+// One image by itself, with its nearest neighbors, which lead on to theirs.
 const viewer = get("viewer");
 let visited = [];
 
@@ -26,9 +26,9 @@ function showInViewer(point) {
   get("viewer-facts").replaceChildren(
     ...facts.map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", { textContent: value }))),
   );
-  const each = content.neighbours.each;
-  const near = Array.from(neighbours.subarray(point * each, (point + 1) * each));
-  get("viewer-neighbours").replaceChildren(...strip(near, "").childNodes);
+  const each = content.neighbors.each;
+  const near = Array.from(neighbors.subarray(point * each, (point + 1) * each));
+  get("viewer-neighbors").replaceChildren(...strip(near, "").childNodes);
   get("back").hidden = visited.length < 2;
 }
 

@@ -103,15 +103,15 @@ def test_fashion_mnist(cache: Path) -> None:
     assert len(test or ()) == 2
 
 
-def test_the_unlabelled_images_of_stl10_have_no_label(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unlabeled_images_of_stl10_have_no_label(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_checksums(monkeypatch, datasets.STL10, "train_list", "test_list")
     base = cache / "stl10" / "stl10_binary"
     base.mkdir(parents=True)
-    labelled, unlabelled = noise(2, 3, 96, 96), noise(3, 3, 96, 96)
+    labeled, unlabeled = noise(2, 3, 96, 96), noise(3, 3, 96, 96)
     for name, content in {
-        "train_X.bin": labelled,
+        "train_X.bin": labeled,
         "train_y.bin": np.array([10, 1], np.uint8),
-        "unlabeled_X.bin": unlabelled,
+        "unlabeled_X.bin": unlabeled,
         "test_X.bin": noise(1, 3, 96, 96),
         "test_y.bin": np.array([2], np.uint8),
     }.items():
@@ -122,8 +122,8 @@ def test_the_unlabelled_images_of_stl10_have_no_label(cache: Path, monkeypatch: 
     assert train.labels.codes.tolist() == [9, 0, -1, -1, -1]
     assert train.labels.names == tuple("abcdefghij")
     # The files hold columns before rows.
-    assert (train.decode(1).pixels.numpy() == labelled[1].transpose(0, 2, 1)).all()
-    assert (train.decode(4).pixels.numpy() == unlabelled[2].transpose(0, 2, 1)).all()
+    assert (train.decode(1).pixels.numpy() == labeled[1].transpose(0, 2, 1)).all()
+    assert (train.decode(4).pixels.numpy() == unlabeled[2].transpose(0, 2, 1)).all()
     assert test is not None
     assert test.labels is not None
     assert test.labels.codes.tolist() == [1]

@@ -91,7 +91,7 @@ def test_no_folder_and_no_images_are_one_line_errors(tmp_path: Path) -> None:
 
 def test_the_digest_follows_names_and_nothing_else(tmp_path: Path) -> None:
     first = FolderImages(fill(tmp_path, "a.png", "b.png")).digest()
-    fill(tmp_path, "a.png", content=png(colour=(1, 2, 3)))
+    fill(tmp_path, "a.png", content=png(color=(1, 2, 3)))
     assert FolderImages(tmp_path).digest() == first
     (tmp_path / "b.png").rename(tmp_path / "c.png")
     renamed = FolderImages(tmp_path).digest()

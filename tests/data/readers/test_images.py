@@ -109,8 +109,8 @@ def test_wide_and_fractional_greys_keep_their_contrast(tmp_path: Path, values: n
 
 
 def test_alpha_lies_over_white(shared_data: Path, tmp_path: Path) -> None:
-    fill(tmp_path, "half.png", content=png(colour=(0, 100, 255, 128), mode="RGBA"))
-    fill(tmp_path, "none.png", content=png(colour=(7, 0), mode="LA"))
+    fill(tmp_path, "half.png", content=png(color=(0, 100, 255, 128), mode="RGBA"))
+    fill(tmp_path, "none.png", content=png(color=(7, 0), mode="LA"))
     assert one(tmp_path, "half.png")[:, 0, 0].tolist() == pytest.approx([127, 177, 255], abs=1)
     assert (one(tmp_path, "none.png") == 255).all()
     for name in ("rgba.png", "gray_alpha.png", "palette_transparency.png"):
