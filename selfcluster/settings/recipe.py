@@ -75,6 +75,8 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str
     total_steps = min(settled("epochs") * steps_per_epoch, config.optim.max_steps or 10**12)
     advice |= _schedule(settled("optimizer"), settled("batch"), total_steps)
     advice["final_lr"] = Choice(settled("lr") / 1000, "a thousandth of lr, as in the paper")
+    if settled("warmup_epochs"):
+        advice["warmup_lr"] = Choice(settled("lr") / 16, "a sixteenth of lr, as in the paper")
     if config.method == "swav":
         k = _n_prototypes(facts, at_most=settled("batch") * (12 if facts.accelerated else 1.5))
         advice |= {"n_prototypes": k, "freeze_steps": _freeze(steps_per_epoch, total_steps)}

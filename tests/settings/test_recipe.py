@@ -83,3 +83,10 @@ def test_every_choice_has_a_reason_and_is_a_setting(method: str) -> None:
     advice = recipe(_facts(), default_config(method), {})
     assert set(advice) <= set(flatten(default_config(method)))
     assert all(choice.reason for choice in advice.values())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars", "sgd"])
+def test_a_warm_up_begins_below_the_learning_rate(optimizer: str) -> None:
+    chosen = _chosen(_facts(), optimizer=optimizer, warmup_epochs=2.0)
+    assert chosen["warmup_lr"] == pytest.approx(chosen["lr"] / 16)
+    assert "warmup_lr" not in _chosen(_facts(), optimizer=optimizer)
