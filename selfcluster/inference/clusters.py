@@ -7,7 +7,6 @@ images can be assigned to the clusters that are there.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -185,18 +184,12 @@ def assign(run: OpenRun, images: Any) -> Assignment:
 
 
 def write_clusters(found: Clusters, folder: Path) -> None:
-    """The run's folder holds them: clusters.parquet, clusters.json and, for `assign`, clusters.safetensors."""
+    """The run's folder holds them: clusters.parquet and, for `assign`, clusters.safetensors."""
     c = found.centroids
     named = {"vectors": c.vectors, "means": c.familiar.means, "metric": c.familiar.metric, "limit": torch.tensor(c.familiar.limit)}
     metadata = {"layer": c.layer, "step": str(c.step), "digest": c.digest}
     write_atomically(folder / "clusters.safetensors", save({name: t.contiguous() for name, t in named.items()}, metadata=metadata))
     write_table(found.table, folder / "clusters.parquet")
-    said = {
-        "layer": found.centroids.layer,
-        "clusters": [vars(summary) for summary in found.summaries],
-        "tried": [vars(tried) for tried in found.tried],
-    }
-    write_atomically(folder / "clusters.json", json.dumps(said, indent=1).encode())
 
 
 def read_centroids(folder: Path) -> Centroids:
