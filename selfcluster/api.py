@@ -14,7 +14,7 @@ from selfcluster.clustering.projection import Projection
 from selfcluster.evaluation import evaluate as evaluation
 from selfcluster.evaluation.results import Evaluation
 from selfcluster.exporters import export as exporters
-from selfcluster.exporters.export import Exported
+from selfcluster.exporters.export import ExportResult
 from selfcluster.inference import clusters, embeddings
 from selfcluster.inference.clusters import Assignment, Clusters
 from selfcluster.models.features import Layer
@@ -90,7 +90,7 @@ class Run:
         """Write one page about the run that opens from disk; see `report.report`."""
         return report.report(self.opened, images, out=out, k=k, seed=seed, limits=limits)
 
-    def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> Exported:
+    def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> ExportResult:
         """Write the network in a form that others read, checked against the run; see `export.export`."""
         return exporters.export(self.opened, format, out=out, layer=layer, overwrite=overwrite)
 

@@ -140,11 +140,11 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """`map`, or something that does as it does."""
 
 
-def in_threads(n: int) -> Each:
+def in_threads(n: int) -> Map:
     """A `map` by n threads, each of which works alone, without torch's; `map` itself for one.
 
     Results come in order, and what a call raises is raised where its result is asked for.

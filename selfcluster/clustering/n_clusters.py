@@ -21,7 +21,7 @@ _N_STARTS = 3
 
 
 @dataclass(frozen=True)
-class Tried:
+class Candidate:
     """One number of clusters."""
 
     k: int
@@ -31,9 +31,9 @@ class Tried:
     """Sum of 1 - cosine with the centroid, over all rows."""
 
 
-def how_many(
+def choose_n_clusters(
     features: Float[Tensor, "n f"], *, seed: int = 0, at_most: int = 100, device: torch.device | None = None
-) -> tuple[int, tuple[Tried, ...]]:
+) -> tuple[int, tuple[Candidate, ...]]:
     """The number of clusters of the largest silhouette, and all that were tried.
 
     Args:
@@ -55,7 +55,7 @@ def how_many(
         labels = found.assignments.cpu()[torch.from_numpy(sample)].numpy()
         distinct = 1 < len(np.unique(labels)) < len(labels)
         score = float(silhouette_score(points[torch.from_numpy(sample)].numpy(), labels, metric="cosine")) if distinct else -1.0
-        tried.append(Tried(k, score, found.inertia[-1]))
+        tried.append(Candidate(k, score, found.inertia[-1]))
     return max(tried, key=lambda one: one.silhouette).k, tuple(tried)
 
 

@@ -30,7 +30,7 @@ _ROWS = 8192
 
 
 @dataclass(frozen=True)
-class Familiar:
+class OutlierModel:
     """What the clustered images are like."""
 
     means: Float[Tensor, "m f"]
@@ -45,7 +45,9 @@ class Familiar:
         return torch.cat([torch.cdist(part @ self.metric, self.means).min(dim=1).values for part in features.split(_ROWS)])
 
 
-def familiar(features: Float[Tensor, "n f"], assignments: Int64[Tensor, " n"], *, seed: int = 0) -> tuple[Familiar, Float[Tensor, " n"]]:
+def fit_outlier_model(
+    features: Float[Tensor, "n f"], assignments: Int64[Tensor, " n"], *, seed: int = 0
+) -> tuple[OutlierModel, Float[Tensor, " n"]]:
     """What these images are like, and the distance of each by the fit of the half that it is not in.
 
     Args:
@@ -67,7 +69,7 @@ _HALVES = 0xFA
 """Keeps the halves apart from every other use of the seed."""
 
 
-def _fit(features: Float[Tensor, "n f"], assignments: Int64[Tensor, " n"], limit: float) -> Familiar:
+def _fit(features: Float[Tensor, "n f"], assignments: Int64[Tensor, " n"], limit: float) -> OutlierModel:
     numbers, places = assignments.unique(return_inverse=True)
     sums = torch.zeros(len(numbers), features.shape[1]).index_add_(0, places, features)
     means = sums / torch.bincount(places)[:, None]
@@ -75,4 +77,4 @@ def _fit(features: Float[Tensor, "n f"], assignments: Int64[Tensor, " n"], limit
     covariance, _ = ledoit_wolf((features[some] - means[places[some]]).double().numpy(), assume_centered=True)
     values, directions = torch.linalg.eigh(torch.from_numpy(covariance))
     metric = (directions / values.clamp(min=max(1e-12, 1e-6 * float(values[-1]))).sqrt()).float()
-    return Familiar(means @ metric, metric, limit)
+    return OutlierModel(means @ metric, metric, limit)

@@ -20,8 +20,8 @@ from torch.nn.functional import interpolate
 
 from selfcluster import randomness
 from selfcluster.data import augment
-from selfcluster.data.readers.images import Decoded, Least
-from selfcluster.device import Each
+from selfcluster.data.readers.images import Decoded, DecodeLimit
+from selfcluster.device import Map
 from selfcluster.errors import known
 from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings
 
@@ -169,7 +169,7 @@ class MultiCrop:
         """
         return self.vary(self.cut(images, parameters), parameters)
 
-    def least(self, parameters: CropParameters, image: int) -> Least:
+    def least(self, parameters: CropParameters, image: int) -> DecodeLimit:
         """The share of its size at which no crop of this image would be enlarged more than from the whole of it.
 
         Args:
@@ -194,7 +194,7 @@ class MultiCrop:
         shortest = [min(height, width, (_LEAST_RATIO * low * height * width) ** 0.5 - 1) for low, _ in self.area]
         return min(1.0, max(side / max(1.0, box) for side, box in zip(self.crop_pixels, shortest, strict=True)))
 
-    def cut(self, images: Tensor | list[Decoded], parameters: CropParameters, each: Each = map) -> list[UInt8[Tensor, "_ channels _ _"]]:
+    def cut(self, images: Tensor | list[Decoded], parameters: CropParameters, each: Map = map) -> list[UInt8[Tensor, "_ channels _ _"]]:
         """The geometry alone: one tensor for each size of crop, crops and images joined into one leading axis.
 
         Made from the decoded image in one step, where the image is: in a worker, or on the device.
@@ -212,7 +212,7 @@ class MultiCrop:
             images = [Decoded.whole(image) for image in images]
         return _cut_one_by_one(images, [(parameters.of_crops(which), n, side) for which, n, side in self._sizes()], each)
 
-    def vary(self, cut: list[Tensor], parameters: CropParameters, each: Each = map) -> list[Float[Tensor, "b 3 _ _"]]:
+    def vary(self, cut: list[Tensor], parameters: CropParameters, each: Map = map) -> list[Float[Tensor, "b 3 _ _"]]:
         """What `cut` made, varied in shape, color and sharpness and normalized, in batches on the device where it lies.
 
         Args:
@@ -337,7 +337,7 @@ def _cut_together(images: UInt8[Tensor, "b c height width"], p: CropParameters, 
     return augment.crop_resize(images, boxes, side, mirrored=p.flip.view(n, b)).flatten(0, 1)
 
 
-def _cut_one_by_one(images: list[Decoded], sizes: list[tuple[CropParameters, int, int]], each: Each) -> list[Tensor]:
+def _cut_one_by_one(images: list[Decoded], sizes: list[tuple[CropParameters, int, int]], each: Map) -> list[Tensor]:
     """From images of different sizes."""
     b = len(images)
     height, width = (torch.tensor([image.size[axis] for image in images]) for axis in (0, 1))

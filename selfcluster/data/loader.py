@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from selfcluster import distributed
 from selfcluster.data.crops import CropParameters, MultiCrop
-from selfcluster.data.readers.images import Decoded, Images, Least, in_full
-from selfcluster.device import Each, in_threads
+from selfcluster.data.readers.images import Decoded, DecodeLimit, Images, in_full
+from selfcluster.device import Map, in_threads
 from selfcluster.errors import DataError
 
 _LOOKAHEAD = 256
@@ -109,7 +109,7 @@ class _Cut:
 class _CutCrops(Dataset):
     """Runs in the workers: from a task to decoded, cut crops."""
 
-    def __init__(self, images: Images, crops: MultiCrop, seed: int, each: Each) -> None:
+    def __init__(self, images: Images, crops: MultiCrop, seed: int, each: Map) -> None:
         self.images, self.crops, self.seed, self.each = images, crops, seed, each
 
     def __getitem__(self, task: _Task) -> _Cut:
@@ -137,7 +137,7 @@ class _CutCrops(Dataset):
     def _draw(self, task: _Task, index: NDArray[np.int64], occurrence: NDArray[np.int64]) -> CropParameters:
         return self.crops.draw(index, seed=self.seed, epoch=task.epoch, occurrence=occurrence)
 
-    def _read(self, image: int, least: Least, broken: dict[int, str]) -> Decoded | None:
+    def _read(self, image: int, least: DecodeLimit, broken: dict[int, str]) -> Decoded | None:
         """The image; None where it is broken, which is noted."""
         if image in broken:
             return None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from selfcluster import distributed
 from selfcluster.data.readers import datasets
-from selfcluster.data.readers.folder import PACKED, FolderImages, Found, ListedImages, scan
+from selfcluster.data.readers.folder import PACKED, FolderImages, ListedImages, Listing, scan
 from selfcluster.data.readers.images import ArrayImages, EncodedImages, Images, read_array
 from selfcluster.data.readers.labels import Labels, labels_of
 from selfcluster.data.readers.parquet import ParquetImages
@@ -123,7 +123,7 @@ def _without(column: str, path: Path) -> None:
 
 
 def _open_folder(path: Path, column: str, settings: DataSettings) -> Data:
-    def images_in(folder: Path, found: Found) -> EncodedImages:
+    def images_in(folder: Path, found: Listing) -> EncodedImages:
         if found.packed and not len(found.images):
             return open_packed(folder, found.packed, column=column, max_megapixels=settings.max_megapixels)
         _without(column, folder)

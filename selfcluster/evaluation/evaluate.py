@@ -15,7 +15,7 @@ from selfcluster.errors import ConfigError, DataError, known
 from selfcluster.evaluation.protocol import Parts, parts_of
 from selfcluster.evaluation.representations import representations
 from selfcluster.evaluation.results import Evaluation, file_for
-from selfcluster.evaluation.suite import Measured
+from selfcluster.evaluation.suite import Measurement
 from selfcluster.runs.log import Log
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.commands import EVALUATORS
@@ -75,7 +75,7 @@ def evaluate(
         log, minutes = Log(None, run.config.run), finetune_minutes
         figures = {}
         for representation in representations(run, parts.points.images, tuple(beside), untrained=beside_untrained):
-            measured = Measured(representation, parts, run, log, notes, minutes)
+            measured = Measurement(representation, parts, run, log, notes, minutes)
             figures[representation.name] = measured.figures(wanted)
     identity = {**parts.identity, "step": run.step}
     file = file_for(run.path, parts.name, identity, is_own=parts.is_own)

@@ -27,7 +27,7 @@ from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.errors import ConfigError, known
 from selfcluster.inference.embeddings import embeddings_of, kept_embeddings
 from selfcluster.models.encoders import create_encoder, feature_width
-from selfcluster.models.features import Seen, extract_features, raw_pixels
+from selfcluster.models.features import ProgressCallback, extract_features, raw_pixels
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs.run import OpenRun, open_run
 from selfcluster.runs.weights import load_initial_weights
@@ -57,7 +57,7 @@ class Representation(abc.ABC):
         return {"workers": n_workers(self.config, self.device, in_memory=images.in_memory), "threads": n_threads(self.config)}
 
     @abc.abstractmethod
-    def of_images(self, images: Images, index: NDArray[np.int64], seen: Seen) -> Float[Tensor, "n f"]:
+    def of_images(self, images: Images, index: NDArray[np.int64], seen: ProgressCallback) -> Float[Tensor, "n f"]:
         """Rows of whole images, in the order of the index; NaN for what cannot be read."""
 
     @abc.abstractmethod
@@ -99,7 +99,7 @@ _VIEW_EPOCH = 1 << 40
 class Pixels(Representation):
     """The images themselves."""
 
-    def of_images(self, images: Images, index: NDArray[np.int64], seen: Seen) -> Float[Tensor, "n f"]:
+    def of_images(self, images: Images, index: NDArray[np.int64], seen: ProgressCallback) -> Float[Tensor, "n f"]:
         return raw_pixels(images, index=index, pixels=self.pixels, seen=seen, **self.readers(images))
 
     def of_crops(self, crops: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
@@ -129,7 +129,7 @@ class Network(Representation):
         super().__init__(name, pixels, config, device)
         self.network, self.n_features, self.precision = model.to(device).eval(), n_features, precision
 
-    def of_images(self, images: Images, index: NDArray[np.int64], seen: Seen) -> Float[Tensor, "n f"]:
+    def of_images(self, images: Images, index: NDArray[np.int64], seen: ProgressCallback) -> Float[Tensor, "n f"]:
         return extract_features(
             self.network.encode,  # type: ignore[arg-type]
             images,
@@ -164,7 +164,7 @@ class OwnEncoder(Network):
         super().__init__("trained encoder", run.model, run.model.n_features, run.pixels, run.config, run.device, precision)
         self.run = run
 
-    def of_images(self, images: Images, index: NDArray[np.int64], seen: Seen) -> Float[Tensor, "n f"]:
+    def of_images(self, images: Images, index: NDArray[np.int64], seen: ProgressCallback) -> Float[Tensor, "n f"]:
         is_all = len(index) == len(images)
         found = embeddings_of(self.run, images) if is_all else kept_embeddings(self.run, images)
         return super().of_images(images, index, seen) if found is None else torch.from_numpy(found.features[index])

@@ -33,7 +33,7 @@ _LABEL_FREE = 0x1AB
 Figures = Iterable[tuple[str, float]]
 
 
-class Measured:
+class Measurement:
     """A representation's features of the images at hand, and what the evaluators say of them.
 
     Args:

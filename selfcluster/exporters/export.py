@@ -49,7 +49,7 @@ FORMATS: dict[str, Format] = {
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written, and what should be said about it."""
 
     path: Path
@@ -59,7 +59,7 @@ class Exported:
     next_step: str
 
     def __repr__(self) -> str:
-        return f"Exported({str(self.path)!r}, {len(self.files)} files)"
+        return f"ExportResult({str(self.path)!r}, {len(self.files)} files)"
 
     def __str__(self) -> str:
         return "\n".join([f"wrote {self.path}: {', '.join(self.files)}; {self.difference}", *self.notes, self.next_step])
@@ -72,7 +72,7 @@ def export(
     out: str | Path | None = None,
     layer: Layer = "features",
     overwrite: bool = False,
-) -> Exported:
+) -> ExportResult:
     """The network in a form that others read, checked against the run.
 
     Args:
@@ -103,7 +103,7 @@ def export(
             written = tuple(sorted(file.relative_to(partial).as_posix() for file in partial.rglob("*") if file.is_file()))
     except OSError as error:
         raise ConfigError(f"cannot write {str(target)!r}: {error.strerror or error}; choose another --out, or make room") from None
-    return Exported(target, written, found, form.notes(source), form.next_step(target, source))
+    return ExportResult(target, written, found, form.notes(source), form.next_step(target, source))
 
 
 def _claim(target: Path, files: tuple[str, ...], *, overwrite: bool) -> None:

@@ -27,9 +27,9 @@ from torch.nn.functional import normalize
 from selfcluster import distributed, randomness
 from selfcluster.clustering.duplicates import duplicates_of
 from selfcluster.clustering.kmeans import kmeans
-from selfcluster.clustering.n_clusters import Tried, how_many
+from selfcluster.clustering.n_clusters import Candidate, choose_n_clusters
 from selfcluster.clustering.neighbors import CHUNK_ROWS, nearest_clusters, nearest_two
-from selfcluster.clustering.outliers import Familiar, familiar
+from selfcluster.clustering.outliers import OutlierModel, fit_outlier_model
 from selfcluster.clustering.projection import Projection, check_projection, project
 from selfcluster.data.readers.labels import names_of
 from selfcluster.data.sources import Data
@@ -52,7 +52,7 @@ class Centroids:
     """Of unit norm."""
     layer: Layer
     """What is compared with them."""
-    familiar: Familiar
+    outliers: OutlierModel
     """What tells images that are far from all clusters."""
     step: int
     """Of the checkpoint whose network they belong to."""
@@ -79,13 +79,13 @@ class Clusters:
     table: pa.Table
     """A row for each image, in the order of the data: path, index, cluster (-1 where it cannot be read), distance (1 - cosine with the centroid), margin
     (how much farther the next centroid is), rank_in_cluster (0 for the most typical), x and y (of the map), far (from all clusters, as
-    1 % are; see `outliers.familiar`), duplicate_of (index of an earlier image that looks the same, or null), and label where there is one."""
+    1 % are; see `outliers.fit_outlier_model`), duplicate_of (index of an earlier image that looks the same, or null), and label where there is one."""
     features: Float[NDArray[np.float32], "n f"]
     """Of the encoder; NaN where an image cannot be read."""
     centroids: Centroids
     summaries: tuple[Summary, ...]
     """Of the clusters that hold images, largest first."""
-    tried: tuple[Tried, ...] = ()
+    tried: tuple[Candidate, ...] = ()
     """Numbers of clusters that were tried, where the number was asked for."""
 
     def __repr__(self) -> str:
@@ -121,7 +121,7 @@ def cluster(
         images: anything that `train` takes; None for the run's own.
         k: None for the method's own prototypes (of several heads, the first; for DeepCluster, the mean features of what its top layer tells
             apart); a number for that many clusters by spherical k-means on features, the best of 10 starts; "auto" for a number by
-            silhouette, see `how_many`.
+            silhouette, see `choose_n_clusters`.
         seed: of the starts.
         projection: of the map: "pca" or "umap" (extra `umap`).
         keep: whether the run's folder holds them afterwards, for `assign` and the report; see `write_clusters`.
@@ -142,13 +142,13 @@ def cluster(
         readable = np.flatnonzero(~np.isnan(features[:, 0]))
         _check_enough(len(readable), k, data)
         of_readable = torch.from_numpy(features[readable])
-        tried: tuple[Tried, ...] = ()
+        tried: tuple[Candidate, ...] = ()
         if k == "auto":
             logger.info(f"trying numbers of clusters on {len(readable):,} images")
-            k, tried = how_many(of_readable, seed=seed, device=run.device)
+            k, tried = choose_n_clusters(of_readable, seed=seed, device=run.device)
         layer, vectors = _prototypes(run, of_readable) if k is None else ("features", _means(of_readable, k, seed, run.device))
         assignments, distances, margins = nearest_two(in_layer(run, of_readable, layer), vectors)
-        known, how_far = familiar(of_readable, assignments, seed=seed)
+        known, how_far = fit_outlier_model(of_readable, assignments, seed=seed)
         centroids = Centroids(vectors, layer, known, run.step, data.images.digest())
         table = _table(data, readable, assignments, distances, margins, how_far > known.limit)
         table = _with_map(table, readable, project(of_readable, projection, seed=seed))
@@ -179,14 +179,19 @@ def assign(run: OpenRun, images: Any) -> Assignment:
             raise DataError(f"none of {len(rows):,} images can be read (first: {data.images.path(0)!r})")
         features = rows[torch.from_numpy(readable)]
         assignments, distances, margins = nearest_two(in_layer(run, features, centroids.layer), centroids.vectors)
-        far = centroids.familiar.distances(features) > centroids.familiar.limit
+        far = centroids.outliers.distances(features) > centroids.outliers.limit
         return Assignment(_table(data, readable, assignments, distances, margins, far))
 
 
 def write_clusters(found: Clusters, folder: Path) -> None:
     """The run's folder holds them: clusters.parquet and, for `assign`, clusters.safetensors."""
     c = found.centroids
-    named = {"vectors": c.vectors, "means": c.familiar.means, "metric": c.familiar.metric, "limit": torch.tensor(c.familiar.limit)}
+    named = {
+        "vectors": c.vectors,
+        "means": c.outliers.means,
+        "metric": c.outliers.metric,
+        "limit": torch.tensor(c.outliers.limit),
+    }
     metadata = {"layer": c.layer, "step": str(c.step), "digest": c.digest}
     write_atomically(folder / "clusters.safetensors", save({name: t.contiguous() for name, t in named.items()}, metadata=metadata))
     write_table(found.table, folder / "clusters.parquet")
@@ -205,7 +210,7 @@ def read_centroids(folder: Path) -> Centroids:
         with safe_open(file, "pt") as opened:
             of: Any = opened.metadata()
             vectors, means, metric, limit = (opened.get_tensor(name) for name in ("vectors", "means", "metric", "limit"))
-            return Centroids(vectors, of["layer"], Familiar(means, metric, float(limit)), int(of["step"]), of["digest"])
+            return Centroids(vectors, of["layer"], OutlierModel(means, metric, float(limit)), int(of["step"]), of["digest"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{str(file)!r} is damaged: {error}; run selfcluster cluster {folder} again") from None
 

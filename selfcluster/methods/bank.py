@@ -22,7 +22,7 @@ from selfcluster.errors import CollapseError
 from selfcluster.methods.base import Extract, Method, PseudoLabels
 from selfcluster.methods.losses import pseudo_label_loss
 from selfcluster.methods.memory import MemoryBank
-from selfcluster.methods.pseudo_labels import Labels, check_clusters, require_enough
+from selfcluster.methods.pseudo_labels import PseudoLabelTable, check_clusters, require_enough
 from selfcluster.models.model import ClusterModel, Outputs, Prototypes
 from selfcluster.settings.config import Config
 
@@ -30,7 +30,7 @@ _CONSTANT = 1 - 1e-4
 """Embeddings whose mean has a squared length above this are taken for constant."""
 
 
-class Banked(Method[PseudoLabels]):
+class BankMethod(Method[PseudoLabels]):
     """Several heads, each with prototypes and labels of its own; head h is assigned by the bank of crop h modulo the assign crops."""
 
     prototypes: Prototypes
@@ -41,7 +41,7 @@ class Banked(Method[PseudoLabels]):
         assert isinstance(model.prototypes, Prototypes)
         self.prototypes, device = model.prototypes, model.prototypes.weight.device
         self.bank = MemoryBank(trained_on, n_assign=model.n_assign, width=config.model.embedding_width, device=device)
-        self.labels = Labels(len(config.n_prototypes), trained_on, device)
+        self.labels = PseudoLabelTable(len(config.n_prototypes), trained_on, device)
 
     @abc.abstractmethod
     def cluster(self, head: int, embeddings: Float[Tensor, "n d"], epoch: int) -> tuple[Tensor, tuple[str, ...]]:

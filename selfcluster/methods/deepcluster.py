@@ -25,7 +25,7 @@ from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.errors import CollapseError
 from selfcluster.methods.base import Extract, Method, PseudoLabels
 from selfcluster.methods.losses import pseudo_label_loss
-from selfcluster.methods.pseudo_labels import Labels, check_clusters, require_enough
+from selfcluster.methods.pseudo_labels import PseudoLabelTable, check_clusters, require_enough
 from selfcluster.models.features import Rows, map_rows
 from selfcluster.models.model import ClusterModel, Outputs, TopLayer
 from selfcluster.optim import ParameterGroup, constant
@@ -53,7 +53,7 @@ class DeepCluster(Method[PseudoLabels]):
         check_clusters(config.n_prototypes, len(trained_on))
         assert isinstance(model.prototypes, TopLayer)
         self.top_layer = model.prototypes
-        self.labels = Labels(1, trained_on, self.top_layer.weight.device)
+        self.labels = PseudoLabelTable(1, trained_on, self.top_layer.weight.device)
         self.n_labels = 0
         self.whitening: Whitening | None = None
         self.centroids: Tensor | None = None

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from selfcluster import randomness
 from selfcluster.clustering.kmeans import kmeans
-from selfcluster.methods.bank import Banked
+from selfcluster.methods.bank import BankMethod
 from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config, DeepClusterV2Settings
 
 
 @final
-class DeepClusterV2(Banked):
+class DeepClusterV2(BankMethod):
     """Assign by spherical k-means over the memory bank between epochs; predict pseudo-labels.
 
     Deviations: an empty cluster is filled from the largest, where the reference leaves its centroid alone.

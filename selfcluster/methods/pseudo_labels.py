@@ -14,7 +14,7 @@ from selfcluster.errors import ConfigError, DataError
 from selfcluster.methods.base import PseudoLabels
 
 
-class Labels:
+class PseudoLabelTable:
     """For each head and image its cluster, by the image's index in the data set; -1 for none yet. The same on every rank.
 
     Args:

@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 
 from selfcluster.clustering.sinkhorn import log_potentials
 from selfcluster.data.loader import Batch
-from selfcluster.methods.bank import Banked
+from selfcluster.methods.bank import BankMethod
 from selfcluster.models.model import ClusterModel, Outputs
 from selfcluster.settings.config import Config, SelaV2Settings
 
@@ -28,7 +28,7 @@ _CHUNK_BYTES = 1 << 24
 
 
 @final
-class SelaV2(Banked):
+class SelaV2(BankMethod):
     """Assign by Sinkhorn-Knopp over the memory bank between epochs; predict pseudo-labels.
 
     Deviations: no code was ever published, so this follows what its author said of it. Chosen here: labels once an epoch, the

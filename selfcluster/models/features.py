@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.readers.images import Images
-from selfcluster.device import Each, in_threads
+from selfcluster.device import Map, in_threads
 from selfcluster.errors import DataError
 
 Layer = Literal["features", "head"]
 
-Seen = Callable[[int], object]
+ProgressCallback = Callable[[int], object]
 """Told after each batch how many images have been looked at."""
 
 
@@ -37,7 +37,7 @@ def _unseen(n: int) -> None:
 class _Centered(Dataset):
     """Runs in the workers: images prepared for evaluation, batch by batch, with a flag for each that could be read."""
 
-    def __init__(self, images: Images, index: NDArray[np.int64], pixels: int, batch: int, each: Each) -> None:
+    def __init__(self, images: Images, index: NDArray[np.int64], pixels: int, batch: int, each: Map) -> None:
         self.images, self.index, self.pixels, self.batch, self.each = images, index, pixels, batch, each
 
     def __len__(self) -> int:
@@ -114,7 +114,9 @@ def stream_features(
             yield features
 
 
-def extract_features(encoder: Callable[[Tensor], Tensor], images: Images, *, seen: Seen = _unseen, **how: Any) -> Float[Tensor, "n f"]:
+def extract_features(
+    encoder: Callable[[Tensor], Tensor], images: Images, *, seen: ProgressCallback = _unseen, **how: Any
+) -> Float[Tensor, "n f"]:
     """All that `stream_features` yields, which takes the same arguments, as one tensor; `seen` hears how many images there are so far."""
     rows = []
     for batch in stream_features(encoder, images, **how):
@@ -147,7 +149,7 @@ def raw_pixels(
     pixels: int,
     workers: int = 0,
     threads: int = 1,
-    seen: Seen = _unseen,
+    seen: ProgressCallback = _unseen,
 ) -> Float[Tensor, "n f"]:
     """The images themselves as rows, resized to `pixels` a side: the floor that every representation should clear."""
     rows = []

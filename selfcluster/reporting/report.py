@@ -86,11 +86,11 @@ def report(
     return file
 
 
-Found = tuple[pa.Table, Float[Tensor, "n f"], str]
+ClusteredImages = tuple[pa.Table, Float[Tensor, "n f"], str]
 """A table of clusters, the features of its images, and the layer that the clusters were made in."""
 
 
-def _kept(run: OpenRun, data: Data) -> Found | None:
+def _kept(run: OpenRun, data: Data) -> ClusteredImages | None:
     """The clusters in the run's folder, if they are of these images."""
     file = run.path / "clusters.parquet"
     if not file.is_file():
@@ -114,7 +114,7 @@ def _kept(run: OpenRun, data: Data) -> Found | None:
     return table, torch.from_numpy(embeddings_of(run, data.images).features), centroids.layer
 
 
-def _clustered(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> Found:
+def _clustered(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> ClusteredImages:
     """New clusters. Those of the run's own images are kept, so that the page and `assign` mean the same ones, unless clusters of other
     images are there that nobody has asked to replace."""
     found = clusters.cluster(run, data, k=k, seed=seed)

@@ -27,7 +27,7 @@ from selfcluster.runs.atomic import folder_written_whole
 from selfcluster.runs.run import OpenRun, open_run
 from selfcluster.runs.weights import read_tensors
 from selfcluster.settings.config import Config, default_config, flatten, replace
-from selfcluster.settings.resolve import Resolved
+from selfcluster.settings.resolve import ResolvedConfig
 from selfcluster.settings.validation import check
 
 _BASIC = ("resnet18", "resnet34")
@@ -86,7 +86,7 @@ def import_original(file: str | Path, out: str | Path | None = None) -> OpenRun:
     path = folder.claim(out, file.name.split(".")[0], config.method, overwrite=False)
     try:
         with folder_written_whole(path) as partial:
-            folder.prepare(partial, Resolved(config, origins), None)
+            folder.prepare(partial, ResolvedConfig(config, origins), None)
             checkpoint.save_network(partial, config, model)
             weights.write_model(partial, model, config)
     except OSError as error:

@@ -39,7 +39,7 @@ from selfcluster.runs import checkpoint
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.runs.checkpoint import load_checkpoint
 from selfcluster.settings.config import Config, default_config, replace
-from selfcluster.settings.resolve import Resolved
+from selfcluster.settings.resolve import ResolvedConfig
 from selfcluster.settings.toml import read_toml, to_toml
 
 _OWN_FILES = [
@@ -97,7 +97,7 @@ def check_writable(folder: Path) -> None:
         raise CheckpointError(f"run folder {str(folder)!r} may not be written; copy it to a place of yours")
 
 
-def prepare(folder: Path, resolved: Resolved, data: Data | None) -> None:
+def prepare(folder: Path, resolved: ResolvedConfig, data: Data | None) -> None:
     """The folder holds what is known before training, and nothing of an earlier run; files that are not a run's stay.
 
     Args:

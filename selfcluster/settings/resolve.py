@@ -14,14 +14,14 @@ from selfcluster.settings.validation import check, check_values
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedConfig:
     """A config, and for each setting where its value came from."""
 
     config: Config[Any]
     origins: dict[str, str]
 
 
-def resolve(method: str, facts: Facts, *, preset: str | None, file: Mapping[str, Any], flags: Mapping[str, Any]) -> Resolved:
+def resolve(method: str, facts: Facts, *, preset: str | None, file: Mapping[str, Any], flags: Mapping[str, Any]) -> ResolvedConfig:
     """The config of a new run.
 
     Args:
@@ -55,7 +55,7 @@ def resolve(method: str, facts: Facts, *, preset: str | None, file: Mapping[str,
     config = replace(config, given)
     origins |= dict.fromkeys(file, "config file") | dict.fromkeys(flags, "flag")
     check(config)
-    return Resolved(config, origins)
+    return ResolvedConfig(config, origins)
 
 
 def resumed(stored: Config[Any], flags: Mapping[str, Any]) -> Config[Any]:

@@ -19,7 +19,7 @@ from selfcluster.formatting import duration
 from selfcluster.methods.base import Method
 from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config
-from selfcluster.settings.resolve import Resolved
+from selfcluster.settings.resolve import ResolvedConfig
 from selfcluster.training.extraction import extractor
 from selfcluster.training.state import Training, build
 from selfcluster.training.step import step
@@ -102,11 +102,11 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-Settle = Callable[[Mapping[str, Any]], Resolved]
+Settle = Callable[[Mapping[str, Any]], ResolvedConfig]
 """From settings that were found out in the meantime to the config of the run."""
 
 
-def fitted_to_time(resolved: Resolved, t: Training, opened: Data, settle: Settle) -> Resolved:
+def fitted_to_time(resolved: ResolvedConfig, t: Training, opened: Data, settle: Settle) -> ResolvedConfig:
     """With max_minutes, max_steps is what this machine does in that time; `t` is used up to find out."""
     minutes = resolved.config.optim.max_minutes
     cost = cost_of(t, opened, at_least=min(10, 2 * minutes), at_most=6 * minutes)
@@ -120,7 +120,7 @@ def fitted_to_time(resolved: Resolved, t: Training, opened: Data, settle: Settle
     pace = f"{cost.step:.2f} s a step{clustering}"
     logger.info(f"max_minutes {minutes:g}: {pace}, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
     fitted = settle({"max_steps": steps})
-    return Resolved(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
+    return ResolvedConfig(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
 
 
 _N_SAMPLED = 8192

@@ -25,7 +25,7 @@ from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import DEFAULT_METHOD, default_config, flatten, replace
 from selfcluster.settings.presets import method_of
-from selfcluster.settings.resolve import Resolved, resolve, resumed
+from selfcluster.settings.resolve import ResolvedConfig, resolve, resumed
 from selfcluster.settings.toml import read_toml
 from selfcluster.settings.validation import check_values
 from selfcluster.training import loop
@@ -94,9 +94,9 @@ def _look(
     followed = _network_of(chosen.model.init) if preset is None else {}
     followed = {name: value for name, value in followed.items() if name not in flags and name not in from_file}
 
-    def settle(found: Mapping[str, Any]) -> Resolved:
+    def settle(found: Mapping[str, Any]) -> ResolvedConfig:
         resolved = resolve(method, facts, preset=preset, file=from_file, flags={**followed, **flags, **found})
-        return Resolved(resolved.config, {**resolved.origins, **dict.fromkeys(followed, "that of the run in init")})
+        return ResolvedConfig(resolved.config, {**resolved.origins, **dict.fromkeys(followed, "that of the run in init")})
 
     return _with_batch_that_fits(settle, opened, device) if is_auto else settle, opened, device
 
@@ -116,9 +116,9 @@ def _with_batch_that_fits(settle: Settle, data: Data, device: torch.device) -> S
     capacity = largest_batch(lambda batch: settle({"batch": batch} if batch else {}).config, data, device)
     origin = f"auto: {capacity.peak_bytes / 2**30:.1f} GiB, and {capacity.why}"
 
-    def settled(found: Mapping[str, Any]) -> Resolved:
+    def settled(found: Mapping[str, Any]) -> ResolvedConfig:
         resolved = settle({"batch": capacity.batch, **found})
-        return Resolved(resolved.config, {**resolved.origins, "batch": origin})
+        return ResolvedConfig(resolved.config, {**resolved.origins, "batch": origin})
 
     return settled
 
@@ -144,7 +144,7 @@ def _claimed(out: str | Path | None, name: str, method: str, *, overwrite: bool)
     return path
 
 
-def _announce(resolved: Resolved, data: Data) -> None:
+def _announce(resolved: ResolvedConfig, data: Data) -> None:
     for note in data.notes:
         logger.info(note)
     logger.info(describe(resolved))
@@ -196,7 +196,7 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
     return OpenRun(path, t.config, data.where, t.model)
 
 
-def describe(resolved: Resolved) -> str:
+def describe(resolved: ResolvedConfig) -> str:
     """The settings that somebody chose: value, and where it came from; a line each, or one for many of one origin."""
     values = flatten(resolved.config)
     chosen = [(name, origin) for name, origin in resolved.origins.items() if origin != "default"]

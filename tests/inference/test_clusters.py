@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 import selfcluster as sc
 from selfcluster.api import Run
-from selfcluster.clustering.outliers import familiar
+from selfcluster.clustering.outliers import fit_outlier_model
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.inference.clusters import assign, cluster, read_centroids
 from selfcluster.settings.config import default_config, flatten
@@ -117,7 +117,7 @@ def test_strays_are_far_and_old_images_are_not(run: Run, tmp_path: Path) -> None
     draw = torch.Generator().manual_seed(0)
     centers = 3 * torch.randn(4, 16, generator=draw)
     points = torch.cat([c + torch.randn(200, 16, generator=draw) * torch.linspace(0.1, 2, 16) for c in centers])
-    known, distances = familiar(points, torch.arange(4).repeat_interleave(200))
+    known, distances = fit_outlier_model(points, torch.arange(4).repeat_interleave(200))
     assert int((distances > known.limit).sum()) == 8  # one in a hundred
     new = centers[0] + torch.randn(2000, 16, generator=draw) * torch.linspace(0.1, 2, 16)
     assert 0.002 < float((known.distances(new) > known.limit).float().mean()) < 0.03

@@ -19,7 +19,7 @@ from selfcluster.data.loader import Batch
 from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.methods import sela_v2
-from selfcluster.methods.bank import Banked
+from selfcluster.methods.bank import BankMethod
 from selfcluster.methods.base import Extract, PseudoLabels
 from selfcluster.methods.deepcluster_v2 import DeepClusterV2
 from selfcluster.methods.sela_v2 import SelaV2
@@ -40,7 +40,7 @@ HEADS = (8, 6, 8)
 
 def _training(method: str, given: Data | None = None, **settings: Any) -> tuple[Training, Any]:
     t = tiny.training(given, method, **settings)
-    assert isinstance(t.method, Banked)
+    assert isinstance(t.method, BankMethod)
     return t, t.method
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from selfcluster.data.readers.images import Decoded, Images, Least, in_full
+from selfcluster.data.readers.images import Decoded, DecodeLimit, Images, in_full
 from selfcluster.errors import DataError
 
 _N_LOOKED_AT = 256
@@ -37,7 +37,7 @@ class CachedImages(Images):
         OSError: there is no such room where the system keeps temporary files.
     """
 
-    def __init__(self, images: Images, least: Least, n_bytes: int) -> None:
+    def __init__(self, images: Images, least: DecodeLimit, n_bytes: int) -> None:
         self.images, self.least, self.labels = images, least, images.labels
         handle, name = tempfile.mkstemp(prefix="selfcluster-", suffix=".images")
         self.file, self.n_bytes, self.lock = Path(name), n_bytes, multiprocessing.Lock()
@@ -84,10 +84,10 @@ class CachedImages(Images):
     def digest(self) -> str:
         return self.images.digest()
 
-    def decoded_size(self, index: int, least: Least = in_full) -> tuple[int, int]:
+    def decoded_size(self, index: int, least: DecodeLimit = in_full) -> tuple[int, int]:
         return self.images.decoded_size(index, self.least)
 
-    def decode(self, index: int, least: Least = in_full) -> Decoded:
+    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
         """The image as it is kept, whatever is asked for."""
         with self.lock:
             begin, height, width, channels, *size = self.table[index].tolist()
@@ -128,7 +128,7 @@ def _remove(file: Path, owner: int) -> None:
         file.unlink(missing_ok=True)
 
 
-def bytes_of(images: Images, least: Least) -> int:
+def bytes_of(images: Images, least: DecodeLimit) -> int:
     """How much memory all of them take, decoded at this share, by the sizes of a sample."""
     sizes = []
     for index in np.unique(np.linspace(0, len(images) - 1, _N_LOOKED_AT).astype(int)):

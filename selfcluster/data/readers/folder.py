@@ -31,7 +31,7 @@ class FolderImages(EncodedImages):
         DataError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, root: str | Path, *, max_megapixels: float = 100.0, found: Found | None = None) -> None:
+    def __init__(self, root: str | Path, *, max_megapixels: float = 100.0, found: Listing | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"no folder {str(root)!r}")
@@ -82,7 +82,7 @@ class ListedImages(EncodedImages):
 
 
 @dataclass(frozen=True)
-class Found:
+class Listing:
     """The files below a folder, by their paths relative to it."""
 
     images: pa.Array
@@ -92,7 +92,7 @@ class Found:
     n_other: int
 
 
-def scan(root: Path) -> Found:
+def scan(root: Path) -> Listing:
     """What lies below a folder.
 
     Hidden files and folders are passed over, and so is every run folder; links to folders are followed once.
@@ -128,7 +128,7 @@ def scan(root: Path) -> Found:
         chunks.append(pa.array(files, type=pa.large_binary()))
         # In bytewise order, so that of two ways to one folder the first is taken, whatever order the file system lists them in.
         folders.extend(sorted(folders_here, reverse=True))
-    return Found(pa.concat_arrays(chunks), tuple(os.fsdecode(path) for path in sorted(packed)), n_other)
+    return Listing(pa.concat_arrays(chunks), tuple(os.fsdecode(path) for path in sorted(packed)), n_other)
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:

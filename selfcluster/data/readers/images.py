@@ -78,7 +78,7 @@ def _part(begin: int, length: int, whole: int, there: int) -> slice:
     return slice(first, max(first + 1, round((begin + length) * there / whole)))
 
 
-Least = Callable[[int, int], float]
+DecodeLimit = Callable[[int, int], float]
 """From an image's height and width to the smallest share of them, in (0, 1], at which it may be decoded."""
 
 
@@ -98,7 +98,7 @@ class Images(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def decode(self, index: int, least: Least = in_full) -> Decoded:
+    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
         """The image, upright, with one or three channels.
 
         Args:
@@ -108,7 +108,7 @@ class Images(abc.ABC):
             DataError: it cannot be read; the message is the reason.
         """
 
-    def decoded_size(self, index: int, least: Least = in_full) -> tuple[int, int]:
+    def decoded_size(self, index: int, least: DecodeLimit = in_full) -> tuple[int, int]:
         """Height and width of what `decode` gives, without decoding where that is possible.
 
         Raises:
@@ -172,7 +172,7 @@ class ArrayImages(Images):
         """A batch of images."""
         return torch.from_numpy(self.array[index]).permute(0, 3, 1, 2).contiguous()
 
-    def decode(self, index: int, least: Least = in_full) -> Decoded:
+    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
         return Decoded.whole(self.take(np.array([index]))[0])
 
     def path(self, index: int) -> str:
@@ -248,13 +248,13 @@ class EncodedImages(Images):
                 digest.update(b"not there\n")
         return digest.hexdigest()
 
-    def decode(self, index: int, least: Least = in_full) -> Decoded:
+    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
         with opened(self.encoded(index), self.max_megapixels) as image:
             size = upright_size(image)
             reduce(image, least(*size))
             return Decoded(upright_pixels(image), size)
 
-    def decoded_size(self, index: int, least: Least = in_full) -> tuple[int, int]:
+    def decoded_size(self, index: int, least: DecodeLimit = in_full) -> tuple[int, int]:
         with opened(self.encoded(index), self.max_megapixels) as image:
             reduce(image, least(*upright_size(image)))
             return upright_size(image)
@@ -272,7 +272,7 @@ def read_array(file: Path) -> NDArray | np.lib.npyio.NpzFile:
         raise DataError(f"cannot read an array from {str(file)!r}: {' '.join(str(error).split())}") from None
 
 
-def sample_of(images: Images, n: int, least: Least = in_full) -> Iterator[Decoded]:
+def sample_of(images: Images, n: int, least: DecodeLimit = in_full) -> Iterator[Decoded]:
     """What `decode` gives for up to n readable images, spread evenly."""
     for index in np.unique(np.linspace(0, len(images) - 1, n).astype(int)):
         try:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from selfcluster.data.readers.cache import CachedImages, bytes_of
 from selfcluster.data.readers.folder import FolderImages
-from selfcluster.data.readers.images import Decoded, Least, in_full
+from selfcluster.data.readers.images import Decoded, DecodeLimit, in_full
 from selfcluster.data.sources import Data
 from selfcluster.errors import DataError
 from selfcluster.training import loop, state
@@ -28,7 +28,7 @@ class Counted(FolderImages):
 
     n_decoded = 0
 
-    def decode(self, index: int, least: Least = in_full) -> Decoded:
+    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
         self.n_decoded += 1
         return super().decode(index, least)
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Counted:
     return images
 
 
-def cached(images: FolderImages, n_bytes: int = 10**6, least: Least = in_full) -> CachedImages:
+def cached(images: FolderImages, n_bytes: int = 10**6, least: DecodeLimit = in_full) -> CachedImages:
     return CachedImages(images, least, n_bytes)
 
 
