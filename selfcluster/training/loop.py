@@ -56,10 +56,12 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
             for batch in t.loader.epoch(epoch, s.plan, start=s.step_in_epoch):
                 done = step(t, batch)
                 t.watch.see(done.out, done.targets, done.loss, s.step)
+                lr = done.lr
+                del done  # or its tensors would stay through the next step
                 s.step, s.step_in_epoch = s.step + 1, s.step_in_epoch + 1
                 is_last = s.step == t.total_steps
                 if s.step % config.run.log_steps == 0 or is_last:
-                    pace.report(log, done.lr, epoch)
+                    pace.report(log, lr, epoch)
                 must_leave = s.step == stop_at or _somebody_asked(asked, s.step)
                 if folder is not None and (is_last or must_leave or pace.checkpoint_is_due()):
                     pace.note_checkpoint()
