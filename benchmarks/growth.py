@@ -29,7 +29,7 @@ from benchmarks.record import record, spread
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.whitening import fit_whitening
 from selfcluster.methods.deepcluster import uniform_over_clusters
-from selfcluster.models.features import Rows, map_rows
+from selfcluster.models.rows import Rows, map_rows
 
 
 def assign_phase(features: np.ndarray, k: int, iterations: int) -> None:

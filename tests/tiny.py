@@ -1,4 +1,4 @@
-"""A run small enough to train in a second, for every test that needs one."""
+"""Settings and data of a run that trains in a second."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def data(n: int = 36) -> Data:
 
 
 def folder_of_images(folder: Path, n: int = 30, broken: tuple[int, ...] = (7,)) -> Data:
-    """The same images as files, some of which cannot be read."""
+    """The images as files, some of which cannot be read."""
     from PIL import Image
 
     for i, image in enumerate(images(n)):
@@ -72,19 +72,20 @@ def training(given: Data | None = None, method: str = "swav", **settings: Any) -
 
 
 def no_extract(*_: Any, **__: Any) -> Any:
-    raise AssertionError("an online method extracts nothing")
+    raise AssertionError("nothing should be extracted")
 
 
 class Silent(Log):
-    """A log that keeps its rows."""
+    """A log that keeps its messages and rows."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self.said: list[str] = []
+        self.warned: list[str] = []
         self.worked: list[tuple[str, int, int]] = []
 
     def say(self, message: str, level: int = logging.INFO) -> None:
-        self.said.append(message)
+        (self.warned if level >= logging.WARNING else self.said).append(message)
 
     def row(self, step: int, epoch: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, "epoch": epoch, **values})

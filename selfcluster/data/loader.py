@@ -57,6 +57,8 @@ class EpochPlan:
     """Of the clustering, by metric name."""
     notes: tuple[str, ...] = ()
     """What the user should be told of it."""
+    warnings: tuple[str, ...] = ()
+    """Collapses found by it, where `on_collapse` is warn."""
     occurrence: NDArray[np.int64] = field(init=False)
     """How often the same index stood earlier in the order, so that each occurrence gets crops of its own."""
 

@@ -43,7 +43,7 @@ class _Layer(nn.Module):
         self.network, self.layer = network, layer
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.encode(images) if self.layer == "features" else self.network.embed(images)
+        return self.network.encode(images) if self.layer == "features" else self.network.project(images)
 
 
 def check(config: Config[Any]) -> None:

@@ -47,7 +47,7 @@ def write(folder: Path, source: Source) -> Difference:
     checkpoint.save_network(folder, source.config, source.network, **trained)
     loaded = read_model(folder)[2].eval()
     difference(lambda _: _weights(loaded), lambda _: _weights(source.network), torch.empty(0))
-    return difference(loaded.embed, source.network.embed, probe(source))
+    return difference(loaded.project, source.network.project, probe(source))
 
 
 def _weights(network: ClusterModel) -> Tensor:

@@ -66,7 +66,7 @@ class Difference:
 
 def plain_copy(model: ClusterModel, config: Config[Any]) -> ClusterModel:
     """The network as it is built anew, with these weights: in eval mode, in float32 on the CPU, not compiled, not spread over ranks."""
-    plain = methods.build_model(replace(config, {"init": "random", "channels_last": False}))
+    plain = methods.build_model(replace(config, {"init": "random"})).to(memory_format=torch.contiguous_format)
     plain.load_state_dict(model.state_dict())
     return plain.eval()
 

@@ -1,7 +1,7 @@
-"""What DeepCluster-v2 and SeLa-v2 share: pseudo-labels made from a memory bank, predicted by every crop.
+"""The common part of DeepCluster-v2 and SeLa-v2: pseudo-labels from a memory bank, predicted by every crop.
 
-The embeddings that training makes anyway are kept, one for each assign crop of each image, and clustered when the epoch is over:
-no image goes through the network only to be clustered, but for the very first time.
+The bank keeps the embeddings that training computes anyway, one for each assign crop of each image, and they are clustered between epochs.
+Only before the first epoch is there a pass over the images just for clustering.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from selfcluster import distributed
 from selfcluster.data.loader import Batch, EpochPlan
-from selfcluster.errors import CollapseError
-from selfcluster.methods.base import Extract, Method, PseudoLabels
+from selfcluster.methods.base import Extractor, Method, PseudoLabels, stop_or_warn
 from selfcluster.methods.losses import pseudo_label_loss
 from selfcluster.methods.memory import MemoryBank
 from selfcluster.methods.pseudo_labels import PseudoLabelTable, check_clusters, require_enough
@@ -27,15 +26,17 @@ from selfcluster.models.model import ClusterModel, Outputs, Prototypes
 from selfcluster.settings.config import Config
 
 _CONSTANT = 1 - 1e-4
-"""Embeddings whose mean has a squared length above this are taken for constant."""
+"""Squared length of the mean embedding above which the embeddings are constant but for rounding."""
+
+_CURE = "lower lr, soften the crops (area, augmentation), or use fewer prototypes"
 
 
 class BankMethod(Method[PseudoLabels]):
-    """Several heads, each with prototypes and labels of its own; head h is assigned by the bank of crop h modulo the assign crops."""
+    """Several heads, each with its own prototypes and labels; head h clusters the bank of assign crop h modulo their number."""
 
     prototypes: Prototypes
 
-    def __init__(self, config: Config[Any], model: ClusterModel, trained_on: NDArray[np.int64], **steps: Any) -> None:
+    def __init__(self, config: Config[Any], model: ClusterModel, trained_on: NDArray[np.int64], **steps: int) -> None:
         super().__init__(config, model, trained_on, **steps)
         check_clusters(config.n_prototypes, len(trained_on))
         assert isinstance(model.prototypes, Prototypes)
@@ -45,50 +46,52 @@ class BankMethod(Method[PseudoLabels]):
 
     @abc.abstractmethod
     def cluster(self, head: int, embeddings: Float[Tensor, "n d"], epoch: int) -> tuple[Tensor, tuple[str, ...]]:
-        """The cluster of each of this rank's embeddings, and what the user should be told; collective."""
+        """Return the cluster of each of this rank's embeddings, and notes for the user; collective."""
 
-    def begin_epoch(self, epoch: int, extract: Extract) -> EpochPlan:
-        """Every head's labels are made anew from the bank; the first bank is filled by one pass in train mode.
+    def begin_epoch(self, epoch: int, extract: Extractor) -> EpochPlan:
+        """Cluster the bank once for each head; the first bank is filled by one pass in train mode.
 
-        In eval mode, with running statistics that nothing has touched yet, embeddings would be nearly collinear.
+        In eval mode, with the initial running statistics, embeddings would be nearly collinear.
         """
         if not self.bank.is_begun:
             self.bank.fill(extract("embeddings", view="assign", train_mode=True))
-        assigned, sizes, notes = [], [], []
+        assigned, sizes, notes, warnings = [], [], [], []
+        on_collapse = self.config.health.on_collapse
         for head, k in enumerate(self.config.n_prototypes):
             embeddings, index = self.bank.rows(head)
-            self._require_variety(embeddings, k, epoch)
-            assignments, told = self.cluster(head, embeddings, epoch)
+            require_enough(len(embeddings), k)
+            mean = distributed.all_reduce_sum(embeddings.sum(dim=0)) / distributed.total(len(embeddings))
+            if float(mean.square().sum()) > _CONSTANT:
+                warnings.append(
+                    stop_or_warn(f"collapsed: head {head} has the same embedding for all images at epoch {epoch}; {_CURE}", on_collapse)
+                )
+            assignments, of_clustering = self.cluster(head, embeddings, epoch)
             of_head = distributed.all_reduce_sum(torch.bincount(assignments, minlength=k))
             if int((of_head > 0).sum()) < 2:
-                raise CollapseError(f"collapsed: head {head} has one cluster for all images at epoch {epoch}; {_CURE}")
+                warnings.append(
+                    stop_or_warn(f"collapsed: head {head} has one cluster for all images at epoch {epoch}; {_CURE}", on_collapse)
+                )
             assigned.append(assignments)
             sizes.append(of_head)
-            notes += [f"epoch {epoch}, head {head}: {note}" for note in told]
+            notes += [f"epoch {epoch}, head {head}: {note}" for note in of_clustering]
         figures = self.labels.update(assigned, index.numpy(), sizes)
-        plan = super().begin_epoch(epoch, extract)
-        return EpochPlan(plan.order, figures=figures, notes=tuple(notes))
-
-    def _require_variety(self, embeddings: Tensor, k: int, epoch: int) -> None:
-        require_enough(len(embeddings), k)
-        mean = distributed.all_reduce_sum(embeddings.sum(dim=0)) / distributed.total(len(embeddings))
-        if float(mean.square().sum()) > _CONSTANT:
-            raise CollapseError(f"collapsed: every image has the same embedding at epoch {epoch}; {_CURE}")
+        order = super().begin_epoch(epoch, extract).order
+        return EpochPlan(order, figures=figures, notes=tuple(notes), warnings=tuple(warnings))
 
     @torch.no_grad()
     def assign(self, out: Outputs, batch: Batch) -> PseudoLabels:
-        """The pseudo-labels of the batch's images, one for each head."""
+        """Return the pseudo-labels of the batch, one per image for each head."""
         return self.labels.targets(batch.index)
 
     def loss(self, out: Outputs, targets: PseudoLabels) -> Tensor:
-        """Mean over heads of the cross-entropy of every crop with its image's label."""
+        """Return the mean over heads of the cross-entropy of every crop with its image's label."""
         temperature = self.config.objective.temperature
         heads = zip(out.scores, targets.labels, strict=True)
         of_heads = [pseudo_label_loss(scores, labels, temperature=temperature, n_valid=targets.n_valid) for scores, labels in heads]
         return torch.stack(of_heads).mean()
 
     def after_update(self, out: Outputs, batch: Batch, step: int) -> None:
-        """The batch is in the bank."""
+        """Write the batch into the bank."""
         self.bank.write(batch.index, out.embeddings[: self.model.n_assign].detach())
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -97,6 +100,3 @@ class BankMethod(Method[PseudoLabels]):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.labels.whole.copy_(state["pseudo_labels"])
         self.bank.load_global_state({name.removeprefix("bank_"): x for name, x in state.items() if name.startswith("bank_")})
-
-
-_CURE = "lower lr, soften the crops (area, augmentation), or use fewer prototypes"

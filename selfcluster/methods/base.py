@@ -1,7 +1,7 @@
-"""What a method is: an algorithm with two central verbs, assign (give every image a target) and loss (predict it).
+"""The interface of a method: `assign` gives every image a target, `loss` measures how well the network predicts it.
 
-The model is what data parallelism wraps; the method is a plain class with its own state, complete after `__init__`. It never
-sees the loop, the optimizers or the rank.
+The model is what data parallelism wraps; the method is a plain class with its own state, complete after `__init__`. It never sees the
+loop, the optimizers or the rank.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from torch import Tensor, nn
 
 from selfcluster import randomness
 from selfcluster.data.loader import Batch, EpochPlan
-from selfcluster.models.features import Rows
+from selfcluster.errors import CollapseError
 from selfcluster.models.model import ClusterModel, Outputs, Prototypes, projection_head
+from selfcluster.models.rows import Rows
 from selfcluster.optim import ParameterGroup, Schedule, cosine
 from selfcluster.settings.config import Config
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Soft targets, made online and without gradient."""
+    """Soft targets, computed online and without gradient."""
 
     codes: Float[Tensor, "assign b k"]
     """Soft assignments of the large crops; rows sum to 1."""
 
     def parts(self, n: int) -> list[Codes]:
-        """The targets of a batch's n parts."""
+        """Return the targets of the batch's n parts."""
         return [Codes(codes) for codes in self.codes.chunk(n, dim=1)]
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Hard targets, one an image for all its crops; from the last clustering of the data set."""
+    """Hard targets from the last clustering of the data set, one per image for all its crops."""
 
     labels: list[Int64[Tensor, " b"]]
     """For each head: the cluster of each image; -1 means none yet."""
@@ -46,7 +47,7 @@ class PseudoLabels:
     """Images of the global batch that have a label, divided by the ranks."""
 
     def parts(self, n: int) -> list[PseudoLabels]:
-        """The targets of a batch's n parts; the mean of the parts' losses is the batch's."""
+        """Return the targets of the batch's n parts; the mean of the parts' losses is the loss of the batch."""
         of_parts = zip(*(of_head.chunk(n) for of_head in self.labels), strict=True)
         return [PseudoLabels(list(labels), self.n_valid / n) for labels in of_parts]
 
@@ -56,21 +57,38 @@ Targets = Codes | PseudoLabels
 
 
 @runtime_checkable
-class Extract(Protocol):
-    """What an offline method calls between epochs; collective."""
+class Extractor(Protocol):
+    """The function that offline methods call between epochs; collective."""
 
     def __call__(
         self, what: Literal["features", "embeddings"], *, view: Literal["center", "assign"] = "center", train_mode: bool = False
     ) -> Rows:
-        """This rank's share of the images to train on, once through the network.
+        """Return the network's outputs for this rank's share of the images to train on.
 
         Args:
-            what: the encoder's output, or the head's.
-            view: "center", the image resized without augmentation, gives values (n, width); "assign", its assign crops of this
-                epoch, gives (n, assign, width).
+            what: output of the encoder, or of the head.
+            view: "center" is the image resized without augmentation, with values (n, width); "assign" are its assign crops of this epoch,
+                with values (n, assign, width).
             train_mode: batch norm and dropout as in training, instead of eval mode.
         """
 
+
+OnCollapse = Literal["stop", "warn"]
+
+
+def stop_or_warn(message: str, on_collapse: OnCollapse) -> str:
+    """Return the message, to be logged as a warning.
+
+    Raises:
+        CollapseError: training is to stop at a collapse.
+    """
+    if on_collapse == "stop":
+        raise CollapseError(f"{message}; --on-collapse warn continues regardless")
+    return message
+
+
+_WARMUP = 16
+"""Ratio of the learning rate to that of the warm-up's first step. Paper: 4.8 and 0.3."""
 
 T = TypeVar("T", Codes, PseudoLabels)
 
@@ -82,7 +100,7 @@ class Method(abc.ABC, Generic[T]):
         config: all settings.
         model: the bare model, on its device.
         trained_on: indices of the images to train on.
-        steps_per_epoch, total_steps: of the run.
+        steps_per_epoch, total_steps: length of the run.
     """
 
     def __init__(
@@ -93,7 +111,7 @@ class Method(abc.ABC, Generic[T]):
 
     @classmethod
     def network(cls, config: Config[Any], encoder: nn.Module, n_features: int) -> ClusterModel:
-        """What the method trains: by default encoder, projection head and prototypes."""
+        """Build the network: by default encoder, projection head and prototypes."""
         m = config.model
         return ClusterModel(
             encoder,
@@ -106,48 +124,48 @@ class Method(abc.ABC, Generic[T]):
 
     @property
     def settles_at(self) -> int:
-        """Step from which training should show signs of life: when the warm-up is over."""
+        """First step at which a collapse counts: the end of the warm-up."""
         return round(self.config.optim.warmup_epochs * self.steps_per_epoch)
 
     @abc.abstractmethod
     def assign(self, out: Outputs, batch: Batch) -> T:
-        """Targets for the batch, without gradient; every collective that the loss wants lives here."""
+        """Return the targets of the batch, without gradient; every collective that the loss needs happens here."""
 
     @abc.abstractmethod
     def loss(self, out: Outputs, targets: T) -> Tensor:
-        """How badly the network predicts the targets; pure and local, the mean over ranks is the loss of the joined batch."""
+        """Return how badly the network predicts the targets; local, the mean over ranks is the loss of the joined batch."""
 
-    def begin_epoch(self, epoch: int, extract: Extract) -> EpochPlan:
-        """What the epoch trains on: by default every image once, in an order of the epoch's own."""
+    def begin_epoch(self, epoch: int, extract: Extractor) -> EpochPlan:
+        """Return what the epoch trains on: by default every image once, shuffled anew each epoch."""
         order = self.trained_on[randomness.permutation(len(self.trained_on), self.config.run.seed, epoch)]
         return EpochPlan(order)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Who is trained, by which optimizer and schedule: by default all that learns, by the one of the settings."""
+        """Return what is trained, by which optimizer and schedule: by default all trainable parameters, as the settings say."""
         o = self.config.optim
         learning = [p for p in self.model.parameters() if p.requires_grad]
         return [ParameterGroup("model", learning, o.optimizer, self.schedule(), o.momentum, o.weight_decay)]
 
     def schedule(self) -> Schedule:
-        """The learning rate of the settings, step by step."""
+        """Return the learning rate of the settings for each step."""
         o = self.config.optim
         return cosine(
             lr=o.lr,
             final_lr=o.final_lr,
             total_steps=self.total_steps,
             warmup_steps=round(o.warmup_epochs * self.steps_per_epoch),
-            warmup_lr=o.warmup_lr,
+            warmup_lr=o.lr / _WARMUP,
         )
 
     def before_update(self, step: int) -> None:
-        """After the gradients are there, before they are used."""
+        """Run between the backward pass and the update."""
 
     def after_update(self, out: Outputs, batch: Batch, step: int) -> None:
-        """After the parameters have changed; collective."""
+        """Run after the update; collective."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the method remembers beside the model, for the whole of all ranks; collective."""
+        """Return the method's state, joined over all ranks, apart from the model; collective."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The method remembers what `state_dict` gave, on any number of ranks."""
+        """Load a state from `state_dict`, saved by any number of ranks."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from selfcluster.formatting import figure
 from selfcluster.settings.config import Config
+from selfcluster.training.health import ln_k
 
 Rows = Sequence[Mapping[str, float]]
 """Of metrics.jsonl, oldest first."""
@@ -25,11 +26,6 @@ def series(rows: Rows, name: str) -> tuple[list[float], list[float]]:
     """Steps and values of one metric; what is not finite is left out."""
     found = [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
     return [step for step, _ in found], [value for _, value in found]
-
-
-def ln_k(config: Config[Any]) -> float:
-    """The loss of a network that tells nothing: ln K, the mean over the heads."""
-    return sum(map(math.log, config.n_prototypes)) / len(config.n_prototypes)
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
 def curves(rows: Rows, config: Config[Any]) -> list[Curve]:
     """A curve for each metric that the run has."""
     lines = {
-        "train/loss": (ln_k(config), "ln K"),
+        "train/loss": (ln_k(config.n_prototypes), "ln K"),
         "collapse/prototypes_used": (float(config.n_prototypes[0]), "K"),
         "collapse/code_entropy": (1.0, "ln K"),
     }

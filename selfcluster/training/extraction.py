@@ -1,7 +1,7 @@
-"""Between epochs: every image to train on goes through the network once, for methods that assign offline.
+"""Extraction between epochs: every image to train on goes through the network once, for methods that assign offline.
 
-Each rank takes its share, and each row lands by the index of its image, so neither the order of reading, nor the number of
-ranks, nor what a last batch is filled up with can matter.
+Each rank takes its share, and rows are stored by the index of their image, so that the result does not depend on the order of reading, the
+number of ranks, or the images that fill up the last batch.
 """
 
 from __future__ import annotations
@@ -20,45 +20,46 @@ from selfcluster import distributed, randomness
 from selfcluster.data.crops import MultiCrop, normalize
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.errors import DataError
-from selfcluster.methods.base import Extract
-from selfcluster.models.features import Rows, RowsByIndex, in_mode, prepared_images
+from selfcluster.methods.base import Extractor
+from selfcluster.models.features import in_mode, prepared_images
+from selfcluster.models.rows import Rows, RowsByIndex
 from selfcluster.runs.log import Log
 from selfcluster.training.collapse import require_finite
 from selfcluster.training.state import Training
 
 _ORDER, _DROPOUT = 0xE1, 0xE2
-"""Keep the draws of one epoch apart."""
+"""Keys of the random draws of one epoch."""
 
 
-def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_if_asked: Callable[[], None] = lambda: None) -> Extract:
-    """The function that `begin_epoch` receives.
+def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_if_asked: Callable[[], None] = lambda: None) -> Extractor:
+    """Return the function that `begin_epoch` receives.
 
     Args:
-        t: of the run.
-        epoch: that begins.
-        log: shows progress.
-        folder: of the run, for features that do not fit `features_gib`; None for the system's folder of temporary files.
-        leave_if_asked: called between batches, while nothing of the run has changed: not in train mode, which moves the running
-            statistics of batch norm.
+        t: the training.
+        epoch: the epoch that begins.
+        log: receives progress.
+        folder: run folder, for features that do not fit `features_gib`; None for the system's temporary folder.
+        leave_if_asked: called between batches while nothing of the run has changed: not in train mode, which updates the running statistics of
+            batch norm.
     """
 
     def extract(what: Literal["features", "embeddings"], *, view: Literal["center", "assign"] = "center", train_mode: bool = False) -> Rows:
         index = np.array_split(t.method.trained_on, distributed.n_ranks())[distributed.rank()]
         if view == "assign":
-            parts, index = _assign_crops(t, epoch, what)
+            batches, index = _assign_crops(t, epoch, what)
         else:
-            parts = _centers(t, index, what)
+            batches = _centers(t, index, what)
         rows = RowsByIndex(index, memory_bytes=t.config.run.features_gib * 2**30, folder=folder)
         width = t.model.n_features if what == "features" else t.model.prototypes.weight.shape[1]
-        # Also a rank that can read none of its images has rows of this width.
+        # A rank that cannot read any of its images also has rows of this width.
         rows.put(index[:0], torch.empty(0, *((t.model.n_assign, width) if view == "assign" else (width,))))
         done, started = 0, time.perf_counter()
         randomness.reseed(t.config.run.seed, epoch, distributed.rank(), _DROPOUT)
         with torch.no_grad(), in_mode(t.model, training=train_mode):
-            for places, values in parts:
+            for of_batch, values in batches:
                 require_finite(values, what, t.state.step)
-                rows.put(places, values)
-                done += len(places)
+                rows.put(of_batch, values)
+                done += len(of_batch)
                 log.working(f"extracting {what}", done, len(index), done / (time.perf_counter() - started))
                 if not train_mode:
                     leave_if_asked()
@@ -69,29 +70,37 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_i
     return extract
 
 
-Part = tuple[NDArray[np.int64], Tensor]
-"""Indices, and the network's output for these images."""
+OutputBatch = tuple[NDArray[np.int64], Tensor]
+"""Indices of some images, and the network's output for them."""
 
 
-def _centers(t: Training, index: NDArray[np.int64], what: str) -> Iterator[Part]:
-    """Whole images, resized, as they are when the network is used."""
-    network = t.model.encode if what == "features" else t.model.embed
+def _centers(t: Training, index: NDArray[np.int64], what: str) -> Iterator[OutputBatch]:
+    """Yield outputs for whole images, resized as for any use after training."""
+    network = t.model.encode if what == "features" else t.model.project
     batches = prepared_images(
         t.loader.images, index=index, pixels=t.config.crops.crop_pixels[0], workers=t.loader.workers, threads=t.loader.threads
     )
     start = 0
-    for images, readable in batches:
-        places = index[start : start + len(images)]
-        start += len(images)
-        _note_broken(t.loader, places[~readable.numpy()])
+    for prepared, readable in batches:
+        of_batch = index[start : start + len(prepared)]
+        start += len(prepared)
+        for image in of_batch[~readable.numpy()].tolist():
+            # The workers keep the reasons to themselves, so the image is read again.
+            try:
+                t.loader.images.decode(image)
+            except DataError as error:
+                t.loader.note_broken({image: str(error)})
         if readable.any():
             with t.autocast():
-                values = network(normalize(images[readable].to(t.device, non_blocking=True)))
-            yield places[readable.numpy()], values.float()
+                values = network(normalize(prepared[readable].to(t.device, non_blocking=True)))
+            yield of_batch[readable.numpy()], values.float()
 
 
-def _assign_crops(t: Training, epoch: int, what: str) -> tuple[Iterator[Part], NDArray[np.int64]]:
-    """The crops that get targets, in batches as in training: shuffled, and the last one filled up with images that came before."""
+def _assign_crops(t: Training, epoch: int, what: str) -> tuple[Iterator[OutputBatch], NDArray[np.int64]]:
+    """Return outputs for the assign crops, in shuffled batches as in training, and the indices of this rank's images.
+
+    The last batch is filled up with the first images of the order.
+    """
     trained_on, batch, crops = t.method.trained_on, t.config.optim.batch, t.config.crops
     order = trained_on[randomness.permutation(len(trained_on), t.config.run.seed, epoch, _ORDER)]
     padded = np.resize(order, -(-len(order) // batch) * batch)
@@ -109,23 +118,14 @@ def _assign_crops(t: Training, epoch: int, what: str) -> tuple[Iterator[Part], N
     mine = distributed.shard_of(batch)
     positions = np.arange(len(padded)).reshape(-1, batch)[:, mine]
 
-    def parts() -> Iterator[Part]:
+    def outputs() -> Iterator[OutputBatch]:
         for step, drawn in enumerate(loader.epoch(epoch, EpochPlan(padded))):
             with t.autocast():
                 out = t.model(drawn.crops)
             values = (out.features if what == "features" else out.embeddings).transpose(0, 1).float()
-            # What stands in for a broken image, or fills up the last batch, has its row elsewhere.
+            # Images that replace a broken one or fill up the last batch have their row elsewhere.
             own = (drawn.index.numpy() == padded[positions[step]]) & (positions[step] < len(order))
             yield drawn.index.numpy()[own], values[torch.from_numpy(own).to(values.device)]
         loader.close()
 
-    return parts(), np.sort(padded[positions[positions < len(order)]])
-
-
-def _note_broken(loader: Loader, index: NDArray[np.int64]) -> None:
-    """The loader knows of images that cannot be read, and why."""
-    for image in index.tolist():
-        try:
-            loader.images.decode(image)
-        except DataError as error:
-            loader.note_broken({image: str(error)})
+    return outputs(), np.sort(padded[positions[positions < len(order)]])

@@ -20,16 +20,16 @@ from selfcluster.training.step import step
 
 
 def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = None) -> None:
-    """The model is trained; a checkpoint stands at the end and every few minutes.
+    """Train the model, and write a checkpoint every few minutes and at the end.
 
     Args:
-        t: from `build`, perhaps `restore`d.
-        log: what is said.
-        folder: the run's, for checkpoints; None writes none.
-        stop_at: leave after this step, with a checkpoint, as a signal does.
+        t: from `build`, possibly restored.
+        log: receives messages, metrics and progress.
+        folder: run folder, for checkpoints; None writes none.
+        stop_at: interrupt after this step, with a checkpoint, as a signal does.
     Raises:
-        CollapseError, DivergenceError: see `collapse`.
-        Interrupted: a signal asked to leave; a checkpoint was written.
+        CollapseError, DivergenceError: see `Watch`.
+        Interrupted: a signal interrupted the run; a checkpoint was written.
     """
     s, config = t.state, t.config
     if s.step >= t.total_steps:
@@ -38,7 +38,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
     with _signals() as asked:
 
         def leave_if_asked() -> None:
-            """One process need not wait for the clustering to be done; several would have to agree at every batch."""
+            """Interrupt extraction in a single process; several would have to agree at every batch."""
             if asked and not distributed.is_on():
                 s.plan = None
                 if folder is not None:
@@ -47,22 +47,22 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 raise Interrupted(asked[0], s.step, folder)
 
         for epoch in range(s.epoch, math.ceil(t.total_steps / t.method.steps_per_epoch)):
-            if s.step_in_epoch == 0:
+            if s.plan is None or s.step_in_epoch == 0:
                 began = time.perf_counter()
                 s.plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, folder, leave_if_asked=leave_if_asked))
+                t.watch.largest_cluster = s.plan.figures.get("cluster/largest_share", t.watch.largest_cluster)
                 optim.forget(t.optimizers, t.parameters_named(s.plan.reset))
                 pace.report_plan(log, s.plan, epoch, time.perf_counter() - began)
-            assert s.plan is not None
             for batch in t.loader.epoch(epoch, s.plan, start=s.step_in_epoch):
                 done = step(t, batch)
                 t.watch.see(done.out, done.targets, done.loss, s.step)
                 lr = done.lr
-                del done  # or its tensors would stay through the next step
+                del done  # its tensors would otherwise stay in memory through the next step
                 s.step, s.step_in_epoch = s.step + 1, s.step_in_epoch + 1
                 is_last = s.step == t.total_steps
                 if s.step % config.run.log_steps == 0 or is_last:
                     pace.report(log, lr, epoch)
-                must_leave = s.step == stop_at or _somebody_asked(asked, s.step)
+                must_leave = s.step == stop_at or _is_interrupted(asked, s.step)
                 if folder is not None and (is_last or must_leave or pace.checkpoint_is_due()):
                     pace.note_checkpoint()
                     save(t, folder)
@@ -76,7 +76,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Inside, SIGTERM, SIGUSR1 and Ctrl-C are noted, and the loop leaves at the next step; a second Ctrl-C leaves at once."""
+    """Collect SIGTERM, SIGUSR1 and Ctrl-C, for the loop to stop at the next step; a second Ctrl-C raises immediately."""
     asked: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -87,7 +87,7 @@ def _signals() -> Iterator[list[int]]:
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
     try:
         before = {number: signal.signal(number, note) for number in numbers}
-    except ValueError:  # not the main thread: whoever runs us there handles signals
+    except ValueError:  # not the main thread, where the caller handles signals
         before = {}
     try:
         yield asked
@@ -96,15 +96,15 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _somebody_asked(asked: list[int], step: int) -> bool:
-    """Whether any rank was asked to leave; ranks compare notes every few steps, so that all leave at the same one."""
+def _is_interrupted(asked: list[int], step: int) -> bool:
+    """Return whether any rank received a signal; ranks agree every 10 steps, so that all stop at the same one."""
     if distributed.is_on():
         return step % 10 == 0 and distributed.any_rank(bool(asked))
     return bool(asked)
 
 
 class _Pace:
-    """Time: how fast, how long still, and when the next checkpoint is due."""
+    """Speed, time left, and when the next checkpoint is due."""
 
     def __init__(self, t: Training) -> None:
         self.t = t
@@ -116,9 +116,11 @@ class _Pace:
         self.t.state.seconds = self.seconds_before + self.saved_at - self.started
 
     def report_plan(self, log: Log, plan: EpochPlan, epoch: int, seconds: float) -> None:
-        """What the assignment before an epoch found, and how long it took; that time is no training step's."""
+        """Log the assignment before an epoch; its time is not counted as that of training steps."""
         for note in plan.notes:
             log.say(note)
+        for warning in plan.warnings:
+            log.say(warning, logging.WARNING)
         if plan.figures:
             log.row(self.t.state.step, epoch, {**plan.figures, "train/assign_seconds": seconds})
             log.assigned(epoch, plan.figures, seconds)
@@ -126,13 +128,13 @@ class _Pace:
 
     def report(self, log: Log, lr: float, epoch: int) -> None:
         t, now = self.t, time.perf_counter()
-        signs = t.watch.read()
+        health = t.watch.read()
         if t.watch.warned:
             log.say(t.watch.warned, logging.WARNING)
             t.watch.warned = None
         n_steps, passed = t.state.step - self.step_at_row, now - self.row_at
         values = {
-            **signs,
+            **health,
             "train/lr": lr,
             "train/images_per_second": n_steps * t.config.optim.batch / passed,
             "train/data_wait": t.loader.wait_seconds / passed,
@@ -144,5 +146,5 @@ class _Pace:
 
     def checkpoint_is_due(self) -> bool:
         due = time.perf_counter() - self.saved_at > 60 * self.t.config.run.checkpoint_minutes
-        # The ranks write at the same step: when any clock says so.
+        # All ranks write at the same step, as soon as it is due on any of them.
         return self.t.state.step % 10 == 0 and distributed.any_rank(due) if distributed.is_on() else due

@@ -1,4 +1,4 @@
-"""Everything that a run holds while it trains: built from a config, saved and restored."""
+"""The state of a run during training: built from a config, saved and restored."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ from selfcluster.training.collapse import Watch, require_finite
 
 @dataclass
 class State:
-    """Where training stands. Part of every checkpoint."""
+    """Progress of the training; part of every checkpoint."""
 
     epoch: int = 0
     step: int = 0
     step_in_epoch: int = 0
     seconds: float = 0.0
-    """Spent training, over all sessions."""
+    """Time spent training, over all sessions."""
     plan: EpochPlan | None = None
 
 
 @dataclass
 class Training:
-    """Everything that a run holds while it trains."""
+    """All parts of a run during training."""
 
     config: Config[Any]
     device: torch.device
     precision: torch.dtype
-    """Of encoder and head."""
+    """Precision of encoder and head."""
     model: ClusterModel
     parallel: nn.Module
     method: Method[Any]
@@ -64,35 +64,35 @@ class Training:
     state: State
 
     def parameters_named(self, names: Iterable[str]) -> list[nn.Parameter]:
-        """The parameters of these bare names."""
+        """Return the parameters with these bare names."""
         by_name = dict(self.model.named_parameters())
         return [by_name[name] for name in names]
 
     @property
     def parameter_names(self) -> dict[nn.Parameter, str]:
-        """Bare names, the same with and without data parallelism."""
+        """The bare name of each parameter, the same with and without data parallelism."""
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
     def backward(self, loss: Tensor) -> None:
-        """The gradients of the loss are added to those that are there."""
-        # What is computed again has been seen by batch norm before.
+        """Accumulate the gradients of the loss."""
+        # Batch norm has already counted the activations that are recomputed.
         with running_statistics_kept(self.model) if self.config.run.recompute else nullcontext():
             loss.backward()
 
     def autocast(self) -> AbstractContextManager:
-        """Inside, encoder and head have their precision."""
+        """Run encoder and head in their precision inside."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
 
 def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: NDArray[np.int64] | None = None) -> Training:
-    """Everything, at step 0.
+    """Build all parts of a run, at step 0.
 
     Args:
         config, data, device: of the run.
-        trained_on: indices of the images to train on; None for those that the settings name.
+        trained_on: indices of the images to train on; None for those that the settings choose.
     Raises:
-        ConfigError: the ranks do not divide the batch, or a setting that the network refuses.
-        DataError: fewer images than the batch.
+        ConfigError: the batch is not divisible by the ranks or parts, or the network does not support a setting.
+        DataError: there are fewer images than the batch.
     """
     batch, ranks = config.optim.batch, distributed.n_ranks()
     if trained_on is None:
@@ -100,10 +100,10 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
     if len(trained_on) < batch:
         raise DataError(f"{len(trained_on):,} images are fewer than the batch of {batch}; set --batch {len(trained_on)} or less")
     if batch % ranks:
-        raise ConfigError(f"batch {batch} does not divide among {ranks} ranks; set --batch {math.ceil(batch / ranks) * ranks}")
+        raise ConfigError(f"batch {batch} is not divisible by the {ranks} ranks; set --batch {math.ceil(batch / ranks) * ranks}")
     if (batch // ranks) % config.optim.accumulate:
         raise ConfigError(
-            f"accumulate {config.optim.accumulate} does not divide the {batch // ranks} images of a step into equal parts; set another --batch"
+            f"accumulate {config.optim.accumulate} does not divide the {batch // ranks} images of a step into equal parts; change --accumulate or --batch"
         )
     model = build_model(config)
     load_initial_weights(model, config.model.init)
@@ -117,11 +117,13 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
     if device.type == "cpu":
         torch.set_num_threads(n_threads(config))
     steps_per_epoch = len(trained_on) // batch
-    total_steps = min(config.optim.epochs * steps_per_epoch, config.optim.max_steps or math.inf)
-    method = METHODS[config.method](config, model, trained_on, steps_per_epoch=steps_per_epoch, total_steps=int(total_steps))
+    total_steps = config.optim.epochs * steps_per_epoch
+    if config.optim.max_steps:
+        total_steps = min(total_steps, config.optim.max_steps)
+    method = METHODS[config.method](config, model, trained_on, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     crops = MultiCrop(config.crops.n_crops, config.crops.crop_pixels, config.crops.area, config.augment)
     loader = Loader(
-        _kept(data.images, crops, config.run.cache_gib),
+        _cached(data.images, crops, config.run.cache_gib),
         crops,
         batch=batch,
         seed=config.run.seed,
@@ -130,30 +132,29 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         threads=n_threads(config),
         max_broken_share=config.data.max_broken_share,
     )
+    parallel: nn.Module = model
+    if ranks > 1:
+        with warnings.catch_warnings():
+            # torch 2.15 prefers forward_sync_buffers, which 2.6 does not have; the buffers are the same on all ranks either way.
+            warnings.simplefilter("ignore", FutureWarning)
+            parallel = DistributedDataParallel(model, broadcast_buffers=False)
     return Training(
         config=config,
         device=device,
         precision=precision_of(config, device),
         model=model,
-        parallel=_parallel(model) if ranks > 1 else model,
+        parallel=parallel,
         method=method,
         optimizers=optim.build_optimizers(method.parameter_groups()),
         loader=loader,
-        watch=Watch(config.health, n_prototypes=config.n_prototypes, begins=method.settles_at),
-        total_steps=int(total_steps),
+        watch=Watch(config.health.on_collapse, n_prototypes=config.n_prototypes, begins=method.settles_at),
+        total_steps=total_steps,
         state=State(),
     )
 
 
-def _parallel(model: ClusterModel) -> nn.Module:
-    with warnings.catch_warnings():
-        # torch 2.15 prefers forward_sync_buffers, which 2.6 does not know; the buffers are alike on all ranks either way.
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(model, broadcast_buffers=False)
-
-
-def _kept(images: Images, crops: MultiCrop, cache_gib: float) -> Images:
-    """The images, or, where all of them fit that many GiB once decoded, the images kept decoded, as far as there is room."""
+def _cached(images: Images, crops: MultiCrop, cache_gib: float) -> Images:
+    """Return the images with a cache of the decoded ones if all of them fit in it; otherwise the images themselves."""
     if images.in_memory or not cache_gib:
         return images
     n_bytes = bytes_of(images, crops.least_of_any)
@@ -162,12 +163,12 @@ def _kept(images: Images, crops: MultiCrop, cache_gib: float) -> Images:
     try:
         return CachedImages(images, crops.least_of_any, n_bytes)
     except OSError:
-        # They are decoded as if they were kept: whether there is room must not show in the crops.
+        # Without room on the disk, decode as if they were cached: the crops must not depend on it.
         return CachedImages(images, crops.least_of_any, 0)
 
 
 def save(t: Training, folder: Path) -> None:
-    """A checkpoint of this step is on the disk; collective, rank 0 writes.
+    """Write a checkpoint of this step; collective, rank 0 writes.
 
     Raises:
         DivergenceError: a loss since the last reading, or a weight, is not finite; nothing is overwritten.
@@ -190,10 +191,10 @@ def save(t: Training, folder: Path) -> None:
 
 
 def restore(t: Training, folder: Path) -> None:
-    """Training stands where the last checkpoint was written.
+    """Load the last checkpoint.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is of another configuration.
+        CheckpointError: there is none, it is damaged, or it belongs to another configuration.
     """
     tensors, state = load_checkpoint(folder / "checkpoints")
     check_settings(state, t.config)

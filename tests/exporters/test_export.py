@@ -120,7 +120,7 @@ def test_the_graph_takes_any_batch_gives_the_layer_and_tells_how_to_prepare(smal
     network = plain_copy(small.model, small.config)
     for n in (1, 4, 23):
         found = session.run(None, {"images": images[:n].numpy()})[0]
-        np.testing.assert_allclose(found, network.embed(images[:n]).detach(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found, network.project(images[:n]).detach(), rtol=0, atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
     told = session.get_modelmeta().custom_metadata_map
     beside = json.loads((tmp_path / "graph" / "preprocessing.json").read_text())

@@ -1,4 +1,4 @@
-"""k-means labels, a fresh top layer, uniform sampling; and both trivial solutions, provoked."""
+"""k-means labels, a re-initialized top layer, uniform sampling, and the two trivial solutions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from selfcluster.data.loader import Batch
 from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.methods import deepcluster
-from selfcluster.methods.base import Extract
+from selfcluster.methods.base import Extractor
 from selfcluster.methods.deepcluster import DeepCluster, uniform_over_clusters
-from selfcluster.models.features import Rows
 from selfcluster.models.model import Outputs
+from selfcluster.models.rows import Rows
 from selfcluster.settings.config import DataSettings
 from selfcluster.training import loop
 from selfcluster.training.extraction import extractor
@@ -36,7 +36,7 @@ def _training(given: Data | None = None, **settings: Any) -> tuple[Training, Dee
     return t, t.method
 
 
-def _extract(t: Training, epoch: int = 0) -> Extract:
+def _extract(t: Training, epoch: int = 0) -> Extractor:
     return extractor(t, epoch, tiny.Silent(), None)
 
 
@@ -56,12 +56,12 @@ def labels() -> np.ndarray:
 
 
 @pytest.mark.parametrize(("n", "each"), [(100, 34), (1000, 334), (9, 4)])
-def test_every_cluster_that_is_not_empty_gives_as_many(labels: np.ndarray, n: int, each: int) -> None:
+def test_every_nonempty_cluster_gives_equally_many(labels: np.ndarray, n: int, each: int) -> None:
     drawn = uniform_over_clusters(labels, n, 0)
     counts = np.bincount(labels[drawn], minlength=4)
     assert len(drawn) == n
     assert counts.max() <= each
-    assert counts[:3].min() >= each - (3 * each - n), "all that is missing was cut off"
+    assert counts[:3].min() >= each - (3 * each - n), "the rest was cut off"
     assert counts[3] == 0
 
 
@@ -69,7 +69,7 @@ def test_every_cluster_that_is_not_empty_gives_as_many(labels: np.ndarray, n: in
 def test_images_without_a_label_are_never_drawn(labels: np.ndarray, n: int) -> None:
     for key in range(5):
         assert (labels[uniform_over_clusters(labels, n, key)] >= 0).all()
-    everywhere = np.abs(labels)  # and where every image has one, none is lost
+    everywhere = np.abs(labels)  # if every image has a label, none is lost
     assert set(everywhere[uniform_over_clusters(everywhere, n, 0)]) == {0, 1, 2}
 
 
@@ -103,7 +103,7 @@ def test_labels_are_those_of_k_means_on_whitened_features() -> None:
     assert sorted(set(method.labels.of_head(0))) == list(range(K))
 
 
-def test_the_start_of_k_means_is_of_the_seed_and_the_epoch() -> None:
+def test_the_start_of_k_means_is_a_function_of_seed_and_epoch() -> None:
     found = []
     for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]:
         t, method = _training(tiny.data(), seed=seed)
@@ -131,7 +131,7 @@ def test_ninety_percent_in_one_cluster_are_a_third_of_the_epoch() -> None:
     assert sorted(plan.occurrence[in_cluster[plan.order] == 2]) == list(range((in_cluster[plan.order] == 2).sum()))
 
 
-def test_the_top_layer_begins_anew_as_a_function_of_seed_and_epoch() -> None:
+def test_the_top_layer_is_reinitialized_as_a_function_of_seed_and_epoch() -> None:
     def top(seed: int, epoch: int) -> Tensor:
         t, method = _training(seed=seed)
         with torch.no_grad():
@@ -152,7 +152,7 @@ def test_the_top_layer_begins_anew_as_a_function_of_seed_and_epoch() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
-def test_the_top_layer_has_a_group_of_its_own(optimizer: str) -> None:
+def test_the_top_layer_has_its_own_parameter_group(optimizer: str) -> None:
     t, method = _training(optimizer=optimizer, top_lr=0.07, lr=0.3, final_lr=0.1, weight_decay=1e-3)
     assert set(t.optimizers) == {"sgd", optimizer}
     groups = {group["name"]: group for o in t.optimizers.values() for group in o.param_groups}
@@ -182,7 +182,7 @@ def test_reassign_epochs_clusters_every_second_epoch_and_keeps_the_top_layer_in_
     assert np.array_equal(labels[0], labels[1])
     assert np.array_equal(labels[2], labels[3])
     assert not np.array_equal(labels[1], labels[2])
-    assert not np.array_equal(plans[0].order, plans[1].order), "the draws are the epoch's own"
+    assert not np.array_equal(plans[0].order, plans[1].order), "each epoch has its own draws"
 
 
 def test_figures_of_every_clustering_are_logged() -> None:
@@ -225,7 +225,7 @@ def test_loss_is_the_cross_entropy_over_the_clusters_that_hold_images() -> None:
 # ---- the trivial solutions ----------------------------------------------------------------------------------------------------
 
 
-def test_fewer_distinct_points_than_clusters_train_on_as_many_labels_and_say_so() -> None:
+def test_fewer_distinct_points_than_clusters_train_on_as_many_labels_and_are_reported() -> None:
     t, method = _training(open_data(tiny.images(5)[np.arange(40) % 5], DataSettings()), n_prototypes=10, epochs=2)
     log = tiny.Silent()
     loop.fit(t, log, None)
@@ -234,7 +234,7 @@ def test_fewer_distinct_points_than_clusters_train_on_as_many_labels_and_say_so(
     assert len(np.unique(labels[:5])) == 5
     assert np.array_equal(labels, np.tile(labels[:5], 8)), "equal images have equal labels"
     assert sorted(labels[:5]) == list(range(5)), "labels are contiguous"
-    assert log.said == [f"epoch {epoch}: the features hold 5 distinct points, so 5 of 10 clusters stay empty" for epoch in (0, 1)]
+    assert log.said == [f"epoch {epoch}: the features have 5 distinct values, so 5 of 10 clusters stay empty" for epoch in (0, 1)]
     assert [row["cluster/n_empty"] for row in log.rows if "cluster/n_empty" in row] == [5, 5]
     assert max(log.losses()) < np.log(10) - 0.3, "the loss is over five clusters"
 
@@ -260,7 +260,25 @@ def test_a_constant_encoder_is_never_trained_on(dead: str) -> None:
     assert all(torch.equal(p, before[name]) for name, p in t.model.named_parameters())
 
 
-def test_a_network_that_dies_later_is_stopped_at_the_next_clustering() -> None:
+def test_constant_features_can_be_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deepcluster, "_CONSTANT", 10.0)  # so that these features, which can still be clustered, count as constant
+    t, _ = _training(on_collapse="warn", max_steps=2)
+    log = tiny.Silent()
+    loop.fit(t, log, None)
+    assert t.state.step == 2
+    assert [message.split(";")[0] for message in log.warned] == [
+        f"collapsed: the features of all images are the same to {t.method.whitening.spread:.1e} of their length at epoch 0"
+    ]
+
+
+def test_one_label_cannot_be_a_warning() -> None:
+    """The loss over a single label is always 0."""
+    t, _ = _training(open_data(np.full((32, 20, 20, 3), 128, dtype=np.uint8), DataSettings()), on_collapse="warn")
+    with pytest.raises(CollapseError, match="k-means finds one cluster for all images at epoch 0"):
+        loop.fit(t, tiny.Silent(), None)
+
+
+def test_a_network_that_collapses_later_is_stopped_at_the_next_clustering() -> None:
     t, _ = _training()
     with pytest.raises(loop.Interrupted):
         loop.fit(t, tiny.Silent(), None, stop_at=4)
@@ -274,7 +292,7 @@ def test_a_network_that_dies_later_is_stopped_at_the_next_clustering() -> None:
 
 
 def test_one_label_left_is_a_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our k-means fills empty clusters and never gets here; one that does not would."""
+    """Our k-means fills empty clusters, so a different one is needed here."""
 
     def everything_in_one(points: np.ndarray, k: int, **settings: Any) -> Clustering:
         found = kmeans(points, k, **settings)
@@ -289,11 +307,11 @@ def test_one_label_left_is_a_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_clusters_than_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"n_prototypes 37 are more clusters than there are images \(36\); set --n-prototypes 3 or so"):
+    with pytest.raises(ConfigError, match=r"n_prototypes 37 is more than the 36 images to train on; set --n-prototypes 3 or so"):
         _training(n_prototypes=37)
     broken = tiny.folder_of_images(tmp_path, 12, broken=(1, 2, 3))
     t, _ = _training(broken, n_prototypes=10, max_broken_share=0.5)
-    with pytest.raises(DataError, match="9 readable images are fewer than 10 clusters; set --n-prototypes 2 or less"):
+    with pytest.raises(DataError, match="9 readable images are fewer than the 10 clusters; set --n-prototypes 2 or less"):
         loop.fit(t, tiny.Silent(), None)
 
 
@@ -328,14 +346,14 @@ def test_variants_train(tmp_path: Path, settings: dict[str, Any]) -> None:
         assert method.centroids.shape == (K, 4)
 
 
-def test_dropout_works_in_training_and_nowhere_else() -> None:
+def test_dropout_applies_in_training_only() -> None:
     t, _ = _training(dropout=0.5)
-    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     t.model.train()
-    out = t.model([images])
+    out = t.model([pixels])
     assert (out.embeddings == 0).float().mean() > 0.4
     t.model.eval()
-    assert torch.equal(t.model.embed(images), t.model.encode(images))
+    assert torch.equal(t.model.project(pixels), t.model.encode(pixels))
 
 
 def test_clusters_of_one_size_show_every_image() -> None:

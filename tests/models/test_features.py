@@ -1,4 +1,4 @@
-"""One row an image, in the order that was asked for, without a trace on the encoder."""
+"""One row per image, in the order of the index, without changing the encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.readers.folder import FolderImages
 from selfcluster.data.readers.images import ArrayImages, Images
-from selfcluster.models.features import Rows, RowsByIndex, extract_features, map_rows, prepared_images, raw_pixels
+from selfcluster.models.features import extract_features, prepared_images, raw_pixels
 
 CPU = torch.device("cpu")
 N, BROKEN = 7, 2
@@ -22,7 +22,7 @@ N, BROKEN = 7, 2
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> FolderImages:
-    """Noise of several sizes; number 2 is cut short."""
+    """Noise of several sizes; number 2 is truncated."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for index in range(N):
         content = io.BytesIO()
@@ -41,13 +41,13 @@ def encoder() -> nn.Module:
 
 
 def one_by_one(encoder: nn.Module, images: Images, index: list[int]) -> Tensor:
-    """The same by a plain loop in eval mode."""
+    """The features by a plain loop in eval mode."""
     encoder.eval()
     with torch.no_grad():
         return torch.cat([encoder(normalize(resize_center(images.decode(image).pixels, 8)[None])) for image in index])
 
 
-def test_rows_stand_in_the_order_of_the_index(photos: FolderImages, encoder: nn.Module) -> None:
+def test_rows_are_in_the_order_of_the_index(photos: FolderImages, encoder: nn.Module) -> None:
     index = [6, 0, 3, 3, 5]
     features = extract_features(encoder, photos, index=np.array(index), pixels=8, device=CPU, batch=2)
     assert features.dtype == torch.float32
@@ -87,7 +87,7 @@ def test_the_encoder_is_left_as_it_was(photos: FolderImages, encoder: nn.Module)
     assert not any(part.training for part in encoder.modules())
 
 
-def test_the_mode_comes_back_after_an_error(photos: FolderImages, encoder: nn.Module) -> None:
+def test_the_mode_is_restored_after_an_error(photos: FolderImages, encoder: nn.Module) -> None:
     broken = nn.Sequential(encoder, nn.Linear(99, 2)).train()
     with pytest.raises(RuntimeError, match="shapes"):
         extract_features(broken, photos, pixels=8, device=CPU)
@@ -99,7 +99,7 @@ def test_a_plain_function_is_an_encoder_too(photos: FolderImages) -> None:
     torch.testing.assert_close(features[0], normalize(resize_center(photos.decode(4).pixels, 8)[None]).flatten())
 
 
-def test_bf16_gives_float32_rows_close_by(photos: FolderImages, encoder: nn.Module) -> None:
+def test_bf16_returns_similar_float32_rows(photos: FolderImages, encoder: nn.Module) -> None:
     exact, coarse = (
         extract_features(encoder, photos, index=np.array([0, 1]), pixels=8, device=CPU, precision=precision)
         for precision in (torch.float32, torch.bfloat16)
@@ -124,79 +124,8 @@ def test_the_last_part_holds_what_is_left(photos: FolderImages) -> None:
     assert torch.cat([readable for _, readable in parts]).tolist() == [image != BROKEN for image in range(N)]
 
 
-def test_awkward_files_give_features_or_nan(shared_data: Path) -> None:
+def test_awkward_files_have_features_or_nan(shared_data: Path) -> None:
     images = FolderImages(shared_data / "awkward")
     rows = raw_pixels(images, pixels=8)
     unreadable = {images.path(row) for row in rows.isnan().any(dim=1).nonzero().flatten().tolist()}
     assert unreadable == {"bomb_120mp.png", "empty.jpg", "notes.jpg", "truncated.jpg"}
-
-
-# ---- rows that land by index --------------------------------------------------------------------------------------------------
-
-INDEX = np.array([1, 4, 5, 8, 9, 20])
-
-
-def _collected(tmp_path: Path, *, memory_bytes: float, order: list[int], index: np.ndarray = INDEX) -> Rows:
-    """Rows that say whose they are, put in this order, two at a time."""
-    collected = RowsByIndex(index, memory_bytes=memory_bytes, folder=tmp_path)
-    for start in range(0, len(order), 2):
-        part = np.array(order[start : start + 2])
-        collected.put(part, torch.from_numpy(part)[:, None, None] * torch.ones(2, 3))
-    return collected.rows()
-
-
-@pytest.mark.parametrize("memory_bytes", [np.inf, 0])
-@pytest.mark.parametrize("order", [[1, 4, 5, 8, 9, 20], [20, 5, 1, 9, 4, 8], [9, 4, 20], [8], []])
-def test_rows_land_by_index_in_any_order_and_with_gaps(tmp_path: Path, order: list[int], memory_bytes: float) -> None:
-    rows = _collected(tmp_path, memory_bytes=memory_bytes, order=order)
-    assert rows.index.tolist() == sorted(order)
-    assert rows.values.dtype == np.float32
-    assert len(rows.values) == len(order)
-    if order:
-        assert rows.values.shape[1:] == (2, 3)
-        assert (rows.values == np.sort(order)[:, None, None]).all()
-
-
-def test_gaps_are_closed_block_by_block(tmp_path: Path) -> None:
-    index = np.arange(0, 27000, 3)
-    there = np.delete(index, [0, 5, 4097, 8999])
-    collected = RowsByIndex(index, memory_bytes=0, folder=tmp_path)
-    collected.put(there, torch.from_numpy(there).float()[:, None])
-    rows = collected.rows()
-    assert np.array_equal(rows.index, there)
-    assert np.array_equal(rows.values[:, 0], there)
-
-
-def test_above_the_budget_rows_lie_in_a_file_that_nobody_has_to_remove(tmp_path: Path) -> None:
-    n_bytes = len(INDEX) * 6 * 4
-    within, above = (_collected(tmp_path, memory_bytes=n, order=INDEX.tolist()) for n in (n_bytes, n_bytes - 1))
-    assert not isinstance(within.values, np.memmap)
-    assert isinstance(above.values, np.memmap)
-    assert Path(above.values.filename).parent == tmp_path
-    assert list(tmp_path.iterdir()) == [], "gone already, however the run may end"
-    assert np.array_equal(within.values, above.values)
-
-
-@pytest.mark.parametrize("memory_bytes", [np.inf, 0])
-def test_mapped_rows_are_where_the_given_ones_are(tmp_path: Path, memory_bytes: float) -> None:
-    index = np.arange(9000)
-    collected = RowsByIndex(index, memory_bytes=memory_bytes, folder=tmp_path)
-    collected.put(index[1:], torch.from_numpy(index[1:]).float()[:, None].expand(-1, 3))
-    asked = []
-
-    def sums(block: Tensor) -> Tensor:
-        asked.append(len(block))
-        return block.sum(dim=1, keepdim=True) + 1
-
-    mapped = map_rows(collected.rows(), sums, CPU)
-    assert isinstance(mapped.values, np.memmap) == (memory_bytes == 0)
-    assert np.array_equal(mapped.index, index[1:])
-    assert np.array_equal(mapped.values[:, 0], 3.0 * index[1:] + 1)
-    assert max(asked) < 5000
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_rows_are_mapped_to_no_rows_of_the_right_width() -> None:
-    rows = map_rows(Rows(np.empty(0, dtype=np.int64), np.empty((0, 4), dtype=np.float32)), lambda block: block[:, :3], CPU)
-    assert len(rows.index) == 0
-    assert rows.values.shape == (0, 3)

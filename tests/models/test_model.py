@@ -31,7 +31,7 @@ def outputs() -> tuple[ClusterModel, list[Tensor], Outputs]:
         return model, crops, model(crops)
 
 
-# ---- what comes out -----------------------------------------------------------------------------------------------------------
+# ---- outputs ------------------------------------------------------------------------------------------------------------------
 
 
 def test_outputs_have_the_promised_shapes(outputs) -> None:
@@ -95,7 +95,7 @@ def test_scores_are_float32_under_bf16() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["resnet10_small_quarter", "vit_tiny_patch16_224"])
-def test_channels_last_gives_the_same(encoder: str) -> None:
+def test_channels_last_has_the_same_scores(encoder: str) -> None:
     sizes = (32, 16)
     crops = [torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(side)) for side in sizes]
     torch.manual_seed(0)
@@ -142,29 +142,23 @@ def test_prototypes_are_unit_rows_after_loading() -> None:
 
 
 def test_loading_unit_rows_keeps_every_bit() -> None:
-    # A resumed run would otherwise differ from one that was never stopped.
+    # A resumed run would otherwise differ from an uninterrupted one.
     torch.manual_seed(0)
     prototypes, again = Prototypes((500,), 128), Prototypes((500,), 128)
     again.load_state_dict(prototypes.state_dict())
     assert torch.equal(again.weight, prototypes.weight)
 
 
-def test_prototypes_get_their_plain_gradient() -> None:
+def test_normalization_does_not_change_the_gradient_of_prototypes() -> None:
     prototypes, z = Prototypes((3,), 4), torch.randn(5, 4)
     prototypes(z)[0].sum().backward()
     torch.testing.assert_close(prototypes.weight.grad, z.sum(dim=0).expand(3, 4))
 
 
-# ---- running statistics -------------------------------------------------------------------------------------------------------
-
-
-# ---- batch norm over ranks ----------------------------------------------------------------------------------------------------
-
-
 # ---- several heads, DeepCluster's top layer, Sobel ----------------------------------------------------------------------------
 
 
-def test_heads_stand_below_each_other() -> None:
+def test_heads_are_stacked_in_one_matrix() -> None:
     torch.manual_seed(0)
     prototypes = Prototypes((3, 5, 2), 4)
     z = nn.functional.normalize(torch.randn(6, 4))
@@ -188,8 +182,8 @@ def test_the_top_layer_is_linear_with_bias_and_small_weights() -> None:
     weight, bias, x = top.weight, top.bias, torch.randn(3, 128)
     (scores,) = top(x)
     torch.testing.assert_close(scores, x @ weight.T + bias)
-    top.begin_anew(torch.full((20, 128), 2.0))
-    assert top.weight is weight, "data parallelism and optimizers hold the parameter"
+    top.reinitialize(torch.full((20, 128), 2.0))
+    assert top.weight is weight, "data parallelism and optimizers refer to the parameter"
     assert (weight == 0.02).all()
     assert (bias == 0).all()
 
@@ -213,7 +207,7 @@ def test_sobel_exact_values() -> None:
     assert turned[0, 0, :, 2].tolist() == [0] * 5
 
 
-def test_sobel_sees_the_mean_of_the_channels_and_is_fixed() -> None:
+def test_sobel_filters_the_mean_of_the_channels_and_is_fixed() -> None:
     x = torch.randn(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(Sobel()(x), Sobel()(x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)))
     assert list(Sobel().parameters()) == []

@@ -8,13 +8,8 @@ import re
 import pytest
 
 from selfcluster.formatting import figure
-from selfcluster.reporting.curves import Curve, curves, ln_k, series, thinned
+from selfcluster.reporting.curves import Curve, curves, series, thinned
 from tests import tiny
-
-
-def test_ln_k_is_the_mean_over_the_heads() -> None:
-    assert ln_k(tiny.config()) == pytest.approx(math.log(8))
-    assert ln_k(tiny.config("sela-v2")) == pytest.approx((2 * math.log(8) + math.log(6)) / 3)
 
 
 def test_a_series_leaves_out_what_is_missing_or_not_finite() -> None:

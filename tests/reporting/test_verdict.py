@@ -1,13 +1,19 @@
-"""The verdict follows from the figures alone."""
+"""The verdict follows from the metrics alone, and agrees with what stops training."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import pytest
+import torch
 
+from selfcluster.methods.base import Codes, PseudoLabels
+from selfcluster.models.model import Outputs
 from selfcluster.reporting.verdict import at_the_end, judge
+from selfcluster.training import loop
+from selfcluster.training.collapse import Watch
 from tests import tiny
 
 LN_K = math.log(8)
@@ -50,11 +56,10 @@ def test_without_figures_nothing_is_known() -> None:
 @pytest.mark.parametrize(
     ("metrics", "says"),
     [
-        ({"collapse/mean_embedding": lambda t: 0.5 + 0.5 * t}, "one embedding"),
-        ({"collapse/mean_embedding": lambda t: 0.99, "collapse/code_entropy": lambda t: 1.0}, "their codes are uniform"),
+        ({"collapse/mean_embedding": lambda t: 0.99, "collapse/code_entropy": lambda t: 1.0}, "and the codes are uniform"),
         ({"collapse/rankme": lambda t: 1.2}, "effective rank of 1.2"),
         ({"collapse/prototypes_used": lambda t: 1.1}, "Only 1 of 8 prototypes"),
-        ({"cluster/largest_share": lambda t: 0.9}, "holds 90.0 % of the images"),
+        ({"cluster/largest_share": lambda t: 0.95}, "contains 95.0 % of the images"),
     ],
 )
 def test_signs_of_a_collapse(metrics: dict[str, Any], says: str) -> None:
@@ -67,7 +72,7 @@ def test_signs_of_a_collapse(metrics: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("metrics", "says"),
     [
-        ({"train/loss": lambda t: LN_K * (1.02 - 0.01 * t)}, "hardly left ln K"),
+        ({"train/loss": lambda t: LN_K * (1.02 - 0.01 * t), "collapse/code_entropy": lambda t: 0.7}, "hardly left ln K"),
         ({"train/loss": lambda t: LN_K * (1.05 - 0.6 * t)}, "still falls"),
         ({"collapse/code_entropy": lambda t: 0.99}, "nearly uniform"),
         ({"collapse/code_entropy": None, "cluster/nmi_previous": lambda t: 0.3}, "still change from epoch to epoch"),
@@ -79,10 +84,41 @@ def test_signs_of_training_that_has_not_finished(metrics: dict[str, Any], says: 
     assert says in _texts(verdict, "unfinished")
 
 
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({"train/loss": lambda t: LN_K * 1.02, "collapse/code_entropy": lambda t: 0.4}, "though the codes are sharp"),
+        ({"train/loss": lambda t: LN_K, "collapse/code_entropy": lambda t: 0.99}, "the codes are uniform"),
+        ({"train/loss": lambda t: LN_K, "collapse/code_entropy": None}, "that of a network that tells no images apart"),
+    ],
+)
+def test_signs_of_a_run_that_does_not_learn(metrics: dict[str, Any], says: str) -> None:
+    verdict = judge(_rows(**metrics), CONFIG)
+    assert verdict.state == "not learning"
+    assert says in _texts(verdict, "not learning")
+    assert verdict.signs[0].means == "not learning"
+    assert "hardly left" not in _texts(verdict, "unfinished")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({"collapse/mean_embedding": lambda t: 0.97}, "close together"),
+        ({"cluster/largest_share": lambda t: 0.6}, "contains 60.0 % of the images"),
+        ({"train/data_wait": lambda t: 0.6}, "waits 60.0 %"),
+    ],
+)
+def test_a_note_decides_nothing(metrics: dict[str, Any], says: str) -> None:
+    verdict = judge(_rows(**metrics), CONFIG)
+    assert verdict.state == "healthy"
+    assert says in _texts(verdict, "note")
+    assert verdict.signs[-1].means == "note"
+
+
 def test_a_run_that_was_stopped_has_not_finished() -> None:
     assert "after 40 of 90 epochs" in _texts(judge(_rows(), tiny.config(epochs=90)), "unfinished")
     assert "after 100 of 300 steps" in _texts(judge(_rows(), tiny.config(epochs=90, max_steps=300)), "unfinished")
-    # The last row may stand up to log_steps before the end.
+    # The last row may be up to log_steps before the end.
     assert judge(_rows(), tiny.config(epochs=90, max_steps=101)).state == "healthy"
 
 
@@ -118,26 +154,19 @@ def test_the_floors_count_where_they_were_measured(raw: float, state: str, says:
     assert says in " ".join(sign.text for sign in verdict.signs)
 
 
-def test_waiting_for_images_is_a_note_that_decides_nothing() -> None:
-    verdict = judge(_rows(**{"train/data_wait": lambda t: 0.6}), CONFIG)
-    assert verdict.state == "healthy"
-    assert "waits 60.0 %" in _texts(verdict, "note")
-    assert verdict.signs[-1].means == "note"
-
-
 def test_the_verdict_looks_at_the_end_of_training() -> None:
-    rows = _rows(**{"collapse/mean_embedding": lambda t: 1.0 if t < 0.8 else 0.1})
+    rows = _rows(
+        **{"collapse/mean_embedding": lambda t: 1.0 if t < 0.45 else 0.1, "collapse/code_entropy": lambda t: 1.0 if t < 0.45 else 0.5}
+    )
     assert at_the_end(rows, "collapse/mean_embedding") == pytest.approx(0.1)
     assert judge(rows, CONFIG).state == "healthy"
     assert at_the_end(rows, "no/such") is None
 
 
 def test_a_run_that_has_really_been_trained_gets_a_verdict() -> None:
-    from selfcluster.training import loop
-
     t, log = tiny.training(), tiny.Silent()
     loop.fit(t, log, None)
-    assert judge(log.rows, t.config).state in ("healthy", "undertrained", "collapsing")
+    assert judge(log.rows, t.config).state != "unknown"
 
 
 def test_epochs_that_end_before_max_steps_are_the_end() -> None:
@@ -149,3 +178,50 @@ def test_epochs_that_end_before_max_steps_are_the_end() -> None:
 def test_two_prototypes_that_are_both_used_are_no_collapse() -> None:
     verdict = judge(_rows(**{"collapse/prototypes_used": lambda t: 1.98}), tiny.config(epochs=EPOCHS, n_prototypes=2))
     assert "prototypes are in use" not in _texts(verdict, "collapse")
+
+
+# ---- the page and the watch agree ---------------------------------------------------------------------------------------------
+
+K, B, STEPS = 100, 200, 40
+
+
+def _metrics(entropy: float | None, length: float, used: int, rank: int) -> tuple[Outputs, Codes | PseudoLabels]:
+    """A batch with these health metrics: code entropy (a share of ln K), squared length of the mean embedding, prototypes used, rank."""
+    signs = torch.tensor([1.0, -1.0]).repeat(B // 2)
+    z = torch.stack([torch.full((B,), length**0.5), signs * (1 - length) ** 0.5], dim=1)[None]
+    scores = torch.nn.functional.one_hot(torch.arange(B) % used, K).float()[None]
+    features = torch.eye(50)[torch.arange(B) % rank][None]
+    if entropy is None:
+        targets: Codes | PseudoLabels = PseudoLabels([torch.zeros(B, dtype=torch.int64)], torch.tensor(float(B)))
+    else:
+        codes = torch.eye(K)[torch.arange(B) % K]
+        codes[: round(entropy * B)] = 1 / K
+        targets = Codes(codes[None])
+    return Outputs(features, z, [scores]), targets
+
+
+@pytest.mark.parametrize("entropy", [None, 0.4, 0.7, 0.99])
+@pytest.mark.parametrize("slope", [0.0, -0.002])
+def test_training_stops_where_the_page_says_so(entropy: float | None, slope: float) -> None:
+    """The watch and the verdict see the same metrics, and one of them objects if and only if the other does."""
+    losses, lengths, used, ranks, largest = (0.5, 0.985, 1.0, 1.3), (0.2, 0.97), (1, 50), (1, 30), (None, 0.95)
+    n_stopped = 0
+    for loss, length, n_used, rank, share in itertools.product(losses, lengths, used, ranks, largest):
+        out, targets = _metrics(entropy, length, n_used, rank)
+        watch, rows = Watch("warn", n_prototypes=(K,), begins=0, n_steps=20), []
+        watch.largest_cluster = share
+        for step in range(STEPS):
+            watch.see(out, targets, torch.tensor(loss * math.log(K) + slope * step), step)
+            if step % 2:
+                rows.append({"step": step + 1, "epoch": 0, **watch.read()})
+            if step == 17:
+                rows.append({"step": step + 1, "epoch": 0, "collapse/rankme": watch.rankme()})
+        if share is not None:
+            rows.append({"step": STEPS, "epoch": 0, "cluster/largest_share": share})
+        verdict = judge(rows, tiny.config(n_prototypes=K))
+        stops = verdict.state in ("collapsing", "not learning")
+        assert stops == (watch.warned is not None), (loss, length, n_used, rank, share)
+        if watch.warned is not None:
+            assert watch.warned.startswith("collapsed" if verdict.state == "collapsing" else "not learning")
+        n_stopped += stops
+    assert 0 < n_stopped < 64

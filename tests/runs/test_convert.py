@@ -80,10 +80,10 @@ def test_features_embeddings_and_scores_are_the_originals(imported: sc.Run, resn
     hidden = (hidden - head["1.running_mean"]) / (head["1.running_var"] + 1e-5).sqrt() * head["1.weight"] + head["1.bias"]
     z = hidden.relu() @ head["3.weight"].T + head["3.bias"]
     z = z / z.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(imported.model.embed(images).double(), z, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(imported.model.project(images).double(), z, rtol=1e-4, atol=1e-5)
     rows = weights["prototypes.weight"].double()
     torch.testing.assert_close(
-        imported.model.prototypes(imported.model.embed(images))[0].double(),
+        imported.model.prototypes(imported.model.project(images))[0].double(),
         z @ (rows / rows.norm(dim=1, keepdim=True)).T,
         rtol=1e-4,
         atol=1e-5,

@@ -1,34 +1,49 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from selfcluster import distributed
+from selfcluster.data.sources import open_data
 from selfcluster.errors import CollapseError, DivergenceError
-from selfcluster.methods.base import Codes, PseudoLabels
+from selfcluster.methods.base import Codes, OnCollapse, PseudoLabels
 from selfcluster.models.model import Outputs
-from selfcluster.settings.config import HealthSettings
+from selfcluster.settings.config import DataSettings
+from selfcluster.training import loop
 from selfcluster.training.collapse import Watch, require_finite
+from selfcluster.training.state import Training
 from tests import tiny
+from tests.ranks import on_ranks
 
 K, B, D = 30, 16, 8
 
 
-def _watch(**settings: object) -> Watch:
-    return Watch(HealthSettings(collapse_steps=20, **settings), n_prototypes=(K,), begins=5)
+def _watch(on_collapse: OnCollapse = "stop", *, n_prototypes: tuple[int, ...] = (K,), begins: int = 5) -> Watch:
+    return Watch(on_collapse, n_prototypes=n_prototypes, begins=begins, n_steps=20)
 
 
-def _step(watch: Watch, step: int, *, same: bool, sharp: bool, loss: float) -> None:
+def _training(*args: Any, n_steps: int = 20, **settings: Any) -> Training:
+    """A training whose latest 20 steps are judged, instead of 200."""
+    t = tiny.training(*args, **settings)
+    t.watch = Watch(t.config.health.on_collapse, n_prototypes=t.config.n_prototypes, begins=t.method.settles_at, n_steps=n_steps)
+    return t
+
+
+def _step(watch: Watch, step: int, *, same: bool, sharp: bool, loss: float, flat: bool = False) -> None:
     generator = torch.Generator().manual_seed(step)
     z = normalize(torch.ones(2, B, D) if same else torch.randn(2, B, D, generator=generator), dim=-1)
     scores = torch.randn(2, B, K, generator=generator)
     codes = torch.softmax(scores * (20 if sharp else 0), dim=-1)
-    watch.see(Outputs(features=z, embeddings=z, scores=[scores]), Codes(codes), torch.tensor(loss), step)
+    features = torch.ones_like(z) if flat else z
+    watch.see(Outputs(features=features, embeddings=z, scores=[scores]), Codes(codes), torch.tensor(loss), step)
 
 
-def test_collapse_stops_the_run_with_cause_and_lever() -> None:
+def test_collapse_stops_the_run_and_names_the_settings() -> None:
     watch = _watch()
     for step in range(30):
         _step(watch, step, same=True, sharp=False, loss=math.log(K))
@@ -36,7 +51,7 @@ def test_collapse_stops_the_run_with_cause_and_lever() -> None:
         watch.read()
 
 
-def test_not_learning_is_another_disease() -> None:
+def test_sharp_codes_without_learning_stop_the_run() -> None:
     watch = _watch()
     for step in range(30):
         _step(watch, step, same=False, sharp=True, loss=math.log(K) + 1)
@@ -44,11 +59,11 @@ def test_not_learning_is_another_disease() -> None:
         watch.read()
 
 
-def test_a_loss_stuck_at_ln_k_is_not_learning_even_where_embeddings_differ() -> None:
+def test_a_loss_that_stays_at_ln_k_is_not_learning_even_where_embeddings_differ() -> None:
     watch = _watch()
     for step in range(30):
         _step(watch, step, same=False, sharp=False, loss=math.log(K) + 0.002)
-    with pytest.raises(CollapseError, match=r"not learning.*stands at ln K.*lower epsilon"):
+    with pytest.raises(CollapseError, match=r"not learning.*stays at ln K.*lower epsilon"):
         watch.read()
 
 
@@ -59,18 +74,64 @@ def test_a_loss_above_ln_k_that_falls_is_no_alarm() -> None:
     watch.read()
 
 
+def test_features_of_one_direction_stop_the_run_once_they_are_measured() -> None:
+    watch = _watch()
+    for step in range(30):
+        _step(watch, step, same=False, sharp=True, loss=1.0, flat=True)
+        watch.read()
+    watch.rankme()
+    _step(watch, 30, same=False, sharp=True, loss=1.0, flat=True)
+    with pytest.raises(CollapseError, match=r"collapsed: the features have an effective rank of 1.0"):
+        watch.read()
+
+
+def test_few_prototypes_in_use_stop_the_run() -> None:
+    watch = _watch(n_prototypes=(1000 * K,))
+    for step in range(30):
+        _step(watch, step, same=False, sharp=True, loss=1.0)
+    with pytest.raises(CollapseError, match=r"collapsed: 2\d\.\d of 30,000 prototypes are in use"):
+        watch.read()
+
+
+def test_one_cluster_for_nearly_all_images_stops_the_run() -> None:
+    watch = _watch()
+    watch.largest_cluster = 0.95
+    for step in range(30):
+        _step(watch, step, same=False, sharp=True, loss=1.0)
+    with pytest.raises(CollapseError, match=r"collapsed: one cluster has 95.0% of the images"):
+        watch.read()
+
+
+def _judged_on_a_rank() -> str:
+    """Only rank 0 has features of one direction."""
+    watch, is_flat = _watch(), distributed.rank() == 0
+    for step in range(25):
+        _step(watch, step, same=False, sharp=True, loss=1.0, flat=is_flat)
+    watch.read()
+    watch.rankme()
+    _step(watch, 25, same=False, sharp=True, loss=1.0, flat=is_flat)
+    try:
+        watch.read()
+    except CollapseError as error:
+        return str(error)
+    return ""
+
+
+def test_all_ranks_stop_at_the_same_step() -> None:
+    left, right = on_ranks(_judged_on_a_rank)
+    assert left == right != ""
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_healthy_run_raises_no_alarm(seed: int) -> None:
     """Few prototypes and hard codes from the first step on, judged over short windows: the likeliest false alarm."""
-    from selfcluster.training import loop
-
-    t = tiny.training(epochs=40, epsilon=0.02, freeze_steps=4, collapse_steps=40, seed=seed)
+    t = _training(n_steps=40, epochs=40, epsilon=0.02, freeze_steps=4, seed=seed)
     loop.fit(t, tiny.Silent(), None)
     assert t.watch.warned is None
 
 
-def test_a_setting_turns_the_stop_into_a_warning() -> None:
-    watch = _watch(on_collapse="warn")
+def test_on_collapse_warn_continues_with_a_warning() -> None:
+    watch = _watch("warn")
     for step in range(30):
         _step(watch, step, same=True, sharp=False, loss=math.log(K))
     watch.read()
@@ -79,16 +140,16 @@ def test_a_setting_turns_the_stop_into_a_warning() -> None:
 
 
 @pytest.mark.parametrize(("same", "sharp", "loss"), [(False, False, 3.5), (True, True, 1.0), (False, True, 1.0)])
-def test_one_sign_alone_is_no_alarm(same: bool, sharp: bool, loss: float) -> None:
+def test_one_metric_alone_is_no_alarm(same: bool, sharp: bool, loss: float) -> None:
     watch = _watch()
     for step in range(60):
         _step(watch, step, same=same, sharp=sharp, loss=loss)
-    signs = watch.read()
-    assert set(signs) == {"train/loss", "collapse/code_entropy", "collapse/mean_embedding", "collapse/prototypes_used"}
+    metrics = watch.read()
+    assert set(metrics) == {"train/loss", "collapse/code_entropy", "collapse/mean_embedding", "collapse/prototypes_used"}
 
 
 def test_warm_up_and_freeze_do_not_count() -> None:
-    watch = Watch(HealthSettings(collapse_steps=20), n_prototypes=(K,), begins=1000)
+    watch = _watch(begins=1000)
     for step in range(100):
         _step(watch, step, same=True, sharp=False, loss=math.log(K))
     assert watch.read()["collapse/mean_embedding"] == pytest.approx(1, abs=1e-4)
@@ -114,23 +175,15 @@ def test_prototypes_used_counts_the_newest_samples() -> None:
 
 def test_training_that_really_collapses_is_stopped() -> None:
     """Uniform codes on identical crops of identical images: nothing can be told apart."""
-    import numpy as np
-
-    from selfcluster.data.sources import open_data
-    from selfcluster.settings.config import DataSettings
-    from selfcluster.training import loop
-
     same = open_data(np.full((32, 20, 20, 3), 128, dtype=np.uint8), DataSettings())
-    t = tiny.training(same, epochs=20, freeze_steps=1, collapse_steps=20, jitter=0.0, grey=0.0, blur=0.0, flip=0.0)
+    t = _training(same, epochs=20, freeze_steps=1, jitter=0.0, grey=0.0, blur=0.0, flip=0.0)
     with pytest.raises(CollapseError, match="collapsed"):
         loop.fit(t, tiny.Silent(), None)
 
 
 def test_training_on_noise_is_reported_as_not_learning() -> None:
     """Codes hardened by a tiny epsilon, and a network that never changes: the loss cannot fall below ln K."""
-    from selfcluster.training import loop
-
-    t = tiny.training(epochs=20, freeze_steps=1, collapse_steps=20, epsilon=0.001, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
+    t = _training(epochs=20, freeze_steps=1, epsilon=0.001, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
     with pytest.raises(CollapseError, match="not learning"):
         loop.fit(t, tiny.Silent(), None)
 
@@ -139,13 +192,13 @@ def test_training_on_noise_is_reported_as_not_learning() -> None:
 
 
 def _labeled_step(watch: Watch, step: int, loss: float) -> None:
-    z = normalize(torch.ones(2, B, D), dim=-1)  # features after a ReLU agree far more than embeddings, so this must be no sign
+    z = normalize(torch.ones(2, B, D), dim=-1)  # features after a ReLU agree far more than embeddings, so this must not count
     out = Outputs(features=z, embeddings=z, scores=[torch.randn(2, B, K, generator=torch.Generator().manual_seed(step))] * 2)
     watch.see(out, PseudoLabels([torch.zeros(B, dtype=torch.int64)] * 2, torch.tensor(float(B))), torch.tensor(loss), step)
 
 
 @pytest.mark.parametrize("excess", [-0.02, 0.0, 0.7])
-def test_a_loss_on_pseudo_labels_that_stands_at_ln_k_is_not_learning(excess: float) -> None:
+def test_a_loss_on_pseudo_labels_that_stays_at_ln_k_is_not_learning(excess: float) -> None:
     watch = _watch()
     for step in range(30):
         _labeled_step(watch, step, math.log(K) + excess)
@@ -162,8 +215,7 @@ def test_a_loss_on_pseudo_labels_that_falls_or_is_low_is_no_alarm(begin: float, 
 
 
 def test_ln_k_of_several_heads_is_their_mean() -> None:
-    settings = HealthSettings(collapse_steps=20)
-    many, few = (Watch(settings, n_prototypes=n, begins=0) for n in ((K, 300), (K, 2)))
+    many, few = (_watch(n_prototypes=n, begins=0) for n in ((K, 300), (K, 2)))
     for watch in (many, few):
         for step in range(30):
             _labeled_step(watch, step, math.log(K))
@@ -173,8 +225,6 @@ def test_ln_k_of_several_heads_is_their_mean() -> None:
 
 
 def test_pseudo_labels_that_nothing_learns_stop_the_run() -> None:
-    from selfcluster.training import loop
-
-    t = tiny.training(method="sela-v2", epochs=20, collapse_steps=20, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
+    t = _training(method="sela-v2", epochs=20, lr=0.0, final_lr=0.0, area=((0.05, 1.0), (0.05, 0.1)))
     with pytest.raises(CollapseError, match=r"not learning.*--on-collapse warn"):
         loop.fit(t, tiny.Silent(), None)

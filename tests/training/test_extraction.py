@@ -1,4 +1,4 @@
-"""Between epochs each image goes through the network once, and its row lands by its index: over ranks, views and modes."""
+"""Each image goes through the network once, and its row is stored by its index: over ranks, views and modes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from selfcluster import randomness
 from selfcluster.data.crops import MultiCrop
 from selfcluster.data.sources import Data, open_data
 from selfcluster.errors import DataError, DivergenceError
-from selfcluster.models.features import Rows, extract_features
+from selfcluster.models.features import extract_features
+from selfcluster.models.rows import Rows
 from selfcluster.settings.config import DataSettings
 from selfcluster.training import extraction, loop, state
 from selfcluster.training.extraction import extractor
@@ -44,7 +45,7 @@ def _state(t: state.Training) -> dict[str, Tensor]:
 def test_the_center_view_is_the_network_in_eval_mode_on_whole_images(what: str) -> None:
     t = _training()
     rows = _extract(t, what)
-    network = t.model.encode if what == "features" else t.model.embed
+    network = t.model.encode if what == "features" else t.model.project
     t.model.eval()
     wanted = extract_features(network, t.loader.images, pixels=16, device=t.device, batch=10)
     assert rows.index.tolist() == list(range(N))
@@ -63,7 +64,7 @@ def test_the_assign_view_is_the_network_on_the_counted_crops_of_the_epoch(what: 
         t.loader.images.take(np.arange(N)), np.arange(N), seed=t.config.run.seed, epoch=5
     )
     t.model.eval()
-    network = t.model.encode if what == "features" else t.model.embed
+    network = t.model.encode if what == "features" else t.model.project
     wanted = torch.stack([network(crop) for crop in crops[:3]], dim=1)
     assert rows.index.tolist() == list(range(N))
     assert rows.values.shape == (N, 3, 128 if what == "features" else 16)
@@ -77,7 +78,7 @@ def test_only_images_to_train_on_are_read() -> None:
 
 
 @pytest.mark.parametrize("how", VIEWS)
-def test_modes_come_back_and_statistics_change_only_in_train_mode(how: dict[str, Any]) -> None:
+def test_modes_are_restored_and_statistics_change_only_in_train_mode(how: dict[str, Any]) -> None:
     t = _training()
     t.model.encoder.layer1.eval()  # frozen in a network that trains
     modes = [part.training for part in t.model.modules()]
@@ -93,14 +94,14 @@ def test_modes_come_back_and_statistics_change_only_in_train_mode(how: dict[str,
 
 
 def test_train_mode_normalizes_by_the_batch_and_fills_the_last_one_up() -> None:
-    """With untouched statistics eval mode gives nearly the same embedding for every image; train mode must not."""
+    """With the initial statistics, eval mode gives nearly the same embedding for every image; train mode must not."""
 
     def length_of_mean(train_mode: bool) -> float:
         rows = _extract(_training(), "embeddings", view="assign", train_mode=train_mode)
         return float(np.square(rows.values[:, 0].mean(axis=0)).sum())
 
     assert length_of_mean(True) < length_of_mean(False) - 0.2
-    # 35 images in batches of 34: without the filling up, batch norm would see a single one, and refuse it.
+    # 35 images in batches of 34: if the last one was not filled up, batch norm would fail on a single image.
     rows = _extract(_training(batch=34), "embeddings", view="assign", train_mode=True)
     assert rows.index.tolist() == list(range(N))
     assert np.isfinite(rows.values).all()
@@ -129,7 +130,7 @@ def test_features_above_the_budget_go_through_a_file_and_are_the_same(tmp_path: 
         assert np.array_equal(within.values, above.values)
 
 
-def test_bf16_gives_float32_rows_close_by() -> None:
+def test_bf16_returns_similar_float32_rows() -> None:
     for how in VIEWS[:2]:
         exact = _extract(_training(crop_pixels=(32, 16)), "embeddings", **how)
         coarse = _extract(_training(crop_pixels=(32, 16), precision="bf16"), "embeddings", **how)
@@ -140,13 +141,13 @@ def test_bf16_gives_float32_rows_close_by() -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_autocast_ends_where_extraction_is_cut_short() -> None:
+def test_autocast_ends_when_extraction_fails() -> None:
     t = _training(precision="bf16", crop_pixels=(32, 16))
     with torch.no_grad():
         t.model.encoder.conv1.weight.fill_(torch.nan)
     with pytest.raises(DivergenceError, match="features are not finite at step 0") as caught:
         _extract(t, "features")
-    assert not torch.is_autocast_enabled("cpu"), "while what was cut short is still held by the traceback"
+    assert not torch.is_autocast_enabled("cpu"), "while the traceback still refers to the interrupted extraction"
     assert caught.tb is not None
     assert t.model.training
 
@@ -159,7 +160,7 @@ def _reason(t: state.Training, image: int) -> str:
 
 @pytest.mark.parametrize("how", VIEWS)
 def test_broken_images_are_left_out_and_noted_with_the_reason(tmp_path: Path, how: dict[str, Any]) -> None:
-    # For the one that comes last, the first stands in once more; its row must stay that of its own crops.
+    # The last one is replaced by the first, whose row must remain that of its own crops.
     broken = {7, int(randomness.permutation(30, 0, 0, extraction._ORDER)[-1])}
     assert len(broken) == 2
     t, log = _training(tiny.folder_of_images(tmp_path, 30, broken=tuple(broken)), workers=0), tiny.Silent()
@@ -169,7 +170,7 @@ def test_broken_images_are_left_out_and_noted_with_the_reason(tmp_path: Path, ho
     assert set(t.loader.broken.values()) == {_reason(t, 7)}
     assert log.worked[-1][1:] == (30, 30), "progress reaches its end"
     whole = tiny.data(30)
-    if not how.get("train_mode"):  # there, others in the batch matter
+    if not how.get("train_mode"):  # in train mode, the rest of the batch matters
         intact = _extract(_training(whole), "embeddings", **how)
         # Crops of a whole array and of one image differ by a grey level here and there.
         np.testing.assert_allclose(rows.values, intact.values[rows.index], rtol=0, atol=0.01)
@@ -182,7 +183,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
         assert np.array_equal(here.values, there.values)
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     log = tiny.Silent()
     _extract(_training(), "features", log=log)
     assert log.worked == [("extracting features", N, N)]
