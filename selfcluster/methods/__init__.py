@@ -25,7 +25,7 @@ METHODS: dict[str, type[Method[Any]]] = {
 
 
 def build_model(config: Config[Any]) -> ClusterModel:
-    """The network with its starting weights, a function of the seed; on the CPU."""
+    """Build the network on the CPU, in channels-last layout; its initial weights are a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         randomness.reseed(config.run.seed)
         channels = 2 if config.model.sobel else 3
@@ -34,7 +34,7 @@ def build_model(config: Config[Any]) -> ClusterModel:
         )
         width = feature_width(encoder, config.crops.crop_pixels[0], channels=channels)
         model = METHODS[config.method].network(config, encoder, width)
-    return model.to(memory_format=torch.channels_last) if config.run.channels_last else model
+    return model.to(memory_format=torch.channels_last)
 
 
 __all__ = ["METHODS", "Method", "build_model"]

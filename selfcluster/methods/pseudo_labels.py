@@ -1,4 +1,4 @@
-"""Pseudo-labels: what offline methods keep of a clustering, and what they tell of it."""
+"""Pseudo-labels of offline methods: the table that assign looks up, and the metrics of a clustering."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from selfcluster.methods.base import PseudoLabels
 
 
 class PseudoLabelTable:
-    """For each head and image its cluster, by the image's index in the data set; -1 for none yet. The same on every rank.
+    """The cluster of each image for each head, by the image's index in the data set; -1 for none yet. The same on every rank.
 
     Args:
-        n_heads: clusterings.
-        trained_on: indices of the images, rising.
-        device: where they are looked up.
+        n_heads: number of clusterings.
+        trained_on: indices of the images, ascending.
+        device: device of the table.
     """
 
     def __init__(self, n_heads: int, trained_on: NDArray[np.int64], device: torch.device) -> None:
         self.whole = torch.full((n_heads, int(trained_on[-1]) + 1), -1, dtype=torch.int64, device=device)
 
     def of_head(self, head: int) -> NDArray[np.int64]:
-        """One clustering, on the CPU."""
+        """Return the labels of one head, on the CPU."""
         return self.whole[head].cpu().numpy()
 
     def targets(self, index: Int64[Tensor, " b"]) -> PseudoLabels:
-        """The labels of a batch; collective."""
+        """Return the labels of a batch; collective."""
         labels = self.whole[:, index.to(self.whole.device)]
         n_valid = distributed.all_reduce_sum((labels[0] >= 0).sum().float()) / distributed.n_ranks()
         return PseudoLabels(list(labels), n_valid)
 
     def update(self, assignments: list[Int64[Tensor, " n"]], index: NDArray[np.int64], sizes: list[Tensor]) -> dict[str, float]:
-        """The labels of all ranks' images are these; collective.
+        """Replace the labels by those of a new clustering; collective.
 
         Args:
             assignments: for each head, the cluster of each of this rank's images.
-            index: which images they are.
-            sizes: for each head, images of each cluster over all ranks.
+            index: index of these images.
+            sizes: for each head, images in each cluster over all ranks.
         Returns:
-            figures by metric name: the worst head's, but the mean of the heads' normalized mutual information with the labels before.
+            metrics by name: those of the worst head, and the mean over heads of the normalized mutual information with the previous labels.
         """
         before = self.whole.cpu().numpy()
         here = torch.full_like(self.whole, -1)
@@ -65,15 +65,15 @@ class PseudoLabelTable:
 
 
 def check_clusters(n_prototypes: tuple[int, ...], n_images: int) -> None:
-    """Raises ConfigError where there are more clusters than images to train on."""
+    """Raise ConfigError if there are more clusters than images to train on."""
     if max(n_prototypes) > n_images:
         raise ConfigError(
-            f"n_prototypes {max(n_prototypes):,} are more clusters than there are images ({n_images:,}); set --n-prototypes {max(2, n_images // 10)} or so"
+            f"n_prototypes {max(n_prototypes):,} is more than the {n_images:,} images to train on; set --n-prototypes {max(2, n_images // 10)} or so"
         )
 
 
 def require_enough(n_local: int, k: int) -> None:
-    """Raises DataError where all ranks together have fewer readable images than clusters; collective."""
+    """Raise DataError if all ranks together have fewer readable images than clusters; collective."""
     n = int(distributed.total(n_local))
     if n < k:
-        raise DataError(f"{n:,} readable images are fewer than {k:,} clusters; set --n-prototypes {max(2, n // 10)} or less")
+        raise DataError(f"{n:,} readable images are fewer than the {k:,} clusters; set --n-prototypes {max(2, n // 10)} or less")

@@ -1,16 +1,15 @@
-"""The training step: look, assign, predict, update. Written once, for the loop and for whatever measures a step.
+"""The training step: forward, assign, predict, update. Used by the loop and by everything that measures a step.
 
-With `accumulate`, a batch that is too large for the memory goes through the network in parts. Adding up gradients alone would not do:
-Sinkhorn-Knopp balances codes over a batch, and would be given small ones. So all parts are looked at first, without gradient; targets
-are made from them together; then each part goes through the network once more and predicts its own. What differs from the whole batch
-at once is batch norm, whose statistics are those of a part.
+With `accumulate`, a batch that is too large for the memory goes through the network in parts. Summing gradients alone is not enough, since
+Sinkhorn-Knopp balances codes over a batch. So all parts go through the network without gradient first, targets are computed from all of them,
+and then each part goes through the network again and predicts its own. Only batch norm differs from the whole batch: its statistics are those
+of a part.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,35 +26,35 @@ from selfcluster.training.state import Training
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step saw and did."""
+    """Outputs, targets and loss of one step."""
 
     out: Outputs
     targets: Targets
     loss: Tensor
-    """Of the whole batch of this rank, without gradient."""
+    """Loss of this rank's whole batch, without gradient."""
     lr: float
 
 
 def step(t: Training, batch: Batch) -> StepResult:
-    """Update the network once, on one batch; collective.
+    """Train the network on one batch; collective.
 
     Args:
-        t: whose `state.step` says which step this is; counting it is the caller's.
+        t: the training; the caller counts `state.step`.
         batch: this rank's share.
     Raises:
-        DivergenceError: the embeddings are not finite (on a CPU, where looking costs nothing; see `Watch` for the others).
+        DivergenceError: the embeddings are not finite (on a CPU, where the check costs nothing; see `Watch` for other devices).
     """
     n, parts = t.state.step, batch.parts(t.config.optim.accumulate)
     lr = optim.set_lr(t.optimizers, n)
-    out = _forward(t, t.parallel, batch) if len(parts) == 1 else _look(t, parts)
+    out = _forward(t, t.parallel, batch) if len(parts) == 1 else _forward_parts(t, parts)
     if t.device.type == "cpu":
         require_finite(out.embeddings, "embeddings", n)
-    targets: Any = t.method.assign(out, batch)
+    targets: Targets = t.method.assign(out, batch)
     if len(parts) == 1:
         loss = t.method.loss(out, targets)
         t.backward(loss)
     else:
-        loss = _predict(t, parts, targets)
+        loss = _backward_parts(t, parts, targets)
     t.method.before_update(n)
     optim.clip_gradients(t.optimizers, t.config.optim.clip_norm)
     optim.update(t.optimizers)
@@ -64,17 +63,17 @@ def step(t: Training, batch: Batch) -> StepResult:
 
 
 @torch.no_grad()
-def _look(t: Training, parts: list[Batch]) -> Outputs:
-    """The network's outputs for the whole batch, without gradient."""
+def _forward_parts(t: Training, parts: list[Batch]) -> Outputs:
+    """Return the network's outputs for the whole batch, without gradient."""
     with running_statistics_kept(t.model):
         return Outputs.joined([_forward(t, t.model, part, place) for place, part in enumerate(parts)])
 
 
-def _predict(t: Training, parts: list[Batch], targets: Any) -> Tensor:
-    """The loss of the whole batch; its gradients are in the parameters."""
+def _backward_parts(t: Training, parts: list[Batch], targets: Targets) -> Tensor:
+    """Add up the gradients of the parts, and return the loss of the whole batch."""
     losses = []
     for place, (part, of_part) in enumerate(zip(parts, targets.parts(len(parts)), strict=True)):
-        # The ranks add up their gradients once, with those of the last part.
+        # Ranks exchange gradients once, with the last part.
         is_last = place == len(parts) - 1
         with t.parallel.no_sync() if isinstance(t.parallel, DistributedDataParallel) and not is_last else contextlib.nullcontext():
             loss = t.method.loss(_forward(t, t.parallel, part, place), of_part) / len(parts)
@@ -84,7 +83,7 @@ def _predict(t: Training, parts: list[Batch], targets: Any) -> Tensor:
 
 
 def _forward(t: Training, network: nn.Module, batch: Batch, *place: int) -> Outputs:
-    """The outputs for a batch, or for its part at a place; dropout follows step, rank and place, so it is the same each time."""
+    """Return the outputs for a batch, or for its part at a place; dropout is a function of step, rank and place, so both passes agree."""
     randomness.reseed(t.config.run.seed, t.state.step, distributed.rank(), *place)
     with t.autocast():
         return network(batch.crops)

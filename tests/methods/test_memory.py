@@ -5,18 +5,18 @@ import torch
 from torch import Tensor
 
 from selfcluster.methods.memory import MemoryBank, Queue
-from selfcluster.models.features import Rows
+from selfcluster.models.rows import Rows
 from tests.ranks import on_ranks
 
 BATCH, N_BATCHES, N_ASSIGN, WIDTH = 4, 3, 2, 2
 
 
 def _queue() -> Queue:
-    return Queue(length=N_BATCHES * BATCH, batch=BATCH, n_assign=N_ASSIGN, width=WIDTH)
+    return Queue(length=N_BATCHES * BATCH, batch=BATCH, n_assign=N_ASSIGN, width=WIDTH, device=torch.device("cpu"))
 
 
 def _batch(step: int) -> Tensor:
-    """Embeddings that say where they come from: step, assign crop and place in the global batch."""
+    """Embeddings that encode step, assign crop and place in the global batch."""
     places = 100 * step + 10 * torch.arange(N_ASSIGN)[:, None] + torch.arange(BATCH)
     return torch.stack([places, -places], dim=-1).float()
 
@@ -28,7 +28,7 @@ def _filled(n_steps: int) -> Queue:
     return queue
 
 
-def test_newest_batch_is_in_front_and_the_oldest_goes() -> None:
+def test_newest_batch_is_in_front_and_the_oldest_is_dropped() -> None:
     queue = _filled(5)
     assert torch.equal(queue.newest(1.0), torch.cat([_batch(5), _batch(4), _batch(3)], dim=1))
 
@@ -105,9 +105,9 @@ def test_two_ranks_to_one_and_back() -> None:
 # ---- the bank -----------------------------------------------------------------------------------------------------------------
 
 TRAINED_ON = np.array([0, 2, 3, 5, 8, 9, 11])
-"""An odd number of images, with gaps, as where some are kept out."""
+"""An odd number of images, with gaps, as when some are held out."""
 BATCHES = [[9, 0, 3, 11], [2, 3, 8, 0], [9, 9, 2, 9]]
-"""Each rank of two sees images that the other owns; 3 and 0 come again, 9 thrice in one batch and on both ranks; 5 never comes."""
+"""Each of two ranks sees images that the other owns; 3 and 0 occur twice, 9 three times in one batch and on both ranks; 5 never."""
 
 
 def _bank(trained_on: np.ndarray = TRAINED_ON) -> MemoryBank:
@@ -115,7 +115,7 @@ def _bank(trained_on: np.ndarray = TRAINED_ON) -> MemoryBank:
 
 
 def _written(step: int, place: int, crop: int) -> list[float]:
-    """What stands at this place of the global batch of a step."""
+    """The embedding at this place of the global batch of a step."""
     number = 100.0 * (step + 1) + 10 * crop + place
     return [number, -number]
 
@@ -151,7 +151,7 @@ def test_more_heads_than_assign_crops_share_them() -> None:
     assert not torch.equal(bank.rows(1)[0], bank.rows(0)[0])
 
 
-def test_an_index_of_none_writes_nothing() -> None:
+def test_an_index_of_minus_one_writes_nothing() -> None:
     bank = _bank()
     bank.write(torch.tensor([-1, 5, -1]), torch.arange(12.0).reshape(N_ASSIGN, 3, WIDTH))
     values, index = bank.rows(0)
@@ -215,12 +215,12 @@ def _bank_of_ranks() -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
 def _bank_loaded(state: dict[str, Tensor]) -> tuple[list[float], list[int], dict[str, Tensor]]:
     bank = _bank()
     bank.load_global_state(state)
-    assert bank.is_begun, "on every rank, whatever its own share holds"
+    assert bank.is_begun, "on every rank, whether or not its own share is empty"
     values, index = bank.rows(1)
     return values[:, 0].tolist(), index.tolist(), bank.global_state()
 
 
-def test_two_ranks_hold_the_bank_of_one_and_any_number_loads_it() -> None:
+def test_two_ranks_share_the_bank_of_one_and_any_number_loads_it() -> None:
     alone = _bank()
     for step in range(3):
         alone.write(*_batch_for_bank(step))

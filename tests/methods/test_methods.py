@@ -1,4 +1,4 @@
-"""What every method promises: it learns, it resumes to the bit, two ranks are one, and a broken image does no harm."""
+"""Every method learns, resumes bit for bit, gives the same losses on two ranks, and copes with a broken image."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("deepcluster-v2", {}),
     ("sela-v2", dict(optimizer="adamw", lr=1e-3)),
 ]
-"""With what else has to be saved and resumed."""
+"""Settings of each method that add state to save and resume."""
 
 
 def _everything(t: Training) -> dict[str, torch.Tensor]:
-    """Weights and statistics, the method's memory, the optimizers' memory, and the plan."""
+    """Weights and statistics, the state of the method and the optimizers, and the plan."""
     assert t.state.plan is not None
     state = {
         **t.model.state_dict(),
@@ -47,14 +47,14 @@ def _everything(t: Training) -> dict[str, torch.Tensor]:
 
 
 def _groups() -> Data:
-    """48 images in four groups that resemble each other."""
+    """48 images in four groups of similar ones."""
     base, noise = tiny.images(4, seed=3).astype(float), np.random.default_rng(0).normal(0, 12, (48, 20, 20, 3))
     return open_data((base[np.arange(48) % 4] + noise).clip(0, 255).astype(np.uint8), DataSettings())
 
 
 @pytest.mark.parametrize("method", ["deepcluster-v2", "sela-v2"])
 def test_the_loss_falls(method: str) -> None:
-    """SwAV's learning test stands with the loop's."""
+    """SwAV's learning test is in the tests of the loop."""
     t = tiny.training(_groups(), method, epochs=8, batch=16, log_steps=3, jitter=0.0, grey=0.0, blur=0.0)
     log = tiny.Silent()
     loop.fit(t, log, None)
@@ -62,7 +62,7 @@ def test_the_loss_falls(method: str) -> None:
 
 
 def test_deepcluster_learns_the_digits() -> None:
-    """Its labels come to agree with classes that it never saw, epoch after epoch."""
+    """Its labels agree more with the classes, which it never sees, from epoch to epoch."""
     from sklearn.datasets import load_digits
 
     data, classes = open_data("digits", DataSettings()), load_digits().target
@@ -84,7 +84,7 @@ def test_deepcluster_learns_the_digits() -> None:
 
 
 def _of_clusters(log: tiny.Silent, first_step: int) -> list[dict[str, float]]:
-    """What was found from this step on, but for the time that it took."""
+    """Metrics of clusterings from this step on, without their time."""
     rows = [row for row in log.rows if "cluster/n_empty" in row and row["step"] >= first_step]
     return [{name: value for name, value in row.items() if name != "train/assign_seconds"} for row in rows]
 
@@ -118,7 +118,7 @@ def test_resume_is_bit_identical_in_mid_epoch_and_at_an_epochs_end(tmp_path: Pat
 
 
 @METHOD
-def test_what_a_checkpoint_holds_of_the_method(method: str) -> None:
+def test_the_state_of_the_method_in_a_checkpoint(method: str) -> None:
     t = tiny.training(method=method, epochs=1, **dict(VARIANTS)[method])
     loop.fit(t, tiny.Silent(), None)
     shapes = {name: tuple(value.shape) for name, value in t.method.state_dict().items()}
@@ -144,7 +144,7 @@ def _losses(method: str, n: int) -> tuple[list[float], list[float]]:
 
 def _on_ranks(method: str, max_steps: int) -> dict[str, Any]:
     """36 and 35 images are two steps an epoch."""
-    # Whitened to as many directions as there are images, all images are equally far from each other, and any rounding decides.
+    # With as many whitened directions as images, all images are equally far from each other, and rounding decides.
     own: dict[str, Any] = dict(pca_width=4) if method == "deepcluster" else dict(lr=0.5)
     return dict(batch=16, log_steps=1, epochs=20, max_steps=max_steps, **own)
 
@@ -204,7 +204,7 @@ def test_a_folder_with_a_broken_image_trains_and_resumes(tmp_path: Path, method:
 
 
 @METHOD
-def test_every_row_has_the_promised_metrics(method: str) -> None:
+def test_every_row_has_the_documented_metrics(method: str) -> None:
     t, log = tiny.training(method=method, epochs=2), tiny.Silent()
     loop.fit(t, log, None)
     of_step = {
@@ -235,7 +235,7 @@ def test_every_row_has_the_promised_metrics(method: str) -> None:
 
 
 def test_the_time_of_assigning_is_not_that_of_the_steps_before() -> None:
-    """No row is written in between, so the clock has to be read where assigning begins."""
+    """No row is written in between, so the time has to be taken when assigning begins."""
     t = tiny.training(method="sela-v2", epochs=2, batch=32, log_steps=1000)
 
     def slowly(step: int) -> None:
@@ -250,7 +250,7 @@ def test_the_time_of_assigning_is_not_that_of_the_steps_before() -> None:
 
 
 class _Signals(tiny.Silent):
-    """Asks the run to leave while the images are extracted for the second epoch."""
+    """Interrupts the run while the images are extracted for the second epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ class _Signals(tiny.Silent):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_a_signal_is_obeyed_between_epochs_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_signal_interrupts_extraction_and_nothing_is_lost(tmp_path: Path) -> None:
     whole, log = tiny.training(method="deepcluster"), tiny.Silent()
     loop.fit(whole, log, None)
     first = tiny.training(method="deepcluster")

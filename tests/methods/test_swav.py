@@ -39,11 +39,11 @@ def test_codes_are_sinkhorn_of_each_large_crop() -> None:
 
 
 def test_the_queue_joins_when_full_and_in_its_epoch_with_a_growing_share() -> None:
-    method = _method(queue_length=32, queue_from_epoch=2, queue_growth_epochs=1.0)
+    method = _method(queue_length=32, queue_from_epoch=2)
     shares = []
     for step in range(16):
         out, batch = _outputs(method, step)
-        shares.append(method._queue_share())
+        shares.append(method.queue_share())
         alone = torch.stack([sinkhorn(s) for s in out.scores[0][:2]])
         assert torch.equal(method.assign(out, batch).codes, alone) == (shares[-1] == 0)
         method.after_update(out, batch, step)
@@ -51,13 +51,13 @@ def test_the_queue_joins_when_full_and_in_its_epoch_with_a_growing_share() -> No
 
 
 def test_with_the_queue_codes_are_the_last_rows_of_sinkhorn_over_both() -> None:
-    method = _method(queue_length=16, queue_from_epoch=0, queue_growth_epochs=0.0)
-    seen = []
-    for step in range(2):
+    method = _method(queue_length=16, queue_from_epoch=0)
+    seen: list[torch.Tensor] = []
+    for step in range(method.steps_per_epoch):
         out, batch = _outputs(method, step)
         method.assign(out, batch)
         method.after_update(out, batch, step)
-        seen.insert(0, out.embeddings[:2])
+        seen = [out.embeddings[:2], *seen[:1]]
     out, batch = _outputs(method, 9)
     for crop in range(2):
         queued = torch.cat([embeddings[crop] for embeddings in seen]) @ method.model.prototypes.weight.T
@@ -65,7 +65,7 @@ def test_with_the_queue_codes_are_the_last_rows_of_sinkhorn_over_both() -> None:
         torch.testing.assert_close(method.assign(out, batch).codes[crop], wanted)
 
 
-def test_the_plan_is_every_image_once_in_an_order_of_the_epochs_own() -> None:
+def test_the_plan_is_every_image_once_shuffled_anew_each_epoch() -> None:
     method = _method()
     first, again, second = (method.begin_epoch(epoch, tiny.no_extract).order for epoch in (0, 0, 1))
     assert sorted(first) == list(range(36))

@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes to the bit, and two ranks are one."""
+"""Training learns, resumes bit for bit, and gives the same losses on two ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from selfcluster.training.state import Training, build, restore, save
 from tests import tiny
 from tests.ranks import on_ranks
 
-QUEUE = dict(queue_length=24, queue_from_epoch=1, queue_growth_epochs=1.0)
+QUEUE = dict(queue_length=24, queue_from_epoch=1)
 
 
 def _weights(t: Training) -> dict[str, torch.Tensor]:
@@ -162,7 +162,7 @@ def _build_with_batch(batch: int) -> str:
 
 def test_a_batch_that_the_ranks_do_not_divide_is_refused() -> None:
     said = on_ranks(_build_with_batch, 7)
-    assert said == ["batch 7 does not divide among 2 ranks; set --batch 8"] * 2
+    assert said == ["batch 7 is not divisible by the 2 ranks; set --batch 8"] * 2
 
 
 def test_fewer_images_than_the_batch_is_refused() -> None:
@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_checkpoint_is_overwritten(tmp_
         assert all(torch.isfinite(p).all() for p in again.model.parameters())
 
 
-def test_losses_are_looked_at_before_a_checkpoint_is_written(tmp_path: Path) -> None:
+def test_losses_are_checked_before_a_checkpoint_is_written(tmp_path: Path) -> None:
     t = tiny.training(log_steps=1000)
     with pytest.raises(loop.Interrupted):
         loop.fit(t, tiny.Silent(), tmp_path, stop_at=3)
@@ -206,7 +206,7 @@ def test_frozen_prototypes_do_not_move_and_then_do() -> None:
     torch.testing.assert_close(moved.norm(dim=1), torch.ones(8))
 
 
-def test_every_row_has_the_promised_metrics() -> None:
+def test_every_row_has_the_documented_metrics() -> None:
     t, log = tiny.training(epochs=2), tiny.Silent()
     loop.fit(t, log, None)
     row = next(row for row in log.rows if "train/loss" in row)
@@ -227,7 +227,6 @@ def test_a_vit_trains_on_two_sizes_of_crop() -> None:
     "settings",
     [
         dict(precision="bf16", crop_pixels=(32, 16)),
-        dict(channels_last=False),
         dict(clip_norm=0.1),
         dict(n_crops=(2, 1, 1), crop_pixels=(16, 12, 8), area=((0.5, 1.0), (0.3, 0.5), (0.1, 0.3))),
         dict(head_width=0),

@@ -1,4 +1,4 @@
-"""A batch in parts has the codes, the loss and the gradients of the whole batch."""
+"""A batch in parts has the same codes, loss and gradients as the whole batch."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def test_parts_train_as_the_whole_batch_does(method: str) -> None:
 
 
 def test_a_queue_is_filled_by_the_whole_batch() -> None:
-    settings = dict(queue_length=8, queue_from_epoch=0, queue_growth_epochs=0.0, max_steps=4)
+    settings = dict(queue_length=8, queue_from_epoch=0, max_steps=4)
     assert _trained("swav", accumulate=4, **settings)[0] == pytest.approx(_trained("swav", **settings)[0], rel=1e-4)
 
 
-def test_the_first_look_leaves_running_statistics_alone() -> None:
+def test_the_first_pass_leaves_running_statistics_unchanged() -> None:
     t = tiny.training(accumulate=2)
     batch = next(iter(t.loader.epoch(0, t.method.begin_epoch(0, tiny.no_extract))))
     norms = [m for m in t.model.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
     before = [(norm.running_mean.clone(), norm.momentum) for norm in norms]
     parts = batch.parts(2)
-    step._look(t, parts)
+    step._forward_parts(t, parts)
     for norm, (mean, momentum) in zip(norms, before, strict=True):
         assert torch.equal(norm.running_mean, mean)
         assert norm.momentum == momentum
-    step._predict(t, parts, t.method.assign(step._look(t, parts), batch))
+    step._backward_parts(t, parts, t.method.assign(step._forward_parts(t, parts), batch))
     assert not torch.equal(norms[0].running_mean, before[0][0])
 
 
@@ -65,13 +65,13 @@ def test_ranks_in_parts_are_one_process() -> None:
         assert losses == pytest.approx(_on_a_rank(1), rel=1e-4)
 
 
-def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
+def test_parts_that_do_not_divide_the_batch_are_an_error() -> None:
     with pytest.raises(ConfigError, match="accumulate 3 does not divide the 8 images"):
         tiny.training(accumulate=3)
 
 
 @pytest.mark.parametrize("encoder", ["resnet10_small_quarter_s2", "test_vit"])
-def test_activations_computed_again_give_the_same_gradients(encoder: str) -> None:
+def test_recomputed_activations_give_the_same_gradients(encoder: str) -> None:
     settings: dict[str, Any] = dict(encoder=encoder, crop_pixels=(32, 16), max_steps=3, log_steps=1)
     results = []
     for recompute in (False, True):
@@ -85,12 +85,12 @@ def test_activations_computed_again_give_the_same_gradients(encoder: str) -> Non
             torch.testing.assert_close(of_again[name], x, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_an_encoder_that_cannot_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot compute its activations again"):
+def test_an_encoder_that_cannot_recompute_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="does not support recomputing its activations"):
         tiny.training(encoder="vgg11", crop_pixels=(32, 32), recompute=True)
 
 
-def test_a_part_holds_the_rows_of_its_images() -> None:
+def test_a_part_contains_the_rows_of_its_images() -> None:
     t = tiny.training()
     plan = t.method.begin_epoch(0, tiny.no_extract)
     batch = next(iter(t.loader.epoch(0, plan)))
