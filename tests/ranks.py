@@ -1,7 +1,7 @@
-"""Runs a function on several gloo ranks and returns what each of them returned.
+"""Run a function on several gloo ranks.
 
-The ranks are processes that stay for the whole test session, since importing torch takes seconds. A function is sent by its name,
-so it stands at the top level of a module; what it takes and returns is pickled by value. It must leave the process group alone.
+The ranks are processes that live for the whole test session, since importing torch takes seconds. A function is sent by name, so it must be at
+the top level of a module; its arguments and result are pickled. It must not change the process group.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _pools: dict[int, _Pool] = {}
 
 
 def on_ranks(function: Callable[..., Any], *args: Any, n: int = 2, timeout: float = 120) -> list[Any]:
-    """function(*args) on each of n ranks, in the order of the ranks.
+    """Call function(*args) on each of n ranks, and return the results in the order of the ranks.
 
     Raises:
-        RuntimeError: one rank raised (the message holds its traceback), or none answered in time; all ranks are gone then.
+        RuntimeError: a rank raised (the message contains its traceback), or none answered in time; all ranks are then stopped.
     """
     if n not in _pools:
         _pools[n] = _Pool(n)
     try:
         return _pools[n].call(function, args, timeout)
     except BaseException:
-        # A rank that waits in a collective for one that has failed cannot be used again.
+        # A rank that waits in a collective for a failed one cannot be used again.
         _pools.pop(n).close()
         raise
 
@@ -55,7 +55,7 @@ class _Pool:
         while waiting:
             ready = multiprocessing.connection.wait(list(waiting), timeout)
             if not ready:
-                raise RuntimeError(f"ranks {sorted(waiting.values())} gave no answer in {timeout} s")
+                raise RuntimeError(f"ranks {sorted(waiting.values())} did not answer in {timeout} s")
             for connection in ready:
                 rank = waiting.pop(connection)
                 try:

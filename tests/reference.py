@@ -1,4 +1,4 @@
-"""The mathematics once more, as naive float64 loops written from the papers: slow, and nothing shared with the package."""
+"""The mathematics as naive float64 loops, written from the papers: slow, and independent of the package."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def cosine_scores(n: int, k: int, a: float = 0.7) -> np.ndarray:
-    """S(n, k, a)[i, j] = cos(a (i+1)(j+1)): the scores that the design's exact values are for."""
+    """S(n, k, a)[i, j] = cos(a (i+1)(j+1)): scores for which exact results are known."""
     return np.array([[math.cos(a * (i + 1) * (j + 1)) for j in range(k)] for i in range(n)])
 
 
 def sinkhorn(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
-    """The paper's iteration on Q = exp(scores / epsilon), k x n, with its constants; may overflow, as the paper's does."""
+    """The paper's iteration on Q = exp(scores / epsilon), k x n, with its constants; may overflow, as in the paper."""
     n, k = scores.shape
     q = [[math.exp(scores[i][j] / epsilon) for i in range(n)] for j in range(k)]
     for _ in range(iterations):
@@ -68,7 +68,7 @@ def lars(
 
 
 def nearest(points: np.ndarray, centroids: np.ndarray, spherical: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centroid of each point and how far it is: squared distance, or 1 - cosine."""
+    """The nearest centroid of each point and its distance: squared, or 1 - cosine."""
     chosen, distances = [], []
     for x in points.astype(np.float64):
         far = [
@@ -80,7 +80,7 @@ def nearest(points: np.ndarray, centroids: np.ndarray, spherical: bool = False) 
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Cosine of the angle; 0 where one of them has no direction."""
+    """Cosine of the angle; 0 if one of the vectors is zero."""
     lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
     return sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths > 0 else 0.0
 
@@ -88,10 +88,10 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def kmeans(
     points: np.ndarray, start: np.ndarray, iterations: int, spherical: bool = False
 ) -> tuple[np.ndarray, np.ndarray, list[float], list[int]]:
-    """Lloyd's iteration, which leaves the centroid of an empty cluster where it is.
+    """Lloyd's iteration, which keeps the centroid of an empty cluster.
 
     Returns:
-        centroids; each point's nearest of them; for each iteration the inertia of its assignment, and how many points moved.
+        centroids; the nearest of them for each point; for each iteration, the inertia of its assignment and the number of points that moved.
     """
     points, centroids, before = points.astype(np.float64), start.astype(np.float64), [-1] * len(points)
     if spherical:

@@ -1,4 +1,4 @@
-"""The network. `import selfcluster.models` registers our encoders for small images with timm, by names such as `resnet18_small`."""
+"""The network. Importing this package registers encoders for small images with timm, under names such as `resnet18_small`."""
 
 from selfcluster.models.encoders import default_cfgs
 from selfcluster.models.model import Sobel

@@ -1,4 +1,4 @@
-"""Batch norm over all ranks, and running statistics that follow what is meant to be followed."""
+"""Batch norm over all ranks, and forward passes that leave running statistics unchanged."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfcluster import distributed
 
 
-def _batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
-    return (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | BatchNorm))  # type: ignore[misc]
-
-
 @contextlib.contextmanager
 def running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Inside, batch norm normalizes by the batch but leaves its running statistics alone."""
-    norms = list(_batch_norms(network))
+    """Inside, batch norm normalizes by the batch but does not update its running statistics."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm | BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -30,10 +27,10 @@ def running_statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over the joined batch of all ranks, on any device; torch's SyncBatchNorm refuses CPU tensors.
+    """Batch norm over the joined batch of all ranks, on any device; torch's SyncBatchNorm does not support CPU tensors.
 
-    Takes over the parameters and buffers of the layer that it replaces, under the same names, and what timm fuses into such a
-    layer (drop and activation).
+    It takes over the parameters and buffers of the layer that it replaces, under the same names, and the dropout and activation that timm may
+    have fused into it.
 
     Raises:
         ValueError: the layer has no momentum, scale or running statistics.
@@ -43,10 +40,12 @@ class BatchNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
         if norm.momentum is None or not norm.affine or not norm.track_running_stats:
-            raise ValueError(f"{norm} has no momentum, scale or running statistics and cannot be taken over ranks; choose another encoder")
+            raise ValueError(
+                f"{norm} has no momentum, scale or running statistics and cannot be synchronized over ranks; choose another encoder"
+            )
         self.eps, self.momentum = norm.eps, norm.momentum
         self.weight, self.bias = norm.weight, norm.bias
         for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -63,7 +62,7 @@ class BatchNorm(nn.Module):
         return self.act(self.drop(normalized.to(x.dtype)))
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """In two passes, mean first: the difference of two large sums would lose the variance."""
+        """Return mean and variance, in two passes: the difference of two large sums would lose precision."""
         x, axes = x.float(), [axis for axis in range(x.ndim) if axis != 1]
         n = x.numel() // x.shape[1] * distributed.n_ranks()
         mean = distributed.all_reduce_sum(x.sum(axes)) / n
@@ -77,8 +76,8 @@ class BatchNorm(nn.Module):
 
 
 def synchronize_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with every batch norm taken over all ranks; changed in place, unless it is one itself."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    """Replace every batch norm by one over all ranks; in place, unless the module is a batch norm itself."""
+    if isinstance(module, _BatchNorm):
         return BatchNorm(module)
     for name, child in module.named_children():
         setattr(module, name, synchronize_batch_norm(child))

@@ -1,7 +1,7 @@
-"""Encoders: any timm network by name, and networks for small images that are registered with timm.
+"""Encoders: any timm model by name, and models for small images that are registered with timm.
 
-The small ones have a 3 x 3 stem of stride 1 and no max-pooling, so that a 32-pixel image keeps its detail; the narrow ones
-train on a laptop. Since timm knows their names, what is exported loads again with `timm.create_model`.
+The small ones have a 3 x 3 stem and no max-pooling, so that a 32-pixel image keeps its detail; the narrow ones train on a laptop. Since they
+are registered, an exported model loads again with `timm.create_model`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import timm
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
-from torch import nn
+from torch import Tensor, nn
 
 from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.errors import ConfigError, known
+from selfcluster.models.features import in_mode
 from selfcluster.models.idle_taps import keep_idle_taps_in_float32
 
 _CFG = {
@@ -34,14 +35,21 @@ _CFG = {
     "classifier": "fc",
 }
 
-_NAMES = "resnet18_small resnet18_small_half resnet18_small_quarter resnet10_small_quarter resnet10_small_quarter_s2 resnet10_small_half_s2"
+_NAMES = (
+    "resnet18_small",
+    "resnet18_small_half",
+    "resnet18_small_quarter",
+    "resnet10_small_quarter",
+    "resnet10_small_quarter_s2",
+    "resnet10_small_half_s2",
+)
 
 # timm reads this name when a model of this module is registered.
-default_cfgs = generate_default_cfgs(dict.fromkeys(_NAMES.split(), _CFG))
+default_cfgs = generate_default_cfgs(dict.fromkeys(_NAMES, _CFG))
 
 
 class SmallResNet(ResNet):
-    """timm's ResNet of basic blocks with a stem for small images: 3 x 3, no max-pooling."""
+    """timm's ResNet of basic blocks with a stem for small images: 3 x 3, without max-pooling."""
 
     def __init__(self, *, stem_stride: int = 1, **settings: Any) -> None:
         super().__init__(block=BasicBlock, **settings)
@@ -49,12 +57,12 @@ class SmallResNet(ResNet):
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, stride=stem_stride, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
-        for stage, info in enumerate(self.feature_info):  # the stem, then four stages; all but the first of these halve the side
+        for stage, info in enumerate(self.feature_info):  # the stem, then four stages, all but the first of which halve the side
             info["reduction"] = stem_stride * 2 ** max(0, stage - 1)
 
 
 def _small_resnet(name: str, blocks: int, width: int, pretrained: bool, settings: dict[str, Any]) -> nn.Module:
-    # timm's plain stem has 64 channels at any width; of its deep stem, only the channels are kept here.
+    # timm's plain stem has 64 channels at any width; of its deep stem, only the width is used here.
     shape = dict(layers=(blocks,) * 4, stem_type="deep", stem_width=width // 2, channels=tuple(width * 2**stage for stage in range(4)))
     return build_model_with_cfg(SmallResNet, name, pretrained, **{**shape, **settings})
 
@@ -67,46 +75,46 @@ def resnet18_small(pretrained: bool = False, **settings: Any) -> nn.Module:
 
 @register_model
 def resnet18_small_half(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """Half as wide; 2.8 million parameters, 256 features."""
+    """ResNet-18 for small images at half the width; 2.8 million parameters, 256 features."""
     return _small_resnet("resnet18_small_half", 2, 32, pretrained, settings)
 
 
 @register_model
 def resnet18_small_quarter(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """A quarter as wide; 0.7 million parameters, 128 features."""
+    """ResNet-18 for small images at a quarter of the width; 0.7 million parameters, 128 features."""
     return _small_resnet("resnet18_small_quarter", 2, 16, pretrained, settings)
 
 
 @register_model
 def resnet10_small_quarter(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """One block a stage, a quarter as wide; 0.3 million parameters, 128 features."""
+    """ResNet-10 for small images at a quarter of the width; 0.3 million parameters, 128 features."""
     return _small_resnet("resnet10_small_quarter", 1, 16, pretrained, settings)
 
 
 @register_model
 def resnet10_small_quarter_s2(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """The same with a stem of stride 2, four times as fast: for images that were enlarged, such as the digits."""
+    """`resnet10_small_quarter` with a stem of stride 2, four times as fast: for upscaled images, such as the digits."""
     return _small_resnet("resnet10_small_quarter_s2", 1, 16, pretrained, {"stem_stride": 2, **settings})
 
 
 @register_model
 def resnet10_small_half_s2(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """One block a stage, half as wide, a stem of stride 2; 1.2 million parameters, 256 features: for photos without a GPU."""
+    """ResNet-10 at half the width with a stem of stride 2; 1.2 million parameters, 256 features: for photos without a GPU."""
     return _small_resnet("resnet10_small_half_s2", 1, 32, pretrained, {"stem_stride": 2, **settings})
 
 
 def create_encoder(name: str, crop_pixels: tuple[int, ...], *, channels: int = 3, pretrained: bool = False) -> nn.Module:
-    """A timm network without its classifier, which takes crops of these sizes.
+    """Build a timm model without its classifier, and check that it accepts crops of these sizes.
 
-    Networks with position embeddings take other sizes than their own by timm's `dynamic_img_size`.
+    Models with position embeddings accept other sizes than their own by timm's `dynamic_img_size`.
 
     Args:
-        name: as timm knows it, perhaps with a tag.
-        crop_pixels: sides of the crops that it must take.
-        channels: of its input.
-        pretrained: with timm's weights, downloaded where the user has a network.
+        name: timm's name, optionally with a tag.
+        crop_pixels: sides of the crops.
+        channels: channels of the input.
+        pretrained: whether to load timm's weights, downloading them if necessary.
     Raises:
-        ConfigError: timm does not know the name, the weights are not to be had, or some size is one that it cannot take.
+        ConfigError: the name is unknown to timm, the weights cannot be downloaded, or the model does not accept one of the sizes.
     """
     known(name.split(".")[0], timm.list_models(), "encoder")
     encoder = _create(name, channels, pretrained)
@@ -114,7 +122,7 @@ def create_encoder(name: str, crop_pixels: tuple[int, ...], *, channels: int = 3
     if refused:
         sizes = ", ".join(f"{size} px" for size in refused)
         raise ConfigError(
-            f"encoder {name!r} cannot take crops of {sizes} ({next(iter(refused.values()))}); set crop_pixels to sizes that it takes, or use a ResNet"
+            f"encoder {name!r} does not accept crops of {sizes} ({next(iter(refused.values()))}); set crop_pixels to other sizes, or use a ResNet"
         )
     return encoder
 
@@ -125,61 +133,57 @@ def _create(name: str, channels: int, pretrained: bool) -> nn.Module:
             encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **extra)
         except TypeError:
             continue
-        except Exception as error:  # huggingface_hub raises many kinds when weights are not to be had
+        except Exception as error:  # huggingface_hub raises many kinds of errors when weights cannot be downloaded
             reason = " ".join(str(error).split())[:200]
             what = "pretrained weights of" if pretrained else "encoder"
             raise ConfigError(
-                f"cannot get {what} {name!r} from timm: {reason}; check the name and the network, or use --init random"
+                f"cannot get {what} {name!r} from timm: {reason}; check the name and the internet connection, or use --init random"
             ) from None
         keep_idle_taps_in_float32(encoder)
         return encoder
-    raise ConfigError(f"encoder {name!r} cannot be made without a classifier; choose another")
+    raise ConfigError(f"encoder {name!r} cannot be built without a classifier; choose another")
 
 
 def _why_not(encoder: nn.Module, size: int, channels: int) -> str | None:
-    """Why the encoder cannot make one feature vector from a crop of this size; None where it can."""
-    was_training = encoder.training
-    encoder.eval()
+    """Return why the encoder does not turn a crop of this size into one feature vector; None if it does."""
     try:
-        with torch.no_grad():
-            features = encoder(torch.zeros(1, channels, size, size))
-    except Exception as error:  # networks refuse a size by assertion, by shape mismatch and in other ways
+        features = _probe(encoder, size, channels)
+    except Exception as error:  # models reject a size by assertion, by shape mismatch and in other ways
         return " ".join(str(error).split())[:160] or type(error).__name__
-    finally:
-        encoder.train(was_training)
     return None if features.ndim == 2 else f"its output has shape {tuple(features.shape)} instead of one vector"
 
 
 def compile_encoder(encoder: nn.Module) -> None:
-    """The encoder's forward and backward will be compiled when they are first used; what was compiled once is kept for later runs.
+    """Compile the encoder when it is first used; compiled code is cached for later runs.
 
     Raises:
         ConfigError: there is no C++ compiler.
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
-        raise ConfigError("--compile needs a C++ compiler, and there is no g++ or clang++; install one, or leave --compile out")
+        raise ConfigError("--compile needs a C++ compiler, and neither g++ nor clang++ is installed; install one, or leave out --compile")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/selfcluster/compiled").expanduser()))
     encoder.compile()
 
 
 def recompute_activations(encoder: nn.Module, name: str) -> None:
-    """The encoder keeps few activations, and computes the others again for the backward pass.
+    """Recompute most activations of the encoder in the backward pass instead of storing them.
 
     Raises:
-        ConfigError: timm cannot do that with this encoder.
+        ConfigError: timm does not support this for the encoder.
     """
     try:
         encoder.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError):
         raise ConfigError(
-            f"encoder {name!r} cannot compute its activations again; leave --recompute out, or set --accumulate 2 or more"
+            f"encoder {name!r} does not support recomputing its activations; leave out --recompute, or set --accumulate 2 or more"
         ) from None
 
 
 def feature_width(encoder: nn.Module, size: int, *, channels: int = 3) -> int:
-    """How many features the encoder gives for a crop of this size."""
-    was_training = encoder.training
-    with torch.no_grad():
-        width = encoder.eval()(torch.zeros(1, channels, size, size)).shape[1]
-    encoder.train(was_training)
-    return width
+    """Return the number of features that the encoder computes for a crop of this size."""
+    return _probe(encoder, size, channels).shape[1]
+
+
+def _probe(encoder: nn.Module, size: int, channels: int) -> Tensor:
+    with torch.no_grad(), in_mode(encoder, training=False):
+        return encoder(torch.zeros(1, channels, size, size))

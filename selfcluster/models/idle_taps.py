@@ -1,13 +1,14 @@
-"""Convolutions over maps so small that their bf16 weight gradients come out wrong on a CPU.
+"""A workaround for convolutions over maps so small that oneDNN computes their bf16 weight gradients incorrectly on a CPU.
 
-A tap of a kernel is idle where it reaches no pixel of the map, as eight of nine taps of a 3 x 3 kernel over a single pixel. The
-gradient of its weights is 0. In bf16, oneDNN 3.13 (as in torch 2.15) makes it from scratch memory that it has not written, so what
-stood there before ends up in the gradient: NaN now and then, or numbers like 1e30. Taps that reach a pixel are always right, and so are
-outputs and input gradients. See docs/log.md, 2026-11-25, for kernels and conditions. Here such layers are computed in float32.
+A tap of a kernel is idle if it reaches no pixel of the map, as eight of the nine taps of a 3 x 3 kernel over a single pixel. The gradient of
+its weights is 0. In bf16, oneDNN 3.13 (in torch 2.15) computes it from uninitialized memory, so it may be NaN, or numbers like 1e30. Taps that
+reach a pixel, outputs and input gradients are always correct. See docs/log.md, 2026-11-25, for kernels and conditions. Such layers are
+computed in float32 here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 
 def keep_idle_taps_in_float32(network: nn.Module) -> None:
-    """Compute a convolution with idle taps in float32 wherever bf16 autocast on a CPU would train it; all else stays as it is."""
+    """Make convolutions with idle taps compute in float32 where bf16 autocast on a CPU would train them; change nothing else."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             module.forward = partial(_forward, module)  # type: ignore[method-assign]
@@ -30,23 +31,16 @@ def _forward(module: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def has_idle_taps(module: nn.Conv2d, height: int, width: int) -> bool:
-    """Whether some tap of the kernel reaches no pixel of a map of this size, wherever the kernel stands."""
-    return any(
-        _is_idle(tap * dilation - padding, stride, size, n_outputs=(size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1)
-        for size, taps, stride, padding, dilation in zip(
-            (height, width), module.kernel_size, module.stride, _padding(module), module.dilation, strict=True
-        )
-        for tap in range(taps)
-    )
-
-
-def _is_idle(first: int, stride: int, size: int, *, n_outputs: int) -> bool:
-    """Whether none of the places first, first + stride, ... lies on the map."""
-    return not any(0 <= first + stride * i < size for i in range(n_outputs))
-
-
-def _padding(module: nn.Conv2d) -> tuple[int, ...]:
-    """In pixels; "same" is at least this much on either side."""
-    if isinstance(module.padding, str):
-        return tuple(d * (k - 1) // 2 * (module.padding == "same") for k, d in zip(module.kernel_size, module.dilation, strict=True))
-    return tuple(module.padding)
+    """Return whether some tap of the kernel reaches no pixel of a map of this size at any position of the kernel."""
+    paddings: Sequence[int] = (0, 0)
+    if module.padding == "same":  # at least this much on either side
+        paddings = [dilation * (n_taps - 1) // 2 for n_taps, dilation in zip(module.kernel_size, module.dilation, strict=True)]
+    elif not isinstance(module.padding, str):
+        paddings = module.padding
+    for size, n_taps, stride, padding, dilation in zip(
+        (height, width), module.kernel_size, module.stride, paddings, module.dilation, strict=True
+    ):
+        starts = range(-padding, size + padding - dilation * (n_taps - 1), stride)
+        if any(not any(0 <= start + tap * dilation < size for start in starts) for tap in range(n_taps)):
+            return True
+    return False

@@ -1,1 +1,1 @@
-"""Training: what a run holds, its step, its loop, and what it costs."""
+"""Training: the state of a run, its step and loop, collapse detection, and cost estimates."""

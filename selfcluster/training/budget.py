@@ -1,4 +1,4 @@
-"""What a run costs on this machine, and what fits it: time, memory and batch, from a few real steps."""
+"""The cost of a run on this machine, in time and memory, from a few real steps; and the steps and batch that fit."""
 
 from __future__ import annotations
 
@@ -27,30 +27,35 @@ from selfcluster.training.step import step
 _LARGEST = 4096
 """The paper's largest batch."""
 
-
 _STEPS_AN_EPOCH = 8
-"""So many at least, or there is nothing to learn from."""
+"""Fewest steps in an epoch that `--batch auto` leaves."""
+
+_N_SAMPLED = 8192
+"""Images that are clustered to measure the time of clustering."""
+
+Resolver = Callable[[Mapping[str, Any]], ResolvedConfig]
+"""From settings found in the meantime to the config of the run."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on this machine."""
+    """Times in seconds on this machine."""
 
     step: float
-    """Of a training step."""
+    """Time of a training step."""
     first_assign: float
-    """Of what comes before the first epoch: extraction and clustering, where the method wants them."""
+    """Time of extraction and clustering before the first epoch; near 0 for online methods."""
     assign: float
-    """Of what comes before each later epoch, on average."""
+    """The same before each later epoch, on average."""
     steps_per_epoch: int
 
     def of(self, n_steps: int) -> float:
-        """Of this many steps from the beginning."""
+        """Return the time of this many steps from the start."""
         later_epochs = max(0, -(-n_steps // self.steps_per_epoch) - 1)
         return self.first_assign + later_epochs * self.assign + n_steps * self.step
 
     def steps_in(self, seconds: float) -> int:
-        """How many steps can be done in this time; one at least."""
+        """Return the number of steps that fit in this time; at least one."""
         seconds -= self.first_assign
         epoch = self.steps_per_epoch * self.step + self.assign
         whole_epochs = max(0, int((seconds + self.assign) // epoch))
@@ -59,15 +64,15 @@ class Cost:
 
 
 def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
-    """The cost of a run, from some real clustering and a few real steps on a training that is then thrown away.
+    """Measure the cost of a run, by real clustering and a few real steps on a training that is then discarded.
 
-    Steps are those of the loop, with accumulation, recomputation and the method's hooks. The first one pays for warming up, and the next
-    ones find batches that the workers made meanwhile; both are left out, unless the time `at_most` is over before. All ranks take the
-    slowest one's word. Where an epoch has fewer steps than that, its last one counts.
+    The steps are those of the loop, with accumulation, recomputation and the method's hooks. The first is a warm-up, and the next find batches
+    that the workers prepared meanwhile; both are skipped, unless the time `at_most` is over before. If an epoch has too few steps, its last one
+    counts. All ranks return the cost of the slowest.
 
     Args:
-        t: from `build`; on fewer images than the run's where clustering them all would take long.
-        n_steps: to time.
+        t: from `build`; on fewer images than the run's if clustering them all would take long.
+        n_steps: number of steps to time.
         at_least, at_most: seconds for the steps; within these, more than `n_steps` are timed.
     """
     log, assigns = Log(None, t.config.run), []
@@ -80,7 +85,7 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
     n = 0
     started = time.perf_counter()
     marks = [started]
-    """When the first steps were done, one after the other; later ones may overlap, as in the loop."""
+    """When each of the first steps was done; later ones may overlap, as in the loop."""
     for batch in t.loader.epoch(0, plan):
         step(t, batch)
         n += 1
@@ -96,39 +101,31 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
 
 
 def _now(device: torch.device) -> float:
-    """The time, once the device has done what it was given; between two of these, work on a GPU overlaps as in the loop."""
+    """Return the time once the device has finished its work; between two calls, work on a GPU overlaps as in the loop."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-Settle = Callable[[Mapping[str, Any]], ResolvedConfig]
-"""From settings that were found out in the meantime to the config of the run."""
-
-
-def fitted_to_time(resolved: ResolvedConfig, t: Training, opened: Data, settle: Settle) -> ResolvedConfig:
-    """With max_minutes, max_steps is what this machine does in that time; `t` is used up to find out."""
+def fit_to_time(resolved: ResolvedConfig, t: Training, opened: Data, resolver: Resolver) -> ResolvedConfig:
+    """Set max_steps to the steps that fit in max_minutes on this machine; `t` is used up."""
     minutes = resolved.config.optim.max_minutes
     cost = cost_of(t, opened, at_least=min(10, 2 * minutes), at_most=6 * minutes)
     steps = cost.steps_in(0.95 * 60 * minutes)
     if steps >= t.total_steps:
         logger.info(
-            f"max_minutes {minutes:g}: the full schedule of {t.total_steps:,} steps takes about {duration(cost.of(t.total_steps))}, so it stays"
+            f"max_minutes {minutes:g}: the full schedule of {t.total_steps:,} steps takes about {duration(cost.of(t.total_steps))} and is kept"
         )
         return resolved
     clustering = f" and {cost.assign:.1f} s between epochs" if cost.assign > 0.1 else ""
-    pace = f"{cost.step:.2f} s a step{clustering}"
-    logger.info(f"max_minutes {minutes:g}: {pace}, so the schedule is fitted to {steps:,} of {t.total_steps:,} steps")
-    fitted = settle({"max_steps": steps})
+    pace = f"{cost.step:.2f} s per step{clustering}"
+    logger.info(f"max_minutes {minutes:g}: {pace}, so the schedule is shortened to {steps:,} of {t.total_steps:,} steps")
+    fitted = resolver({"max_steps": steps})
     return ResolvedConfig(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
 
 
-_N_SAMPLED = 8192
-"""Images that are clustered to find out how long clustering takes."""
-
-
 def cost_of(t: Training, opened: Data, *, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
-    """The cost of a run: the clustering's from a sample of the images, since it grows with their number; `t` is used up."""
+    """Measure the cost of a run; that of clustering is extrapolated from a sample of the images. `t` is used up."""
     n = len(t.method.trained_on)
     n_sampled = min(n, max(_N_SAMPLED, t.config.optim.batch, 4 * max(t.config.n_prototypes)))
     if type(t.method).begin_epoch is Method.begin_epoch or n_sampled == n:
@@ -141,36 +138,36 @@ def cost_of(t: Training, opened: Data, *, at_least: float = 0.0, at_most: float 
 
 
 def estimate(t: Training, opened: Data) -> str:
-    """Time and memory of the run, from a few steps on this machine; `t` is used up."""
+    """Return an estimate of the run's time and memory in words, from a few steps on this machine; `t` is used up."""
     cost, batch, minutes = cost_of(t, opened), t.config.optim.batch, t.config.optim.max_minutes
     n_steps = min(t.total_steps, cost.steps_in(60 * minutes)) if minutes else t.total_steps
     parameters = sum(p.numel() for p in t.model.parameters())
     clustering = f", {cost.assign:.1f} s of clustering between epochs" if cost.assign > 0.1 else ""
     return (
-        f"estimate: {parameters / 1e6:.1f} million parameters; {cost.step:.2f} s a step, {batch / cost.step:,.0f} images/s{clustering}; "
+        f"estimate: {parameters / 1e6:.1f} million parameters; {cost.step:.2f} s per step, {batch / cost.step:,.0f} images/s{clustering}; "
         f"{n_steps:,} steps in about {duration(cost.of(n_steps))}; {peak_memory(t.device) / 2**30:.1f} GiB of memory"
     )
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The batch that was found, and why it is no larger."""
+    """The largest batch that fits, and why it is not larger."""
 
     batch: int
     peak_bytes: int
-    """That its step took."""
+    """Peak memory of its step."""
     why: str
 
 
 def largest_batch(config_of: Callable[[int], Config[Any]], data: Data, device: torch.device) -> Capacity:
-    """The largest of the recipe's batch, twice that, four times that ... whose step fits the memory.
+    """Return the largest of the recipe's batch, twice that, four times that ... whose step fits the memory.
 
     Args:
-        config_of: the settings for a batch; 0 stands for the recipe's.
-        data: to train on.
-        device: to train on.
+        config_of: returns the settings for a batch; 0 means the recipe's.
+        data: images to train on.
+        device: device to train on.
     Returns:
-        the recipe's batch where even that does not fit; `accumulate` or `recompute` may help then.
+        the recipe's batch if even that does not fit; `accumulate` or `recompute` may help then.
     """
     batch = config_of(0).optim.batch
     n = len(data.trained_on(config_of(0).data, config_of(0).run.seed))
@@ -182,8 +179,10 @@ def largest_batch(config_of: Callable[[int], Config[Any]], data: Data, device: t
             return found
         grown = before + 2 * (peak - before)
         if 2 * batch > min(_LARGEST, n // _STEPS_AN_EPOCH):
-            return Capacity(batch, peak, f"{n:,} images want no larger one" if 2 * batch <= _LARGEST else "the paper has no larger one")
-        # To try what does not fit may cost a computer its other programs.
+            return Capacity(
+                batch, peak, f"{n:,} images are too few for a larger one" if 2 * batch <= _LARGEST else "the paper has no larger one"
+            )
+        # Without a GPU, trying what does not fit may end other programs.
         found = Capacity(batch, peak, f"{2 * batch:,} would not fit {limit / 2**30:.1f} GiB")
         if device.type == "cpu" and grown > limit:
             return found
@@ -191,7 +190,7 @@ def largest_batch(config_of: Callable[[int], Config[Any]], data: Data, device: t
 
 
 def _peak_of_a_step(config: Config[Any], data: Data, device: torch.device) -> int | None:
-    """Bytes at most during a step; None where it does not fit."""
+    """Return the peak memory of a step in bytes; None if it does not fit."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     every = data.trained_on(config.data, config.run.seed)
@@ -200,9 +199,9 @@ def _peak_of_a_step(config: Config[Any], data: Data, device: torch.device) -> in
     try:
         t = build(config, data, device, trained_on=every[np.linspace(0, len(every) - 1, n_sampled).astype(np.int64)])
         measure(t, n_steps=1, at_most=0.0)
-        peak: int | None = int(distributed.largest(peak_memory(device)))
+        return int(distributed.largest(peak_memory(device)))
     except torch.OutOfMemoryError:
-        peak = None
+        return None
     finally:
         if t is not None:
             t.loader.close()
@@ -210,4 +209,3 @@ def _peak_of_a_step(config: Config[Any], data: Data, device: torch.device) -> in
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return peak

@@ -1,4 +1,4 @@
-"""From data and settings to a trained run in its folder: resolve, claim, announce, fit, leave."""
+"""From data and settings to a trained run in its folder: resolve, claim the folder, train, write the model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from selfcluster.settings.resolve import ResolvedConfig, resolve, resumed
 from selfcluster.settings.toml import read_toml
 from selfcluster.settings.validation import check_values
 from selfcluster.training import loop
-from selfcluster.training.budget import Settle, estimate, fitted_to_time, largest_batch
+from selfcluster.training.budget import Resolver, estimate, fit_to_time, largest_batch
 from selfcluster.training.state import Training, build, restore
 
 
@@ -44,18 +44,18 @@ def train(
     overwrite: bool = False,
     **settings: Any,
 ) -> OpenRun:
-    """Train an encoder; see `api.train`, which takes the same."""
+    """Train an encoder; see `api.train`, which takes the same arguments."""
     if resume:
         if preset is not None or config is not None or overwrite:
-            raise ConfigError("--resume goes on with the settings of the run; leave --preset, --config and --overwrite out")
+            raise ConfigError("--resume continues with the settings of the run; leave out --preset, --config and --overwrite")
         return _resume(data, method, out, settings)
-    settle, opened, device = _look(data, method, preset, config, settings)
-    resolved = settle({})
+    resolver, opened, device = _open(data, method, preset, config, settings)
+    resolved = resolver({})
     t = build(resolved.config, opened, device)
     path = _claimed(out, opened.name, resolved.config.method, overwrite=overwrite)
     _announce(resolved, opened)
     if resolved.config.optim.max_minutes:
-        resolved = fitted_to_time(resolved, t, opened, settle)
+        resolved = fit_to_time(resolved, t, opened, resolver)
         t = build(resolved.config, opened, device)
     if distributed.rank() == 0:
         folder.prepare(path, resolved, opened)
@@ -64,18 +64,18 @@ def train(
 
 
 def dry_run(data: Any, *, method: str | None = None, preset: str | None = None, config: str | Path | None = None, **settings: Any) -> None:
-    """Print the settings that `train` would use and why, with an estimate of time and memory; train and write nothing."""
-    settle, opened, device = _look(data, method, preset, config, settings)
-    resolved = settle({})
+    """Log the settings that `train` would use and why, with an estimate of time and memory; train and write nothing."""
+    resolver, opened, device = _open(data, method, preset, config, settings)
+    resolved = resolver({})
     t = build(resolved.config, opened, device)
     _announce(resolved, opened)
     logger.info(estimate(t, opened))
 
 
-def _look(
+def _open(
     data: Any, method: str | None, preset: str | None, file: str | Path | None, flags: Mapping[str, Any]
-) -> tuple[Settle, Data, torch.device]:
-    """The images and the device of a new run, and what settles its config."""
+) -> tuple[Resolver, Data, torch.device]:
+    """Open the images and the device of a new run; return them with the function that resolves its config."""
     top, from_file = read_toml(Path(file)) if file is not None else ({}, {})
     preset = preset or top.get("preset")
     method = method or (method_of(preset) if preset is not None else top.get("method", DEFAULT_METHOD))
@@ -86,62 +86,53 @@ def _look(
     check_values(chosen)
     check_extras(chosen.run)
     device = start(chosen.run.device)
-    data = top.get("images") if data is None else data
-    if data is None or (isinstance(data, str) and not data):
-        raise DataError("no data given; name a folder of images, a .npy file, or a set such as digits")
-    opened = open_data(data, chosen.data)
+    opened = open_data(top.get("images", "") if data is None else data, chosen.data)
     facts = look_at(opened.images, len(opened.trained_on(chosen.data, chosen.run.seed)), device)
-    followed = _network_of(chosen.model.init) if preset is None else {}
-    followed = {name: value for name, value in followed.items() if name not in flags and name not in from_file}
+    followed: dict[str, Any] = {}
+    if preset is None and (Path(chosen.model.init).expanduser() / "config.toml").is_file():
+        # The weights of a run fit its own encoder only.
+        network = folder.read_config(Path(chosen.model.init).expanduser())[0].model
+        followed = {"encoder": network.encoder, **({"sobel": True} if network.sobel else {})}
+        followed = {name: value for name, value in followed.items() if name not in flags and name not in from_file}
 
-    def settle(found: Mapping[str, Any]) -> ResolvedConfig:
+    def resolver(found: Mapping[str, Any]) -> ResolvedConfig:
         resolved = resolve(method, facts, preset=preset, file=from_file, flags={**followed, **flags, **found})
         return ResolvedConfig(resolved.config, {**resolved.origins, **dict.fromkeys(followed, "that of the run in init")})
 
-    return _with_batch_that_fits(settle, opened, device) if is_auto else settle, opened, device
+    return _with_largest_batch(resolver, opened, device) if is_auto else resolver, opened, device
 
 
-def _network_of(init: str) -> dict[str, Any]:
-    """The encoder of the run that `init` names, since its weights fit no other; nothing where it names none."""
-    path = Path(init).expanduser()
-    if not (path / "config.toml").is_file():
-        return {}
-    network = folder.read_config(path)[0].model
-    return {"encoder": network.encoder, **({"sobel": True} if network.sobel else {})}
-
-
-def _with_batch_that_fits(settle: Settle, data: Data, device: torch.device) -> Settle:
-    """The same, with the largest batch that fits; the rest of the recipe follows from it, such as lr."""
-    logger.info("batch auto: trying steps of more and more images")
-    capacity = largest_batch(lambda batch: settle({"batch": batch} if batch else {}).config, data, device)
+def _with_largest_batch(resolver: Resolver, data: Data, device: torch.device) -> Resolver:
+    """Return a resolver for the largest batch that fits; other settings, such as lr, follow from it by the recipe."""
+    logger.info("batch auto: trying steps with more and more images")
+    capacity = largest_batch(lambda batch: resolver({"batch": batch} if batch else {}).config, data, device)
     origin = f"auto: {capacity.peak_bytes / 2**30:.1f} GiB, and {capacity.why}"
 
-    def settled(found: Mapping[str, Any]) -> ResolvedConfig:
-        resolved = settle({"batch": capacity.batch, **found})
+    def with_batch(found: Mapping[str, Any]) -> ResolvedConfig:
+        resolved = resolver({"batch": capacity.batch, **found})
         return ResolvedConfig(resolved.config, {**resolved.origins, "batch": origin})
 
-    return settled
+    return with_batch
 
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with files by their absolute paths, so that the run can be resumed from elsewhere."""
+    """Return the settings with absolute paths of files, so that the run can be resumed from another folder."""
     files = {name: str(Path(settings[name]).resolve()) for name in ("init", "labels") if name in settings and Path(settings[name]).exists()}
     return {**settings, **files}
 
 
 def _claimed(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:
-    """Rank 0's claim on a folder, on every rank; what it raises, all raise."""
-    path, refused = None, None
+    """Claim a folder on rank 0, and return it on every rank; if rank 0 fails, all raise its error."""
+    claimed: Path | CheckpointError = CheckpointError()
     if distributed.rank() == 0:
         try:
-            path = folder.claim(out, name, method, overwrite=overwrite)
+            claimed = folder.claim(out, name, method, overwrite=overwrite)
         except CheckpointError as error:
-            refused = error
-    path, refused = distributed.of_rank_0((path, refused))
-    if refused is not None:
-        raise refused
-    assert path is not None
-    return path
+            claimed = error
+    claimed = distributed.of_rank_0(claimed)
+    if isinstance(claimed, CheckpointError):
+        raise claimed
+    return claimed
 
 
 def _announce(resolved: ResolvedConfig, data: Data) -> None:
@@ -152,17 +143,17 @@ def _announce(resolved: ResolvedConfig, data: Data) -> None:
 
 def _resume(data: Any, method: str | None, out: str | Path | None, settings: Mapping[str, Any]) -> OpenRun:
     if out is None:
-        raise ConfigError("--resume needs --out RUN, the folder of the run to go on with")
+        raise ConfigError("--resume needs --out RUN, the folder of the run to resume")
     path = Path(out)
     stored, images = folder.read_config(path)
     if method is not None and method != stored.method:
-        raise ConfigError(f"cannot resume with method {method!r}: this run has {stored.method!r}; leave --method out, or start a new run")
+        raise ConfigError(f"cannot resume with method {method!r}: this run has {stored.method!r}; leave out --method, or start a new run")
     config = resumed(stored, settings)
     check_extras(config.run)
     checkpoint.require_resumable(path)
     device = start(config.run.device)
     if data is None and not images:
-        raise DataError(f"run {out!r} was trained on an array that is not kept; give the images again")
+        raise DataError(f"run {str(out)!r} was trained on an array, which is not stored; pass the images again")
     opened = open_data(images if data is None else data, config.data)
     folder.check_same_data(path, opened)
     t = build(replace(config, {"init": "random"}), opened, device, trained_on=folder.read_trained_on(path))
@@ -189,7 +180,7 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
     finally:
         t.loader.close()
         if distributed.rank() == 0 and t.loader.broken:
-            with contextlib.suppress(OSError):  # on a full disk another error is on its way already
+            with contextlib.suppress(OSError):  # on a full disk, another error has been raised already
                 folder.write_skipped(path, t.loader.broken, data)
             log.say(f"{len(t.loader.broken):,} images could not be read; see {path / 'skipped.csv'}", logging.WARNING)
         log.close()
@@ -197,7 +188,7 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
 
 
 def describe(resolved: ResolvedConfig) -> str:
-    """The settings that somebody chose: value, and where it came from; a line each, or one for many of one origin."""
+    """Return the settings that are not defaults, with value and origin; one line each, or one for many of the same origin."""
     values = flatten(resolved.config)
     chosen = [(name, origin) for name, origin in resolved.origins.items() if origin != "default"]
     rows = []

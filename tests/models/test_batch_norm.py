@@ -1,4 +1,4 @@
-"""Batch norm over ranks, and running statistics of the large crops."""
+"""Batch norm over ranks, and running statistics from the large crops only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_small_crops_are_normalized_by_their_own_batch() -> None:
     torch.testing.assert_close(seen[0][2 * N_IMAGES :], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_momentum_comes_back_after_an_error() -> None:
+def test_momentum_is_restored_after_an_error() -> None:
     model = _model()
 
     def fail_on_small(_module: nn.Module, given: tuple[Tensor]) -> None:
@@ -82,22 +82,22 @@ KINDS = pytest.mark.parametrize("kind", ["1d", "2d", "act"])
 
 
 @KINDS
-def test_batch_norm_equals_torchs_in_one_process(kind: str) -> None:
-    theirs, x = _norm(kind), _input(kind)
+def test_batch_norm_equals_that_of_torch_in_one_process(kind: str) -> None:
+    torchs, x = _norm(kind), _input(kind)
     ours = synchronize_batch_norm(_norm(kind))
     assert isinstance(ours, BatchNorm)
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
     for _ in range(2):
-        left, right = _pass(ours, x, weights), _pass(theirs, x, weights)
+        left, right = _pass(ours, x, weights), _pass(torchs, x, weights)
         assert left.keys() == right.keys()
         for name in left:
             torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
-    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    torch.testing.assert_close(ours.eval()(x), torchs.eval()(x), rtol=1e-5, atol=1e-5)
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
 
 
 @KINDS
-def test_batch_norm_keeps_the_precision_it_is_given(kind: str) -> None:
+def test_batch_norm_keeps_the_precision_of_its_input(kind: str) -> None:
     x = _input(kind).bfloat16()
     out = BatchNorm(_norm(kind))(x)  # type: ignore[arg-type]
     assert out.dtype == torch.bfloat16
@@ -135,11 +135,11 @@ def test_every_batch_norm_of_a_network_is_replaced_with_its_state() -> None:
     assert all(left is right for left, right in zip(model.parameters(), parameters, strict=True))
 
 
-def test_a_network_in_eval_mode_stays_in_it() -> None:
+def test_a_network_in_eval_mode_stays_in_eval_mode() -> None:
     assert not any(m.training for m in synchronize_batch_norm(_model().eval()).modules())
 
 
 @pytest.mark.parametrize("settings", [{"affine": False}, {"momentum": None}, {"track_running_stats": False}])
-def test_batch_norm_refuses_layers_that_it_cannot_stand_for(settings: dict) -> None:
-    with pytest.raises(ValueError, match="cannot be taken over ranks"):
+def test_batch_norm_rejects_layers_that_it_cannot_replace(settings: dict) -> None:
+    with pytest.raises(ValueError, match="cannot be synchronized over ranks"):
         synchronize_batch_norm(nn.Sequential(nn.BatchNorm2d(4, **settings)))

@@ -1,4 +1,4 @@
-"""A convolution that bf16 would train wrongly on a CPU is trained in float32, and no other."""
+"""A convolution that bf16 would train incorrectly on a CPU is trained in float32, and no other."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_idle_taps_are_those_whose_gradient_is_always_0(geometry: dict[str, int]
         assert has_idle_taps(conv, *size) == bool((conv.weight.grad == 0).any()), size
 
 
-def test_same_padding_is_understood() -> None:
+def test_same_padding_is_supported() -> None:
     conv = nn.Conv2d(1, 1, 3, padding="same")
     assert has_idle_taps(conv, 1, 1)
     assert not has_idle_taps(conv, 2, 2)
@@ -50,7 +50,7 @@ def test_same_padding_is_understood() -> None:
 
 
 class _Bf16GradientsOfIdleTaps(TorchDispatchMode):
-    """Counts backward passes of convolutions in bf16 in which a tap reaches no pixel, whatever kernel this machine would choose."""
+    """Counts backward passes of bf16 convolutions with idle taps, independent of the kernel that this machine uses."""
 
     n_bf16, bad = 0, 0
 
@@ -81,7 +81,7 @@ def test_no_training_step_takes_a_bf16_gradient_of_an_idle_tap(encoder: str, cro
     assert seen.bad == 0
 
 
-def test_the_count_sees_what_is_to_be_seen() -> None:
+def test_the_counter_finds_idle_taps() -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1)
     with torch.autocast("cpu", dtype=torch.bfloat16), _Bf16GradientsOfIdleTaps() as seen:
         conv(torch.ones(2, 4, 1, 1)).sum().backward()
@@ -90,7 +90,7 @@ def test_the_count_sees_what_is_to_be_seen() -> None:
 
 @contextlib.contextmanager
 def _fresh_memory_is_nan() -> Iterator[None]:
-    """glibc fills each block that it hands out with 0xff bytes, which read as NaN."""
+    """Let glibc fill each block that it allocates with 0xff bytes, which read as NaN."""
     libc = ctypes.CDLL(None)
     libc.mallopt(-6, 0x100)
     try:
@@ -109,8 +109,8 @@ def _weight_gradient(conv: nn.Conv2d, *, in_bf16: bool) -> torch.Tensor:
     return conv.weight.grad
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="fills fresh memory by glibc's mallopt")
-def test_the_gradient_is_right_whatever_fresh_memory_holds() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc's mallopt to fill fresh memory")
+def test_the_gradient_does_not_depend_on_fresh_memory() -> None:
     conv = nn.Conv2d(32, 64, 3, stride=2, padding=1).to(memory_format=torch.channels_last)
     expected = _weight_gradient(conv, in_bf16=False)
     keep_idle_taps_in_float32(conv)
@@ -118,7 +118,7 @@ def test_the_gradient_is_right_whatever_fresh_memory_holds() -> None:
         torch.testing.assert_close(_weight_gradient(conv, in_bf16=True), expected, rtol=0.02, atol=0.02)
 
 
-def test_networks_are_copied_and_pickled_with_what_they_are() -> None:
+def test_networks_can_be_copied_and_pickled() -> None:
     encoder = create_encoder("resnet10_small_quarter_s2", (16,))
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         convs = [module for module in other.modules() if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1]
@@ -127,9 +127,9 @@ def test_networks_are_copied_and_pickled_with_what_they_are() -> None:
         assert torch.equal(other.eval()(x), encoder.eval()(x))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="fills fresh memory by glibc's mallopt")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc's mallopt to fill fresh memory")
 @pytest.mark.parametrize("method", METHODS)
-def test_training_in_bf16_does_not_depend_on_what_fresh_memory_holds(method: str) -> None:
+def test_training_in_bf16_does_not_depend_on_fresh_memory(method: str) -> None:
     losses = []
     for memory in (contextlib.nullcontext, _fresh_memory_is_nan):
         t, log = tiny.training(method=method, precision="bf16", max_steps=4, log_steps=1), tiny.Silent()

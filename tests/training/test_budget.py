@@ -1,4 +1,4 @@
-"""Seconds to steps and back, and what a run costs here."""
+"""Seconds to steps and back, and the measured cost of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from selfcluster.api import train
 from selfcluster.data.loader import EpochPlan
 from selfcluster.errors import Interrupted
 from selfcluster.methods import METHODS
-from selfcluster.methods.base import Extract
+from selfcluster.methods.base import Extractor
 from selfcluster.settings.config import Config, flatten
 from selfcluster.training import budget, loop
 from selfcluster.training.budget import Capacity, Cost, largest_batch, measure
@@ -70,7 +70,7 @@ def test_measuring_gives_seconds(method: str) -> None:
     assert cost.of(t.total_steps) > t.total_steps * cost.step
 
 
-def test_measuring_keeps_to_its_time_and_to_what_there_is() -> None:
+def test_measuring_respects_its_time_and_the_length_of_an_epoch() -> None:
     t = tiny.training(batch=36)
     assert measure(t, n_steps=50).step > 0
     t = tiny.training(batch=4)
@@ -90,10 +90,10 @@ def test_epochs_without_a_clustering_share_its_cost() -> None:
     t = tiny.training(method="deepcluster", reassign_epochs=8)
     seconds, begin_epoch = {}, t.method.begin_epoch
 
-    def timed(epoch: int, extract: Extract) -> EpochPlan:
+    def timed(epoch: int, extract: Extractor) -> EpochPlan:
         started = time.perf_counter()
         plan = begin_epoch(epoch, extract)
-        time.sleep(0.2)  # long against what the machine may put in between
+        time.sleep(0.2)  # long compared with other delays of the machine
         seconds[epoch] = time.perf_counter() - started
         return plan
 
@@ -108,7 +108,7 @@ def _on_a_rank() -> Cost:
     return measure(tiny.training(method="deepcluster-v2"), n_steps=1)
 
 
-def test_all_ranks_take_the_slowest_ones_word() -> None:
+def test_all_ranks_return_the_cost_of_the_slowest() -> None:
     left, right = on_ranks(_on_a_rank)
     assert left == right
 
@@ -121,7 +121,7 @@ def _config_of(method: str = "swav") -> Callable[[int], Config[Any]]:
 
 
 def _with_peaks(monkeypatch: pytest.MonkeyPatch, peak: Callable[[int], int | None], *, limit: int) -> list[int]:
-    """Steps take what `peak` says of their batch; the batches that are tried are listed."""
+    """Let steps take the memory that `peak` returns for their batch; return the list of batches tried."""
     tried: list[int] = []
 
     def of_step(config: Config[Any], *_: Any) -> int | None:
@@ -139,13 +139,13 @@ def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     found = largest_batch(_config_of(), tiny.data(n=1000), CPU)
     assert (found.batch, found.peak_bytes) == (32, 320)
     assert "64 would not fit" in found.why
-    assert tried == [8, 16, 32], "on a computer what would not fit is not tried"
+    assert tried == [8, 16, 32], "on a CPU, what would not fit is not tried"
 
 
 def test_images_are_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = _with_peaks(monkeypatch, lambda batch: batch, limit=10**9)
     found = largest_batch(_config_of(), tiny.data(n=300), CPU)
-    assert found == Capacity(32, 32, "300 images want no larger one")
+    assert found == Capacity(32, 32, "300 images are too few for a larger one")
     assert tried == [8, 16, 32]
 
 
@@ -168,7 +168,7 @@ def test_real_steps_are_tried(method: str) -> None:
     assert 10**7 < found.peak_bytes < device.memory_limit(CPU)
 
 
-def test_training_takes_it_and_lr_follows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_uses_it_and_lr_follows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = np.random.default_rng(0).integers(0, 256, (1200, 8, 8, 3), dtype=np.uint8)
     common = dict(
         encoder="resnet10_small_quarter_s2", n_crops=(2,), crop_pixels=(8,), area=((0.5, 1.0),), max_steps=2, epochs=1, optimizer="adamw"
@@ -185,7 +185,7 @@ def test_training_takes_it_and_lr_follows(tmp_path: Path, caplog: pytest.LogCapt
     assert found["batch"] == 128 > settings["batch"] == 32
     assert found["lr"] == pytest.approx(0.003)
     assert settings["lr"] == pytest.approx(0.003 * (32 / 64) ** 0.5)
-    assert "1,200 images want no larger one" in "\n".join(caplog.messages)
+    assert "1,200 images are too few for a larger one" in "\n".join(caplog.messages)
 
 
 @pytest.mark.parametrize("measured", [lambda t: measure(t, n_steps=1), lambda t: loop.fit(t, tiny.Silent(), None, stop_at=2)])
@@ -201,9 +201,9 @@ def test_the_measured_step_is_that_of_the_loop(measured: Callable[[Any], object]
     assert hooks.count("before_update") == hooks.count("after_update")
 
 
-def test_warming_up_is_left_out_of_short_epochs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_is_skipped_in_short_epochs_too(monkeypatch: pytest.MonkeyPatch) -> None:
     t = tiny.training()
-    t.loader.workers = 8  # so that 17 steps are left out, of an epoch of 4
+    t.loader.workers = 8  # so that 17 steps would be skipped, of an epoch of 4
     monkeypatch.setattr(t.loader, "epoch", lambda *_: iter(range(4)))
     clock = iter([0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 3.0, 3.1, 3.1, 3.2, 3.2, 3.3, 3.3])
     monkeypatch.setattr(budget, "step", lambda *_: None)

@@ -1,4 +1,4 @@
-"""The public doors, and what a run leaves in its folder."""
+"""The public entry points, and the contents of a run folder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _photos(folder: Path, shared_data: Path) -> Path:
     return photos
 
 
-def test_the_folder_holds_what_the_docs_say(run: sc.Run) -> None:
+def test_the_folder_contains_what_the_docs_say(run: sc.Run) -> None:
     assert {p.name for p in run.path.iterdir()} == {
         "config.toml",
         "environment.json",
@@ -78,7 +78,7 @@ def test_a_run_on_an_array_asks_for_it_again(run: sc.Run) -> None:
         run.embed()
 
 
-def test_timm_loads_the_model_and_gives_the_same_features(run: sc.Run) -> None:
+def test_timm_loads_the_model_with_the_same_features(run: sc.Run) -> None:
     model = timm.create_model(f"local-dir:{run.path / 'model'}", pretrained=True, num_classes=0).eval()
     x = torch.rand(2, 3, 16, 16)
     # The run's encoder is channels-last, so the two add up in another order.
@@ -86,7 +86,7 @@ def test_timm_loads_the_model_and_gives_the_same_features(run: sc.Run) -> None:
     assert model.pretrained_cfg["mean"] == pytest.approx((0.485, 0.456, 0.406))
 
 
-def test_an_exported_vit_takes_the_crops_it_was_trained_on(tmp_path: Path) -> None:
+def test_an_exported_vit_accepts_the_crops_it_was_trained_on(tmp_path: Path) -> None:
     settings = {**FAST, "encoder": "vit_tiny_patch16_224", "crop_pixels": (32, 16), "max_steps": 1}
     run = sc.train(tiny.images(), out=tmp_path / "run", **settings)
     model = timm.create_model(f"local-dir:{run.path / 'model'}", pretrained=True, num_classes=0).eval()
@@ -135,7 +135,7 @@ def test_a_used_folder_is_refused_but_for_resume_and_overwrite(run: sc.Run, tmp_
     assert (other / "thesis.txt").exists()
 
 
-def test_resume_through_the_front_door_is_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_through_train_is_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "images.npy", tiny.images())
     settings = {**FAST, "epochs": 3, "queue_length": 16, "queue_from_epoch": 1}
     whole = sc.train(tmp_path / "images.npy", out=tmp_path / "whole", **settings)
@@ -176,12 +176,12 @@ def test_evaluation_refuses_the_runs_own_data_when_it_has_changed(tmp_path: Path
         run.evaluate()
 
 
-def test_resume_and_load_of_what_is_no_run(tmp_path: Path) -> None:
+def test_resume_and_load_of_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(sc.ConfigError, match="--resume needs --out"):
         sc.train(resume=True)
-    for door in (lambda: sc.train(out=tmp_path, resume=True), lambda: sc.load(tmp_path)):
+    for use in (lambda: sc.train(out=tmp_path, resume=True), lambda: sc.load(tmp_path)):
         with pytest.raises(sc.CheckpointError, match="not a run folder"):
-            door()
+            use()
 
 
 def test_a_damaged_checkpoint_is_named(run: sc.Run, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_default_folders_count_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"preset": "imagnet"}, "unknown preset"),
         ({"encoder": "resnet19"}, "did you mean 'resnet18'"),
         ({"n_cropz": 3}, "did you mean 'n_crops'"),
-        ({"encoder": "vit_tiny_patch16_224", "crop_pixels": (32, 20)}, "cannot take crops of 20 px"),
+        ({"encoder": "vit_tiny_patch16_224", "crop_pixels": (32, 20)}, "does not accept crops of 20 px"),
         ({"device": "cuda" if not torch.cuda.is_available() else "tpu"}, "device"),
         ({"wandb": "x"}, r"selfcluster\[wandb\]"),
     ],
@@ -282,5 +282,5 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     cut_back(file, 4)
     assert read_rows(file) == rows[:3]
-    cut_back(file, 4, 1)  # the epoch begins anew, and with it its clustering is told again
+    cut_back(file, 4, 1)  # the epoch starts again, and with it its clustering
     assert read_rows(file) == rows[:2]
