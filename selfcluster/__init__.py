@@ -1,11 +1,11 @@
-"""Image representations from unlabeled images by clustering.
+"""Learn image representations from unlabeled images by clustering.
 
     import selfcluster as sc
-    run = sc.train("photos/")            # settings follow from the images, are printed, and can be overridden
+    run = sc.train("photos/")            # settings are chosen for the images, printed, and can be overridden
     features = run.embed("photos/")
     run = sc.load("runs/photos-swav-1")
 
-Names are loaded when they are first used, so that importing the package, and the command line's `--help`, need no torch.
+Names are imported when they are first used, so that importing the package, and `selfcluster --help`, do not import torch.
 """
 
 from __future__ import annotations

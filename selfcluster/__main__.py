@@ -1,4 +1,4 @@
-"""`python -m selfcluster` and `torchrun ... -m selfcluster` are the command line."""
+"""The command line, for `python -m selfcluster` and `torchrun ... -m selfcluster`."""
 
 from selfcluster.cli import main
 

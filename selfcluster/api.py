@@ -1,4 +1,4 @@
-"""The front door: `train`, `load`, and `Run` with its verbs."""
+"""The Python API: `train`, `load` and `Run`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from selfcluster.training import train as training
 
 @final
 class Run:
-    """A trained (or half-trained) run, and what can be done with it.
+    """A run, trained in full or in part.
 
     Args:
-        opened: the run on disk, which functions of the package take.
+        opened: the open run folder, which the functions of the package take.
     """
 
     def __init__(self, opened: OpenRun) -> None:
@@ -42,12 +42,12 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The run's folder."""
+        """Run folder."""
         return self.opened.path
 
     @property
     def config(self) -> Config[Any]:
-        """All settings."""
+        """Settings of the training."""
         return self.opened.config
 
     @property
@@ -57,25 +57,25 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, float]]:
-        """The rows of metrics.jsonl, oldest first."""
+        """Rows of metrics.jsonl, oldest first."""
         return self.opened.metrics
 
     def embed(self, images: Any = None, *, layer: Layer = "features") -> Float[NDArray[np.float32], "n _"]:
-        """Return a row for each image; see `embeddings.embed`."""
+        """Return the features of images, a row for each; see `embeddings.embed`."""
         return embeddings.embed(self.opened, images, layer=layer)
 
     def cluster(
         self, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
     ) -> Clusters:
-        """Put every image in a cluster, and keep the clusters in the run's folder; see `clusters.cluster`."""
+        """Cluster images, and save the clusters in the run folder; see `clusters.cluster`."""
         return clusters.cluster(self.opened, images, k=k, seed=seed, projection=projection, keep=True)
 
     def assign(self, images: Any) -> Assignment:
-        """Put new images in the clusters that `cluster` has found; see `clusters.assign`."""
+        """Assign new images to the clusters that `cluster` saved; see `clusters.assign`."""
         return clusters.assign(self.opened, images)
 
     def evaluate(self, data: Any = None, *, test: Any = None, labels: str = "auto", only: Sequence[str] = (), **how: Any) -> Evaluation:
-        """Measure the encoder beside raw pixels and the untrained encoder; see `evaluate.evaluate`, which takes further settings."""
+        """Evaluate the encoder next to raw pixels and the untrained encoder; see `evaluate.evaluate` for the other arguments."""
         return evaluation.evaluate(self.opened, data, test=test, labels=labels, only=only, **how)
 
     def report(
@@ -87,11 +87,11 @@ class Run:
         seed: int = 0,
         limits: Limits | None = None,
     ) -> Path:
-        """Write one page about the run that opens from disk; see `report.report`."""
+        """Write an HTML page about the run; see `report.report`."""
         return report.report(self.opened, images, out=out, k=k, seed=seed, limits=limits)
 
     def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> ExportResult:
-        """Write the network in a form that others read, checked against the run; see `export.export`."""
+        """Export the network and check it against the run; see `export.export`."""
         return exporters.export(self.opened, format, out=out, layer=layer, overwrite=overwrite)
 
 
@@ -102,6 +102,7 @@ def train(
     out: str | Path | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
+    augmentation: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     **settings: Any,
@@ -110,25 +111,41 @@ def train(
 
     Args:
         data: a folder of images, tar or parquet files (one, a folder of them, a pattern), a .npy or .npz file, an array (N, H, W) or (N, H, W, 3) of uint8, or the name of a set.
-        method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2"; None for that of the preset or the TOML file, or else "swav".
-        out: the run's folder; None for runs/<data>-<method>-<n>.
-        preset, config: a named preset, and a TOML file of settings (whose method and images count where they are not given here).
+        method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2"; None for that of the preset or TOML file, or else "swav".
+        out: run folder; None for runs/<data>-<method>-<n>.
+        preset: name of a published experiment, whose settings replace the recipe.
+        config: TOML file of settings; its method and images apply unless they are given here.
+        augmentation: "photo", "grey" or "glyph"; None for the one that fits the images.
         resume: resume the run in `out`.
         overwrite: replace the run in `out`.
-        settings: any setting by its name, such as epochs=50; batch="auto" finds the largest that fits.
+        settings: any setting by its name, such as epochs=50; batch="auto" finds the largest batch that fits in memory.
     Returns:
         the trained run.
     Raises:
-        ConfigError, DataError, CheckpointError: see the messages.
-        CollapseError: training has died.
+        ConfigError: an unknown or wrong setting.
+        DataError: images that cannot be used.
+        CheckpointError: `out` is in use, or cannot be resumed.
+        CollapseError: training has collapsed or diverged.
     """
-    return Run(training.train(data, method=method, out=out, preset=preset, config=config, resume=resume, overwrite=overwrite, **settings))
+    return Run(
+        training.train(
+            data,
+            method=method,
+            out=out,
+            preset=preset,
+            config=config,
+            augmentation=augmentation,
+            resume=resume,
+            overwrite=overwrite,
+            **settings,
+        )
+    )
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Run:
-    """Open the run in a folder, with the weights of its last checkpoint.
+    """Open a run folder, with the weights of its last checkpoint.
 
     Raises:
-        CheckpointError: it is no run, has no checkpoint yet, or is damaged.
+        CheckpointError: it is not a run folder, has no checkpoint yet, or is damaged.
     """
     return Run(open_run(path, device=device))

@@ -1,11 +1,11 @@
-"""Everything a user can cause, as one tree.
+"""The exceptions that a user can cause, as one tree.
 
     SelfclusterError
-    |-- ConfigError (a ValueError too)    a setting, preset, method or flag that cannot be
+    |-- ConfigError (a ValueError too)    an unknown or wrong setting, preset, method or flag
     |-- DataError (a ValueError too)      images that are missing, unreadable, too few or of the wrong shape
-    |-- CheckpointError                   a run or checkpoint that is damaged, in use, or of another configuration
-    `-- CollapseError                     training that has died: one embedding for every image, or no learning
-        `-- DivergenceError               training that has blown up: a loss or an embedding that is not finite
+    |-- CheckpointError                   a run or checkpoint that is damaged, in use, or of another config
+    `-- CollapseError                     training that has collapsed: one embedding for every image, or no learning
+        `-- DivergenceError               training that has diverged: a loss or an embedding that is not finite
 
 Every message is one line: what is wrong, the offending value, and what to try next. The command line prints it without a
 stack trace and exits with 2 for a user's mistake and 3 for a collapse.
@@ -19,13 +19,13 @@ from typing import Any
 
 
 class SelfclusterError(Exception):
-    """The root of the tree above."""
+    """Root of the tree above."""
 
     exit_status = 2
 
 
 class ConfigError(SelfclusterError, ValueError):
-    """A setting that cannot be."""
+    """An unknown or wrong setting."""
 
 
 class DataError(SelfclusterError, ValueError):
@@ -37,28 +37,30 @@ class CheckpointError(SelfclusterError):
 
 
 class CollapseError(SelfclusterError):
-    """Training that has stopped learning anything."""
+    """Training that learns nothing anymore."""
 
     exit_status = 3
 
 
 class DivergenceError(CollapseError):
-    """Training whose numbers are no longer finite."""
+    """Training whose numbers are not finite anymore."""
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
-    """A signal asked the run to leave; its checkpoint is written."""
+class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+    """A run that stopped on a signal, after writing a checkpoint."""
 
     def __init__(self, number: int, step: int, folder: Path | None) -> None:
-        super().__init__(f"left at step {step} with a checkpoint; go on with: selfcluster train --resume --out {shlex.quote(str(folder))}")
+        super().__init__(
+            f"stopped at step {step} with a checkpoint; resume with: selfcluster train --resume --out {shlex.quote(str(folder))}"
+        )
         self.exit_status = 128 + number
 
 
 def known(name: str, names: Any, what: str) -> str:
-    """The name, if it is one of the names.
+    """Return the name if it is one of the names.
 
     Raises:
-        ConfigError: it is not; the message holds the nearest right one.
+        ConfigError: it is not; the message suggests the closest name, or lists them.
     """
     if name in names:
         return name

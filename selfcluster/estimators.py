@@ -1,4 +1,4 @@
-"""The scikit-learn API: `KMeans`, and `ClusterLearner` from images to features and clusters."""
+"""The scikit-learn API: `KMeans` on points, `ClusterLearner` on images."""
 
 from __future__ import annotations
 
@@ -34,30 +34,29 @@ from selfcluster.settings.config import replace
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """K-means that leaves no cluster empty while some cluster holds two distinct points, and clusters by direction if asked.
+    """K-means without empty clusters, Euclidean or spherical.
 
     Args:
-        n_clusters: at least 1, at most as many as there are points.
-        init: "k-means++" (rows far from each other), "random" (different rows), or the centroids to begin with,
-            (n_clusters, n_features).
-        n_init: starts, at least 1; the one of lowest inertia counts. Given centroids are one start.
-        max_iter: rounds of assignment and update, at least 1.
-        tol: stop when a round lowers the inertia by less than this share of it, 0 or more; 0 goes on until no point moves.
+        n_clusters: number of clusters, at least 1, at most the number of points.
+        init: "k-means++" (rows far from each other), "random" (different rows), or initial centroids (n_clusters, n_features).
+        n_init: number of starts, at least 1; the result is the one of lowest inertia. Initial centroids are one start.
+        max_iter: largest number of iterations, at least 1.
+        tol: stop when an iteration lowers the inertia by less than this share of it, at least 0; 0 for until no point moves.
         spherical: compare by cosine; centers have unit norm.
-        random_state: a whole number for the same result every time, a `RandomState`, or None.
+        random_state: an integer for reproducible results, a `RandomState`, or None.
 
     Attributes:
-        labels_: cluster of each point of `fit`, (n_samples,).
-        cluster_centers_: (n_clusters, n_features); float64 where `fit` was given float64 or whole numbers, float32 for float32.
-        inertia_: sum over the points of `fit` of the squared distance to their center; spherical: of 1 - cosine.
-        n_iter_: rounds of the start that counts.
-        n_features_in_: features seen in `fit`.
+        labels_: cluster of each training point, (n_samples,).
+        cluster_centers_: (n_clusters, n_features); float32 if the training points were float32, or else float64.
+        inertia_: sum of squared distances of the training points to their centers; spherical: of 1 - cosine.
+        n_iter_: number of iterations of the best start.
+        n_features_in_: number of features of the training points.
 
     Source: Lloyd, "Least squares quantization in PCM", 1982; see `kmeans`.
-    Deviations from scikit-learn's KMeans: empty clusters are filled from the largest by the rule of `kmeans.reassign_empty`, and
-    stay empty only where there are fewer distinct points than clusters; `tol` is a share of the inertia, not a movement of the
-    centers; k-means++ draws several rows a pass; `spherical`; no sample weights, sparse input or choice of algorithm; several
-    ranks do not join their points here, each has an estimator of its own.
+    Deviations from scikit-learn's KMeans: empty clusters are filled from the largest (see `kmeans`), and
+    stay empty only if there are fewer distinct points than clusters; `tol` is a share of the inertia, not a movement of the centers;
+    k-means++ draws several rows per pass; `spherical`; no sample weights, sparse input or choice of algorithm; under torchrun each
+    rank fits its own points.
     """
 
     def __init__(
@@ -80,14 +79,14 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> KMeans:  # noqa: N803
-        """The centers are those of the best start.
+        """Cluster the points.
 
         Args:
             X: points, (n_samples, n_features), finite.
-            y: not looked at.
+            y: ignored.
         Raises:
-            ValueError: points that are not finite or no matrix, fewer of them than clusters, or a parameter out of its range.
-            TypeError: sparse points, or a count that is not a whole number.
+            ValueError: points that are not finite or not a matrix, fewer points than clusters, or a parameter out of range.
+            TypeError: sparse points, or a count that is not an integer.
         """
         X = self._checked(X, reset=True)  # noqa: N806
         self._check_parameters(len(X))
@@ -105,7 +104,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.inertia_, found = best
         self.cluster_centers_ = found.centroids.numpy()
         self.labels_ = found.assignments.numpy()
-        # Without a tolerance the rounds after the first that moves nothing are written down, but were not needed.
+        # Without a tolerance, the iterations after the first that moves no point are recorded too.
         self.n_iter_ = min(len(found.inertia), int(np.flatnonzero(found.n_reassigned)[-1]) + 2)
         return self
 
@@ -122,22 +121,22 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         )
 
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
-        """The nearest center of each point, (n_samples,)."""
+        """Return the nearest center of each point, (n_samples,)."""
         return self._nearest(X)[0].numpy()
 
     def transform(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """The distance of each point to each center, (n_samples, n_clusters); spherical: 1 - cosine."""
+        """Return the distance of each point to each center, (n_samples, n_clusters); spherical: 1 - cosine."""
         check_is_fitted(self)
         X = self._checked(X, reset=False)  # noqa: N806
         centers = self.cluster_centers_.astype(X.dtype, copy=False)
         if self.spherical:
             return (1 - normalize(X) @ normalize(centers).T).clip(min=0)
-        # By products, near points far from the origin would lose their distance.
+        # By matrix products, the distances of close points far from the origin would lose their digits.
         x, c = torch.from_numpy(np.array(X)), torch.from_numpy(np.array(centers))
         return torch.cdist(x, c, compute_mode="donot_use_mm_for_euclid_dist").numpy()
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
-        """Minus the inertia of these points with the nearest centers: more is better."""
+        """Return minus the inertia of these points; larger is better."""
         return -float(self._nearest(X)[1].sum(dtype=torch.float64))
 
     def _nearest(self, X: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803
@@ -164,7 +163,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
 @contextlib.contextmanager
 def _listening(*, verbose: bool) -> Iterator[list[str]]:
-    """Inside, the list gets what the package logs, and stderr too if asked."""
+    """Collect what the package logs in the list, and print it to stderr if asked."""
     said: list[str] = []
     listener = logging.Handler(logging.INFO)
     listener.emit = lambda record: said.extend(record.getMessage().splitlines())  # type: ignore[method-assign]
@@ -182,29 +181,29 @@ def _listening(*, verbose: bool) -> Iterator[list[str]]:
 
 
 class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """Learns an encoder from unlabeled images by clustering; `transform` gives features, `predict` clusters.
+    """Image encoder learned by clustering: `transform` returns features, `predict` clusters.
 
     Args:
         method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2".
-        n_clusters: clusters of the result, by k-means on features; None for the method's own prototypes, "auto" for a number by silhouette.
-        epochs: passes over the images; None for what the recipe advises.
+        n_clusters: number of clusters, by k-means on features; None for the prototypes of the method, "auto" for the number of best silhouette.
+        epochs: number of passes over the images; None to let the recipe choose.
         max_minutes: fit the schedule to this time; 0 for no limit.
-        encoder: a timm name; None for what the recipe advises.
-        settings: any others of `train` by name, such as {"lr": 0.1, "batch": 64}.
-        out: folder in which the run is kept; None keeps none.
+        encoder: a timm name; None to let the recipe choose.
+        settings: other settings of `train` by name, such as {"lr": 0.1, "batch": 64}.
+        out: run folder to keep; None to keep none.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        verbose: whether training talks, to stderr.
-        random_state: a whole number for the same result every time (on a CPU, with as many threads), a `RandomState`, or None.
+        verbose: print the log of the training to stderr.
+        random_state: an integer for reproducible results (on a CPU, with the same number of threads), a `RandomState`, or None.
 
     Attributes:
-        labels_: cluster of each image of `fit`, (n_samples,); -1 where it cannot be read.
-        cluster_centers_: (n_clusters, width), of unit norm: prototypes in the space of embeddings, or means in that of features.
-        n_clusters_: how many there are.
-        config_: all settings of the training.
-        log_: what training said.
+        labels_: cluster of each training image, (n_samples,); -1 if it cannot be read.
+        cluster_centers_: unit vectors (n_clusters, width): prototypes in the space of embeddings, or means in the space of features.
+        n_clusters_: number of clusters.
+        config_: settings of the training.
+        log_: log messages of the training.
 
-    Images are anything that `train` takes (an array (N, H, W) or (N, H, W, 3) of uint8, a folder, an array file), or a list of paths to
-    files. A fitted estimator can be pickled: it holds its network, and needs neither the images nor the folder.
+    Images are anything that `train` takes (an array (N, H, W) or (N, H, W, 3) of uint8, a folder, an array file), or a list of file
+    paths. A fitted estimator can be pickled: it contains its network, and needs neither the images nor the run folder.
     """
 
     def __init__(
@@ -233,24 +232,24 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> ClusterLearner:  # noqa: N803
-        """Train on images and cluster them; labels are not looked at.
+        """Train on the images and cluster them; `y` is ignored.
 
         Raises:
-            ConfigError, DataError, CollapseError: as `train`.
+            ConfigError, DataError, CollapseError: as in `train`.
         """
         self._learn(X)
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> NDArray[np.float32]:  # noqa: N803
-        """`fit`, and the features of the same images, which are computed once."""
+        """Fit, and return the features of the images, which are computed once."""
         return self._learn(X)
 
     def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
-        """The encoder's features of each image, (n_samples, n_features); NaN where an image cannot be read."""
+        """Return the features of each image, (n_samples, n_features); NaN if it cannot be read."""
         return embed(self._run(), X)
 
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
-        """The cluster of each image, (n_samples,); -1 where it cannot be read."""
+        """Return the cluster of each image, (n_samples,); -1 if it cannot be read."""
         run = self._run()
         points = torch.from_numpy(embed(run, X, layer=self._centroids.layer))
         readable = ~points[:, 0].isnan()
@@ -260,7 +259,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def _learn(self, images: Any) -> NDArray[np.float32]:
         flags = {"epochs": self.epochs, "encoder": self.encoder, "max_minutes": self.max_minutes or None}
-        # What lies in a folder that goes away must not be read from there.
+        # Features kept in a temporary run folder would be of no use.
         kept = {} if self.out is not None else {"keep_features": False}
         given = {**kept, **{name: value for name, value in flags.items() if value is not None}, **(self.settings or {})}
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -268,7 +267,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         with contextlib.ExitStack() as stack:
             out = self.out if self.out is not None else stack.enter_context(tempfile.TemporaryDirectory()) + "/run"
             said = stack.enter_context(_listening(verbose=self.verbose))
-            overwrite = hasattr(self, "config_")  # fitted again
+            overwrite = hasattr(self, "config_")
             run = train(images, method=self.method, out=out, overwrite=overwrite, device=self.device, seed=seed, **given)
             k = int(self.n_clusters) if isinstance(self.n_clusters, Integral) else self.n_clusters
             found = cluster(run.opened, images, k=k, seed=seed)
@@ -281,16 +280,16 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         return found.features
 
     def _check(self, given: Mapping[str, Any]) -> None:
-        """What would otherwise be found out after training."""
+        """Check before training what would fail after it."""
         k = self.n_clusters
         if not (k is None or k == "auto" or (isinstance(k, Integral) and int(k) >= 1)):
-            raise ConfigError(f"n_clusters {k!r} must be a whole number of at least 1, 'auto' or None")
+            raise ConfigError(f"n_clusters {k!r} must be an integer of at least 1, 'auto' or None")
         if twice := {"method", "out", "device", "seed", "overwrite", "resume"} & set(given):
             name = sorted(twice)[0]
-            raise ConfigError(f"settings hold {name!r}; give {'random_state' if name == 'seed' else name} as a parameter of its own")
+            raise ConfigError(f"settings contain {name!r}; use the parameter {'random_state' if name == 'seed' else name} instead")
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the network on the CPU, so that it can be read where there is no such device."""
+        """Move the network to the CPU, so that it can be unpickled on machines without the device."""
         state = dict(super().__getstate__())
         if "_model" in state and next(state["_model"].parameters()).device.type != "cpu":
             state["_model"] = copy.deepcopy(state["_model"]).cpu()

@@ -1,4 +1,4 @@
-"""The log on a terminal: messages as lines on stderr, progress as a bar; plain lines where stderr is a file or a pipe."""
+"""Log handler of the command line: lines on stderr, and progress bars where stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class TerminalHandler(logging.Handler):
-    """Prints what the package logs, and draws a bar for each piece of work that is going on."""
+    """A handler that prints log messages, and draws a bar for the training and one for other work in progress."""
 
     def __init__(self) -> None:
         super().__init__()
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
         self._tasks: dict[bool, TaskID] = {}
-        """Of training, and of other work."""
+        """Tasks of the bar: True for training, False for other work."""
         self.setLevel(logging.DEBUG if self._console.is_terminal else logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -54,20 +54,17 @@ class TerminalHandler(logging.Handler):
             self._tasks[is_training] = self._bar.add_task("", total=progress.total, **shown)
         self._bar.update(self._tasks[is_training], completed=progress.done, total=progress.total, **shown)
         if progress.done >= progress.total:
-            self._end(is_training)
+            task = self._tasks.pop(is_training)
+            if not is_training:  # the bar of a finished training stays on the screen
+                self._bar.remove_task(task)
+            if not self._tasks:
+                self._stop_bar()
 
-    def _end(self, is_training: bool) -> None:
-        """A finished training leaves its bar behind; other work leaves nothing."""
-        assert self._bar is not None
-        task = self._tasks.pop(is_training)
-        if not is_training:
-            self._bar.remove_task(task)
-        if not self._tasks:
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._stop_bar()
         super().close()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from selfcluster.cli import _COMMANDS, main
+from selfcluster.settings.commands import Cluster, Evaluate
+from selfcluster.settings.parser import parse, parse_train
 from tests import tiny
 
 FAST = [
@@ -57,13 +59,44 @@ def test_the_most_used_settings_are_short_flat_flags(capsys: pytest.CaptureFixtu
     assert flags >= set(wanted.split())
 
 
+def test_help_says_what_the_recipe_chooses_and_gives_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("train", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("usage: selfcluster train [IMAGES] [options] Train an encoder")
+    assert "--lr X Learning rate after warm-up. Paper: 4.8 at batch 4096, 0.6 at batch 256, with LARS. (by the recipe)" in text
+    assert "--momentum X Momentum of LARS and SGD. (default: 0.9)" in text
+    assert text.endswith("example: selfcluster train photos/ --max-minutes 30")
+    assert "--top-lr" not in text
+    assert _run("train", "--method", "deepcluster", "--help") == 0
+    assert "--top-lr X" in capsys.readouterr().out
+    assert _run("cluster", "-h") == 0
+    assert capsys.readouterr().out.startswith("usage: selfcluster cluster RUN [IMAGES] [options]\n")
+
+
+def test_arguments_in_any_order_become_typed_fields() -> None:
+    parsed = parse_train(["--epochs", "3", "photos", "--area", "0.3", "1", "0.1", "0.4", "--no-compile", "--batch=auto", "--seed", "7"])
+    assert (parsed.images, parsed.method) == ("photos", None)
+    assert parsed.settings == {"epochs": 3, "area": ((0.3, 1.0), (0.1, 0.4)), "compile": False, "batch": "auto", "seed": 7}
+    assert parse_train(["--method", "sela-v2", "--n-prototypes", "30", "40"]).settings == {"n_prototypes": (30, 40)}
+    cluster = parse("cluster", Cluster, ["runs/x", "--k", "auto", "photos", "--seed", "2"])
+    assert (cluster.run, cluster.images, cluster.k, cluster.seed, cluster.out) == ("runs/x", "photos", "auto", 2, None)
+    assert parse("cluster", Cluster, ["runs/x", "--k", "12"]).k == 12
+    assert parse("evaluate", Evaluate, ["runs/x", "--only", "knn", "linear"]).only == ("knn", "linear")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("trian photos", "unknown command 'trian'; did you mean 'train'?"),
-        ("train photos --n-crop 2", "unknown flag --n-crop; did you mean --n-crops?"),
-        ("train photos --lr abc", "Error parsing --lr"),
-        ("train photos --augmentation phot", "--augmentation"),
+        ("train photos --n-crop 2", "unknown flag '--n-crop'; did you mean '--n-crops'?"),
+        ("train photos --lr abc", "--lr 'abc' must be a number"),
+        ("train digits --augmentation phot", "unknown augmentation 'phot'; did you mean 'photo'?"),
+        ("train digits --area 0.1 1 0.2", "--area '0.2' must be 2 numbers"),
+        ("train --n-crops 2 photos", "--n-crops 'photos' must be a whole number"),
+        ("train --n-prototypes 30 photos", "--n-prototypes '30 photos' must be a whole number; write IMAGES before the flags"),
+        ("train digits --optimizer adam", "unknown --optimizer 'adam'; did you mean 'adamw'?"),
+        ("train digits --lr", "argument --lr: expected one argument"),
+        ("cluster runs/x --k 2x", "--k '2x' must be a whole number or auto"),
         ("train photos --method dino", "unknown method 'dino'"),
         ("train photos --method deepcluster --epsilon 0.1", "flag --epsilon belongs to swav and sela-v2, not to deepcluster"),
         ("train photos --top-lr 1", "flag --top-lr belongs to deepcluster, not to swav"),
@@ -79,15 +112,16 @@ def test_the_most_used_settings_are_short_flat_flags(capsys: pytest.CaptureFixtu
         ("train digits --epochs -3", "epochs -3 must be at least 1"),
         ("train digits --max-minutes inf", "max_minutes inf must be finite"),
         ("train digits --seed -1", "seed -1 must be between"),
-        ("train --resume --out x --preset swav-imagenet", "leave --preset, --config and --overwrite out"),
+        ("train --resume --out x --preset swav-imagenet", "leave out --preset, --config, --augmentation and --overwrite"),
         ("train --resume --out x --dry-run", "leave --resume out"),
         ("evaluate /no/such/run", "is not a run folder"),
         ("export /no/such/run --format timm", "is not a run folder"),
-        ("export /no/such/run", "--format"),
+        ("export /no/such/run", "--format is missing; see selfcluster export --help"),
         ("import /no/such/file.pth", "no file '/no/such/file.pth'"),
-        ("evaluate", "run"),
+        ("evaluate", "RUN is missing; see selfcluster evaluate --help"),
+        ("assign runs/x", "IMAGES is missing"),
         ("evaluate runs/x --only knm", "--only"),
-        ("evaluate runs/x --finetun", "unknown flag --finetun; did you mean --finetune?"),
+        ("evaluate runs/x --finetun", "unknown flag '--finetun'; did you mean '--finetune'?"),
     ],
 )
 def test_mistakes_are_one_line_with_status_2(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,13 +171,13 @@ def test_every_method_trains_resumes_and_is_evaluated_by_the_same_commands(
 ) -> None:
     np.savez(tmp_path / "toys.npz", images=tiny.images(48), labels=np.arange(48) % 3)
     out, flags = str(tmp_path / "run"), [*FAST[:4], *FAST[5:11]] if method == "deepcluster" else FAST
-    assert _run("train", str(tmp_path / "toys.npz"), "--method", method, "--out", out, *flags, "--log-seconds", "0", "--device", "cpu") == 0
+    assert _run("train", str(tmp_path / "toys.npz"), "--method", method, "--out", out, *flags, "--device", "cpu") == 0
     said = capfd.readouterr().err
     assert re.search(r"extracting (features|embeddings): 48 of 48 images", said)
     assert re.search(r"epoch 0  clusters: largest \d+\.\d%, sizes \d+ to \d+, 0 empty", said)
     assert _run("train", "--out", out, "--resume", "--method", "swav") == 2
     assert f"cannot resume with method 'swav': this run has '{method}'" in capfd.readouterr().err
-    assert _run("train", "--out", out, "--resume", "--kmeans-iterations" if "deep" in method else "--max-iterations", "7") == 2
+    assert _run("train", "--out", out, "--resume", "--kmeans-iterations" if "deep" in method else "--epochs", "7") == 2
     assert re.search(r"cannot resume with \w+ 7", capfd.readouterr().err)
     assert _run("train", "--out", out, "--resume") == 0
     assert _run("evaluate", out, "--device", "cpu") == 0
@@ -207,7 +241,7 @@ def test_export_and_import(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert _run("import", str(tmp_path / "swav.pth"), "--out", run) == 0
     said = capfd.readouterr().out.splitlines()
     assert said[0] == f"wrote {run}: swav, resnet18, prototypes 4"
-    assert said[-1] == f"next: selfcluster evaluate {run} DATA"
+    assert said[-1] == f"next: selfcluster evaluate {run} IMAGES"
     assert _run("import", str(tmp_path / "swav.pth"), "--out", run) == 2
     assert "in use" in capfd.readouterr().err
     assert _run("evaluate", run) == 2

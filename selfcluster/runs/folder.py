@@ -121,7 +121,7 @@ def prepare(folder: Path, resolved: ResolvedConfig, data: Data | None) -> None:
     if data is not None:
         _write_data(folder, resolved.config, data)
     images = data.where if data is not None else ""
-    write_atomically(folder / "config.toml", to_toml(resolved.config, resolved.origins, images).encode())
+    write_atomically(folder / "config.toml", to_toml(resolved.config, resolved.origins, images=images).encode())
 
 
 def _write_data(folder: Path, config: Config[Any], data: Data) -> None:

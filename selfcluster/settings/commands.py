@@ -1,39 +1,18 @@
-"""What each command can be told, as frozen dataclasses. No torch here, so that `--help` answers at once."""
+"""The arguments of each command, as frozen dataclasses.
+
+The first paragraph of a docstring is the description, the second an example. The docstrings below the fields are the help texts. A field
+whose annotation carries a name, such as "RUN", is a positional argument.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_args
 
-import tyro
-
-from selfcluster.settings.config import Config
-
-MethodSettings = TypeVar("MethodSettings")
-
-
-@dataclass(frozen=True)
-class Train(Generic[MethodSettings]):
-    """Train an encoder on unlabeled images. Settings that are left out follow from the images; --dry-run prints them."""
-
-    settings: Annotated[Config[MethodSettings], tyro.conf.arg(name="")]
-    data: tyro.conf.Positional[str] = ""
-    """A folder of images (nested or flat); .tar or .parquet files: one, a folder of them, or a pattern in quotes; a .npy or .npz file; or a set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
-    method: str = ""
-    """The algorithm: swav, deepcluster, deepcluster-v2 or sela-v2; by default that of the preset or the config file, or else swav."""
-    preset: str = ""
-    """A named experiment instead of the recipe."""
-    config: str = ""
-    """A TOML file of settings, such as the config.toml of another run."""
-    out: str = ""
-    """Folder of the run; by default runs/<data>-<method>-<n>."""
-    resume: bool = False
-    """Go on with the run in --out, from its last checkpoint."""
-    overwrite: bool = False
-    """Replace the run in --out."""
-    dry_run: bool = False
-    """Print the settings, with an estimate of time and memory, and stop."""
-
+Run = Annotated[str, "RUN"]
+Images = Annotated[str | None, "IMAGES"]
+NClusters = int | Literal["auto"] | None
 
 Evaluator = Literal["knn", "linear", "retrieval", "clusters", "label-free", "finetune"]
 
@@ -42,45 +21,80 @@ EVALUATORS: tuple[str, ...] = get_args(Evaluator)
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Measure a run: neighbors, linear probe, retrieval and clusters against labels, and what needs no labels, beside its floors."""
+class Train:
+    """Train an encoder on unlabeled images; the recipe chooses the settings that are not given.
 
-    run: tyro.conf.Positional[str]
-    """Folder of the run."""
-    data: tyro.conf.Positional[str] = ""
-    """Images, labeled or not; by default the run's own."""
-    test: str = ""
-    """Other labeled images to test on; by default the data's own test split."""
+    selfcluster train photos/ --max-minutes 30
+    """
+
+    images: Images = None
+    """A folder (nested or flat); .tar or .parquet files: one, a folder of them, or a quoted pattern; a .npy or .npz file; or a named set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
+    method: str | None = None
+    """Algorithm: swav, deepcluster, deepcluster-v2 or sela-v2. Default: that of the preset or config file, or else swav."""
+    preset: str | None = None
+    """Use a published experiment instead of the recipe."""
+    augmentation: str | None = None
+    """Set of augmentation strengths: photo (color, flip, blur), grey (contrast, flip, blur) or glyph (small rotations, shifts and shears). Default: by the recipe."""
+    config: str | None = None
+    """TOML file of settings, such as the config.toml of another run."""
+    out: str | None = None
+    """Run folder. Default: runs/<images>-<method>-<n>."""
+    resume: bool = False
+    """Resume the run in --out from its last checkpoint."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    dry_run: bool = False
+    """Print the settings with an estimate of time and memory, and exit."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Training settings that were given, by name."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run, with labels and without, next to baselines such as raw pixels.
+
+    selfcluster evaluate runs/photos-swav-1 photos/ --labels labels.csv
+    """
+
+    run: Run
+    """Run folder."""
+    images: Images = None
+    """Images, labeled or not. Default: those of the run."""
+    test: str | None = None
+    """Labeled test images. Default: the test split of the images."""
     test_share: float = 0.2
-    """Share of the images to test on, where there is no test split."""
+    """Share of the images to test on if there is no test split."""
     labels: str = "auto"
-    """auto, none, a CSV file (path, label), or a .npy file."""
+    """auto, none, a CSV file (path, label) or a .npy file."""
     only: tuple[Evaluator, ...] = ()
-    """What to measure; by default everything but finetune. Other figures of the same run and images are kept."""
+    """What to measure. Default: everything but finetune. Results of earlier evaluations of the same images are kept."""
     finetune: bool = False
     """Also fine-tune the encoder on 1 % and 10 % of the labels, three times each."""
     finetune_minutes: float = 1.0
-    """Limit of one of these trainings."""
+    """Time limit of each fine-tuning."""
     beside: tuple[str, ...] = ()
-    """Encoders to measure in the same way: timm's pretrained networks by name, or folders of other runs."""
+    """Other encoders to measure the same way: names of pretrained timm models, or run folders."""
     beside_untrained: bool = False
-    """Those of timm keep random weights, and nothing is downloaded."""
+    """Use random weights for the timm models in --beside, and download nothing."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
 
 @dataclass(frozen=True)
 class Embed:
-    """Write the embedding of every image to a file: parquet, or .npy for the numbers alone."""
+    """Write the features of every image to a file.
 
-    run: tyro.conf.Positional[str]
-    """Folder of the run."""
-    data: tyro.conf.Positional[str] = ""
-    """Images; by default the run's own."""
+    selfcluster embed runs/photos-swav-1 --out embeddings.parquet
+    """
+
+    run: Run
+    """Run folder."""
+    images: Images = None
+    """Images. Default: those of the run."""
     out: str = "embeddings.parquet"
-    """A .parquet (path, index, embedding, label) or .npy file. Resumes if interrupted."""
+    """A .parquet file (path, index, embedding, label) or a .npy file (embeddings only). Resumes if interrupted."""
     layer: Literal["features", "head"] = "features"
-    """features (the encoder's output) or head (the unit vectors that training compares)."""
+    """features (the output of the encoder) or head (the unit vectors that training compares with prototypes)."""
     overwrite: bool = False
     """Replace the file."""
     device: str = "auto"
@@ -89,24 +103,27 @@ class Embed:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Put every image in a cluster, with how typical it is of it; find copies and strays."""
+    """Cluster the images, and find duplicates and outliers.
 
-    run: tyro.conf.Positional[str]
-    """Folder of the run, which keeps the clusters for assign and report."""
-    data: tyro.conf.Positional[str] = ""
-    """Images; by default the run's own."""
-    k: str = ""
-    """A number of clusters; auto for the number of the best silhouette; by default the method's own prototypes."""
-    out: str = ""
-    """A .parquet or .csv file for the table; by default clusters.parquet in the run's folder."""
-    copy_to: str = ""
-    """A new folder, which gets one for each cluster with copies of its images, most typical first."""
+    selfcluster cluster runs/photos-swav-1 --k 20 --copy-to sorted/
+    """
+
+    run: Run
+    """Run folder. It keeps the clusters for assign and report."""
+    images: Images = None
+    """Images. Default: those of the run."""
+    k: NClusters = None
+    """Number of clusters; auto for the number of best silhouette. Default: the prototypes of the method."""
+    out: str | None = None
+    """Also write the table to this .parquet or .csv file."""
+    copy_to: str | None = None
+    """Copy the images into this new folder, a subfolder for each cluster, the most typical first."""
     links: bool = False
-    """Links instead of copies."""
+    """With --copy-to: link instead of copy."""
     map: Literal["pca", "umap"] = "pca"
-    """How the map of all images is made."""
+    """Projection of the map of all images."""
     seed: int = 0
-    """Of the starts."""
+    """Random seed."""
     overwrite: bool = False
     """Replace the file in --out."""
     device: str = "auto"
@@ -115,18 +132,21 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Assign:
-    """Put new images in the clusters that are there, and say which are far from all of them."""
+    """Assign new images to the clusters of a run, and report outliers.
 
-    run: tyro.conf.Positional[str]
-    """Folder of the run, after selfcluster cluster."""
-    data: tyro.conf.Positional[str]
+    selfcluster assign runs/photos-swav-1 new-photos/ --out new.parquet
+    """
+
+    run: Run
+    """Run folder, after selfcluster cluster."""
+    images: Annotated[str, "IMAGES"]
     """New images."""
     out: str = "assigned.parquet"
     """A .parquet or .csv file for the table."""
-    copy_to: str = ""
-    """A new folder, which gets one for each cluster with copies of its images, most typical first."""
+    copy_to: str | None = None
+    """Copy the images into this new folder, a subfolder for each cluster, the most typical first."""
     links: bool = False
-    """Links instead of copies."""
+    """With --copy-to: link instead of copy."""
     overwrite: bool = False
     """Replace the file in --out."""
     device: str = "auto"
@@ -134,56 +154,68 @@ class Assign:
 
 
 @dataclass(frozen=True)
-class Export:
-    """Write a run's network for timm, torchvision, ONNX or the Hugging Face hub, compared with the run."""
+class Report:
+    """Write an HTML page about a run: clusters, a map of the images, curves and a verdict.
 
-    run: tyro.conf.Positional[str]
-    """Folder of the run."""
+    selfcluster report runs/photos-swav-1
+    """
+
+    run: Run
+    """Run folder."""
+    images: Images = None
+    """Images to show. Default: those of the run."""
+    out: str | None = None
+    """File to write. Default: report.html in the run folder."""
+    k: NClusters = None
+    """Number of clusters, or auto. Default: the clusters of selfcluster cluster, or else the prototypes of the method."""
+    points: int = 50_000
+    """Show at most this many images; a larger set is sampled."""
+    seed: int = 0
+    """Random seed of new clusters and of the sample."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Export the network of a run to timm, torchvision, ONNX or the Hugging Face hub.
+
+    selfcluster export runs/photos-swav-1 --format timm
+    """
+
+    run: Run
+    """Run folder."""
     format: str
     """timm, torchvision, onnx, hub (a folder to upload, with a model card) or whole (encoder, head and prototypes, for selfcluster)."""
-    out: str = ""
-    """Folder to write; by default export/<format> in the run's folder."""
+    out: str | None = None
+    """Folder to write. Default: export/<format> in the run folder."""
     layer: Literal["features", "head"] = "features"
-    """What an ONNX graph gives: the encoder's features, or the head's embeddings."""
+    """Output of an ONNX graph: the encoder's features, or the head's embeddings."""
     overwrite: bool = False
     """Replace the export in --out."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """Make a run of a checkpoint of the original SwAV or DeepCluster-v2."""
+    """Make a run from a checkpoint of the original SwAV or DeepCluster-v2.
 
-    file: tyro.conf.Positional[str]
-    """The checkpoint, as torch.save wrote it."""
-    out: str = ""
-    """Folder of the run; by default runs/<name>-<method>-<n>."""
+    selfcluster import swav_800ep_pretrain.pth.tar
+    """
 
-
-@dataclass(frozen=True)
-class Report:
-    """Write one page about a run that opens from disk: its clusters, a map of the images, curves, and a verdict."""
-
-    run: tyro.conf.Positional[str]
-    """Folder of the run."""
-    data: tyro.conf.Positional[str] = ""
-    """Images to show; by default the run's own."""
-    out: str = ""
-    """The file; by default report.html in the run's folder."""
-    k: str = ""
-    """A number of clusters, or auto; by default the clusters that selfcluster cluster has found, or else the method's own prototypes."""
-    points: int = 50_000
-    """Images on the page; of more, a sample is shown."""
-    seed: int = 0
-    """Of new clusters, and of the sample."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    file: Annotated[str, "FILE"]
+    """The checkpoint, as written by torch.save."""
+    out: str | None = None
+    """Run folder. Default: runs/<name>-<method>-<n>."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The main job on data that comes with the install: SwAV on scikit-learn's handwritten digits."""
+    """Train SwAV on the handwritten digits that come with scikit-learn, and evaluate it.
 
-    out: str = ""
-    """Folder of the run; by default runs/digits-swav-<n>."""
+    selfcluster demo
+    """
+
+    out: str | None = None
+    """Run folder. Default: runs/digits-swav-<n>."""
     seed: int = 0
-    """Another number is another run."""
+    """Random seed."""

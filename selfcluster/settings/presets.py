@@ -1,4 +1,4 @@
-"""Presets: full configs for known experiments, each with its command, cost and score."""
+"""Presets: complete configs of published experiments, each with its command and score."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def swav_imagenet_small_batch() -> Config[Any]:
 
 
 def deepcluster_imagenet() -> Config[Any]:
-    """DeepCluster on ImageNet as in the paper, but for the network: VGG16 with Sobel filters, 10,000 clusters, 500 epochs.
+    """DeepCluster on ImageNet as in the paper, except for the network: VGG16 with Sobel filters, 10,000 clusters, 500 epochs.
 
-    selfcluster train imagenet/ --preset deepcluster-imagenet. timm's VGG16 with batch norm, without the paper's two hidden layers
-    behind it, stands for the paper's. Not measured here.
+    selfcluster train imagenet/ --preset deepcluster-imagenet. The encoder is timm's VGG16 with batch norm, without the paper's two
+    hidden layers after it. Not measured here.
     """
     config = default_config("deepcluster")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder="vgg16_bn", sobel=True))
@@ -73,7 +73,7 @@ def sela_v2_imagenet() -> Config[Any]:
 
 
 def _large_batch(**settings: Any) -> OptimSettings:
-    return OptimSettings(batch=4096, lr=4.8, final_lr=0.0048, warmup_epochs=10, warmup_lr=0.3, **settings)
+    return OptimSettings(batch=4096, lr=4.8, final_lr=0.0048, warmup_epochs=10, **settings)
 
 
 PRESETS: dict[str, Callable[[], Config[Any]]] = {
@@ -86,7 +86,7 @@ PRESETS: dict[str, Callable[[], Config[Any]]] = {
 
 
 def method_of(preset: str) -> str:
-    """The method that a preset is for.
+    """Return the method of a preset.
 
     Raises:
         ConfigError: an unknown preset.

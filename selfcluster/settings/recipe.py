@@ -1,7 +1,6 @@
-"""The recipe: settings from the number, size and channels of the images, each with its reason.
+"""The recipe: settings chosen from the number, size and channels of the images, each with its reason.
 
-The papers' settings are for 1.3 million photos on 64 GPUs. What a folder of 5,000 thumbnails wants is another matter, and asking
-the user to know it would be asking for the result. Every value here can be overridden.
+The papers' settings are for 1.3 million photos on 64 GPUs; a folder of 5,000 thumbnails needs others. Every value can be overridden.
 """
 
 from __future__ import annotations
@@ -14,69 +13,67 @@ from typing import Any
 
 from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings, Config, flatten
 
+GLYPH_MIRROR_DISTANCE = 1.4
+"""Mirror distance above which small grey images are taken for glyphs."""
+
+_IMAGES_PER_COMPONENT = 28
+"""Images per PCA component, so that the components of least variance, which whitening enlarges most, are well estimated."""
+
+_PAPER_STEPS_PER_EPOCH = 5005
+"""ImageNet at batch 256."""
+
+_TRANSFORMERS = ("vit", "deit", "beit", "eva", "swin", "cait", "xcit")
+
 
 @dataclass(frozen=True)
 class Facts:
-    """What the recipe needs to know of the images."""
+    """What the recipe knows about the images and the machine."""
 
     n: int
-    """Images to train on."""
+    """Number of images to train on."""
     short_side: int
-    """Median, in pixels."""
+    """Median short side, in pixels."""
     is_grey: bool
-    """Fewer than one image in twenty has color."""
+    """Whether fewer than one image in twenty has color."""
     mirror_distance: float
-    """How much farther a mirrored image is from its nearest neighbor than the image itself, as a ratio; 1 where mirroring does not matter."""
+    """Distance of a mirrored image from its nearest neighbor relative to that of the image itself; 1 where mirroring does not matter."""
     accelerated: bool
     """Whether training runs on a GPU."""
     n_ranks: int = 1
-    """Processes that share a batch."""
-
-
-def is_glyph(facts: Facts) -> bool:
-    """Small grey images that a mirror would turn into something else: letters, digits, signs."""
-    return facts.is_grey and facts.short_side <= 64 and facts.mirror_distance > GLYPH_MIRROR_DISTANCE
-
-
-GLYPH_MIRROR_DISTANCE = 1.4
-"""Above this the images are taken for glyphs."""
+    """Number of processes that share a batch."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A value and why."""
+    """A value and the reason for it."""
 
     value: Any
     reason: str
 
 
-def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str, Choice]:
-    """Settings for these images.
+def recipe(facts: Facts, config: Config[Any], given: Container[str], augmentation: str | None = None) -> dict[str, Choice]:
+    """Choose settings for these images.
 
     Args:
-        facts: of the images.
-        config: with what the user has chosen already.
-        given: names of those settings; what is left open takes them into account.
+        facts: about the images.
+        config: contains the settings that the user has chosen.
+        given: names of these settings; the other choices take them into account.
+        augmentation: the user's choice of augmentation, or None.
     Returns:
-        a choice for every setting that depends on the images, chosen by the user already or not.
+        a choice for every setting that depends on the images, whether the user has chosen it or not.
     """
-    advice = _images(facts)
 
     def settled(name: str) -> Any:
-        """The user's value, or else the recipe's."""
+        """Return the user's value, or else the recipe's."""
         return flatten(config)[name] if name in given else advice[name].value
 
-    if "augmentation" in given:
-        advice["augmentation"] = Choice(config.crops.augmentation, "chosen")
-    kind = settled("augmentation")
-    advice |= _crops(facts, kind) | _augment(facts, kind) | _network(facts, kind) | {"batch": _batch(facts)} | _epochs(facts, kind)
+    kind, why = (augmentation, "") if augmentation is not None else _augmentation(facts)
+    advice = _crops(facts, kind) | _augment(facts, kind, why) | _network(facts, kind) | {"batch": _batch(facts)} | _epochs(facts, kind)
     advice["optimizer"] = _optimizer(facts, kind, settled("encoder"))
     steps_per_epoch = max(1, facts.n // settled("batch"))
     total_steps = min(settled("epochs") * steps_per_epoch, config.optim.max_steps or 10**12)
     advice |= _schedule(settled("optimizer"), settled("batch"), total_steps)
-    advice["final_lr"] = Choice(settled("lr") / 1000, "a thousandth of lr, as in the paper")
-    if settled("warmup_epochs"):
-        advice["warmup_lr"] = Choice(settled("lr") / 16, "a sixteenth of lr, as in the paper")
+    advice["final_lr"] = Choice(settled("lr") / 1000, "lr / 1000, as in the paper")
     if config.method == "swav":
         k = _n_prototypes(facts, at_most=settled("batch") * (12 if facts.accelerated else 1.5))
         advice |= {"n_prototypes": k, "freeze_steps": _freeze(steps_per_epoch, total_steps)}
@@ -91,17 +88,21 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str]) -> dict[str
     return advice
 
 
+def is_glyph(facts: Facts) -> bool:
+    """Return whether these are small grey images whose mirror images are something else: letters, digits, signs."""
+    return facts.is_grey and facts.short_side <= 64 and facts.mirror_distance > GLYPH_MIRROR_DISTANCE
+
+
 def _deepcluster(facts: Facts, crops: dict[str, Choice], steps_per_epoch: int) -> dict[str, Choice]:
-    """One crop an image; and a top layer that can be learned anew in the steps of an epoch."""
+    """One crop per image, and a top layer that can be learned within the steps of an epoch."""
     one = {name: Choice(choice.value[:1], choice.reason) for name, choice in crops.items()}
-    one["n_crops"] = Choice((1,), "one crop an image, as in the paper")
+    one["n_crops"] = Choice((1,), "one crop per image, as in the paper")
     top_lr = Choice(0.05, "as in the paper")
-    if steps_per_epoch < _PAPERS_STEPS:
-        top_lr = Choice(
-            min(0.5, 0.05 * _PAPERS_STEPS / steps_per_epoch), f"high, for a layer that begins anew every {steps_per_epoch:,} steps"
-        )
-    # Whitened to as many directions as there are images, all images would be equally far apart.
-    pca_width = min(256, max(16, facts.n // _IMAGES_PER_DIRECTION))
+    if steps_per_epoch < _PAPER_STEPS_PER_EPOCH:
+        lr = min(0.5, 0.05 * _PAPER_STEPS_PER_EPOCH / steps_per_epoch)
+        top_lr = Choice(lr, f"high, since the top layer is reset every {steps_per_epoch:,} steps")
+    # With as many whitened components as images, all images would be equally far apart.
+    pca_width = min(256, max(16, facts.n // _IMAGES_PER_COMPONENT))
     return {
         **one,
         "n_prototypes": _n_prototypes(facts),
@@ -111,23 +112,10 @@ def _deepcluster(facts: Facts, crops: dict[str, Choice], steps_per_epoch: int) -
     }
 
 
-_IMAGES_PER_DIRECTION = 28
-"""So that the directions of least variance, which whitening enlarges most, are known."""
-
-_PAPERS_STEPS = 5005
-"""Steps of an epoch of ImageNet at batch 256."""
-
-
-def _images(facts: Facts) -> dict[str, Choice]:
+def _augmentation(facts: Facts) -> tuple[str, str]:
     if is_glyph(facts):
-        return {
-            "augmentation": Choice(
-                "glyph", f"small grey images that lie {facts.mirror_distance:.1f} times as far from their mirror images as from each other"
-            )
-        }
-    if facts.is_grey:
-        return {"augmentation": Choice("grey", "the images have no color")}
-    return {"augmentation": Choice("photo", "the images have color")}
+        return "glyph", f": small grey images, {facts.mirror_distance:.1f} times as far from their mirror images as from each other"
+    return ("grey", ": the images have no color") if facts.is_grey else ("photo", ": the images have color")
 
 
 def _crops(facts: Facts, kind: str) -> dict[str, Choice]:
@@ -135,7 +123,7 @@ def _crops(facts: Facts, kind: str) -> dict[str, Choice]:
     native = f"the images are {side} pixels on their short side"
     if kind == "glyph":
         large, small = _in_fours(0.75 * side), _in_fours(0.5 * side)
-        area, why = ((0.6, 1.0), (0.35, 0.6)), "a part of a glyph soon is another glyph"
+        area, why = ((0.6, 1.0), (0.35, 0.6)), "small parts of a glyph look like other glyphs"
         n_crops: tuple[int, ...] = (2, 4)
     elif side <= 64:
         large, small = _in_fours(side), _in_fours(0.5 * side)
@@ -151,7 +139,7 @@ def _crops(facts: Facts, kind: str) -> dict[str, Choice]:
             area, why = ((0.3, 1.0), (0.1, 0.4)), "softer than the paper's, for a shorter schedule"
         native += "" if facts.accelerated else ", and there is no GPU"
     return {
-        "n_crops": Choice(n_crops, "two large ones get codes, the small ones only predict"),
+        "n_crops": Choice(n_crops, "codes are computed from the two large ones"),
         "crop_pixels": Choice((large, small), native),
         "area": Choice(area, why),
     }
@@ -161,9 +149,9 @@ def _in_fours(pixels: float) -> int:
     return max(8, 4 * round(pixels / 4))
 
 
-def _augment(facts: Facts, kind: str) -> dict[str, Choice]:
+def _augment(facts: Facts, kind: str, why: str) -> dict[str, Choice]:
     strengths = AUGMENTATIONS[kind]
-    reason = f"augmentation {kind}"
+    reason = f"augmentation {kind}{why}"
     if kind != "glyph" and facts.short_side <= 64:
         strengths = dataclasses.replace(
             strengths,
@@ -173,7 +161,7 @@ def _augment(facts: Facts, kind: str) -> dict[str, Choice]:
             hue=min(strengths.hue, 0.1),
             blur=0.0,
         )
-        reason += ", softer and without blur for small images"
+        reason += "; softer and without blur for small images"
     return {f.name: Choice(getattr(strengths, f.name), reason) for f in dataclasses.fields(AugmentSettings)}
 
 
@@ -185,7 +173,7 @@ def _network(facts: Facts, kind: str) -> dict[str, Choice]:
         head_width, why = (2048, "small images") if facts.accelerated else (512, "small images, and there is no GPU")
     elif facts.accelerated:
         encoder = "resnet50" if facts.n >= 100_000 else "resnet18"
-        head_width, why = 2048, f"photos, {facts.n:,} of them"
+        head_width, why = 2048, f"{facts.n:,} photos"
     else:
         encoder, head_width, why = "resnet10_small_half_s2", 512, "photos, and there is no GPU"
     return {"encoder": Choice(encoder, why), "head_width": Choice(head_width, why)}
@@ -196,13 +184,13 @@ def _n_prototypes(facts: Facts, at_most: float = 3000) -> Choice:
     by_images = min(3000, max(10, 30 * (facts.n / 1797) ** 0.7))
     what = f"{facts.n:,} images" if by_images <= at_most else f"{facts.n:,} images in small batches"
     k = min(facts.n, _round_figure(max(10, min(by_images, at_most))))
-    return Choice(k, f"for {what}; 3 to 10 times the classes you expect is good")
+    return Choice(k, f"for {what}; a good value is 3 to 10 times the expected number of classes")
 
 
 def _epsilon(n_prototypes: int) -> Choice:
     if n_prototypes >= 1000:
         return Choice(0.05, "as in the paper")
-    return Choice(0.02, "few prototypes want harder codes")
+    return Choice(0.02, "few prototypes need harder codes")
 
 
 def _round_figure(x: float) -> int:
@@ -211,8 +199,8 @@ def _round_figure(x: float) -> int:
 
 
 def _batch(facts: Facts) -> Choice:
-    """About a thirtieth of the images: a power of two from 16 on, but never more than there are."""
-    largest, why = (256, "") if facts.accelerated else (64, "; without a GPU many small steps are worth more than few large ones")
+    """About n / 28 images: a power of two, at least 16, at most n."""
+    largest, why = (256, "") if facts.accelerated else (64, "; without a GPU many small steps learn more than few large ones")
     power = 2 ** round(math.log2(max(1, facts.n / 28)))
     batch = int(min(largest, max(16, power), facts.n))
     ranks = facts.n_ranks
@@ -221,7 +209,7 @@ def _batch(facts: Facts) -> Choice:
 
 def _epochs(facts: Facts, kind: str) -> dict[str, Choice]:
     if kind == "glyph":
-        return {"epochs": Choice(int(min(30, max(5, 30 * (1797 / facts.n) ** 0.5))), "simple shapes are learned soon")}
+        return {"epochs": Choice(int(min(30, max(5, 30 * (1797 / facts.n) ** 0.5))), "simple shapes are learned fast")}
     images_wanted, most = (10_000_000, 800) if facts.accelerated else (1_000_000, 200)
     reason = f"{facts.n:,} images" + ("" if facts.accelerated else ", and there is no GPU")
     return {"epochs": Choice(int(min(most, max(20, images_wanted / facts.n))), reason)}
@@ -232,10 +220,7 @@ def _optimizer(facts: Facts, kind: str, encoder: str) -> Choice:
         return Choice("adamw", "the encoder is a transformer")
     if facts.accelerated or kind == "glyph":
         return Choice("lars", "as in the paper")
-    return Choice("adamw", "on photos it learns faster than LARS in a short schedule")
-
-
-_TRANSFORMERS = ("vit", "deit", "beit", "eva", "swin", "cait", "xcit")
+    return Choice("adamw", "learns photos faster than LARS in a short schedule")
 
 
 def _freeze(steps_per_epoch: int, total_steps: int) -> Choice:

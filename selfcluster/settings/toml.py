@@ -1,8 +1,9 @@
-"""Settings as a TOML file, read and written; no torch here, since the command line reads the file before anything else."""
+"""Settings in TOML files: reading any, writing a run's config.toml."""
 
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,28 @@ from typing import Any
 from selfcluster.errors import ConfigError, known
 from selfcluster.settings.config import DEFAULT_METHOD, Config, default_config, groups
 
+_REMOVED = {
+    "collapse_steps": 200,
+    "collapse_entropy": 0.98,
+    "collapse_embedding": 0.95,
+    "channels_last": True,
+    "mass_tolerance": 0.01,
+    "max_iterations": 1000,
+    "queue_growth_epochs": 1.0,
+    "warmup_lr": None,
+    "log_seconds": None,
+}
+"""Settings of earlier versions with the value that is always used now; None where no single value is."""
+
 
 def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Top-level values, and settings by flat name, of a TOML file with one table a group of settings.
+    """Read a TOML file of settings with one table for each group.
 
+    Returns:
+        the top-level values, and the settings by flat name. Settings that have been removed are left out, with a warning where the
+        file asks for another value than the one that is always used now.
     Raises:
-        ConfigError: it cannot be read, or holds what no method knows.
+        ConfigError: the file cannot be read, or contains an unknown name.
     """
     try:
         content = tomllib.loads(file.read_text("utf-8"))
@@ -25,22 +42,35 @@ def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {str(file)!r} is not TOML: {error}") from None
     top = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    by_group = {name: flatten_group for name, flatten_group in groups(default_config(top.get("method", DEFAULT_METHOD))).items()}
+    by_group = groups(default_config(top.get("method", DEFAULT_METHOD)))
     settings: dict[str, Any] = {}
     for group, values in content.items():
-        if isinstance(values, dict):
-            known(group, by_group, f"table in {str(file)!r}:")
-            for name in values:
-                known(name, vars(by_group[group]), f"setting in [{group}] of {str(file)!r}:")
-            settings |= values
+        if not isinstance(values, dict):
+            continue
+        known(group, by_group, f"table in {str(file)!r}:")
+        if group == "crops" and "augmentation" in values:  # written there by earlier versions
+            top.setdefault("augmentation", values.pop("augmentation"))
+        for name in values.keys() & _REMOVED.keys():
+            value = values.pop(name)
+            if _REMOVED[name] not in (None, value):
+                logging.getLogger("selfcluster").warning(f"{file}: {name} = {value} is not a setting anymore; {_REMOVED[name]} is used")
+        for name in values:
+            known(name, vars(by_group[group]), f"setting in [{group}] of {str(file)!r}:")
+        settings |= values
     for name in top:
-        known(name, ("method", "images", "preset"), f"key in {str(file)!r}:")
+        known(name, ("method", "images", "preset", "augmentation", "imported_from"), f"key in {str(file)!r}:")
     return top, settings
 
 
-def to_toml(config: Config[Any], origins: Mapping[str, str], images: str) -> str:
-    """The config as TOML, with the origin of each value behind it."""
-    lines = [f"method = {json.dumps(config.method)}", f"images = {_toml(images)}"]
+def to_toml(config: Config[Any], origins: Mapping[str, str], **top: str) -> str:
+    """Return the config as TOML, with the origin of each value as a comment.
+
+    Args:
+        config: every setting.
+        origins: where each value came from, by flat name.
+        top: further values for the top of the file, such as images.
+    """
+    lines = [f"{key} = {_toml(value)}" for key, value in {"method": config.method, **top}.items()]
     for name, group in groups(config).items():
         lines += ["", f"[{name}]"]
         lines += [f"{key} = {_toml(value)}  # {origins[key]}" for key, value in vars(group).items()]
@@ -50,5 +80,5 @@ def to_toml(config: Config[Any], origins: Mapping[str, str], images: str) -> str
 def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    # JSON's strings, numbers and booleans are TOML's.
+    # TOML's strings, numbers and booleans are those of JSON.
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Settings that cannot be, alone or together, are refused with the value and a way out."""
+"""Checks of settings, alone and together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,25 @@ from typing import Any
 from selfcluster.errors import ConfigError
 from selfcluster.settings.config import Config, DeepClusterSettings, SwavSettings, flatten
 
+_MINIMUM = {
+    "iterations": 1,
+    "freeze_steps": 0,
+    "queue_length": 0,
+    "queue_from_epoch": 0,
+    "kmeans_iterations": 1,
+    "pca_width": 1,
+    "reassign_epochs": 1,
+    "top_lr": 0,
+}
+
+_ABOVE_0 = ("epsilon", "temperature")
+
 
 def check(config: Config[Any]) -> None:
-    """The settings can be, and fit each other.
+    """Check every setting, and that the settings fit each other.
 
     Raises:
-        ConfigError: the first one that does not, with its value and what would do.
+        ConfigError: the first setting that is wrong, with its value and a valid one.
     """
     check_values(config)
     crops = config.crops
@@ -27,21 +40,21 @@ def check(config: Config[Any]) -> None:
 
 
 def check_values(config: Config[Any]) -> None:
-    """Each setting for itself is one that can be.
+    """Check every setting on its own.
 
     Raises:
-        ConfigError: the first one that is not, with its value and what would do.
+        ConfigError: the first setting that is wrong, with its value and the valid range.
     """
     for name, value in flatten(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name} {value} must be finite")
     crops, optim, augment = config.crops, config.optim, config.augment
     if min(crops.n_crops, default=0) < 1:
-        raise ConfigError(f"n_crops {crops.n_crops}: one crop of each size is the least")
+        raise ConfigError(f"n_crops {crops.n_crops} must be at least 1 for each size")
     if min(crops.crop_pixels, default=0) < 4:
-        raise ConfigError(f"crop_pixels {crops.crop_pixels}: a crop needs 4 pixels a side or more")
+        raise ConfigError(f"crop_pixels {crops.crop_pixels} must be at least 4 for each size")
     if any(not 0 < low <= high <= 1 for low, high in crops.area):
-        raise ConfigError(f"area {crops.area}: each size needs 0 < smallest <= largest <= 1")
+        raise ConfigError(f"area {crops.area} must have 0 < smallest <= largest <= 1 for each size")
     for name in ("flip", "jitter", "grey", "blur"):
         _within(augment, name, 0, 1)
     for name in ("brightness", "contrast", "saturation", "rotate_degrees", "shift", "shear"):
@@ -53,14 +66,13 @@ def check_values(config: Config[Any]) -> None:
         raise ConfigError(f"blur_sigma {augment.blur_sigma} must be two numbers, 0 < smallest <= largest")
     for name in ("epochs", "batch", "accumulate"):
         _at_least(optim, name, 1)
-    for name in ("max_steps", "max_minutes", "warmup_epochs", "weight_decay", "clip_norm", "lr", "final_lr", "warmup_lr"):
+    for name in ("max_steps", "max_minutes", "warmup_epochs", "weight_decay", "clip_norm", "lr", "final_lr"):
         _at_least(optim, name, 0)
     _within(optim, "momentum", 0, 1)
     _within(config.data, "max_broken_share", 0, 1)
     if not 0 <= config.data.test_share < 1:
         raise ConfigError(f"test_share {config.data.test_share} must be at least 0 and below 1, such as 0.2")
     _at_least(config.model, "head_width", 0)
-    _at_least(config.health, "collapse_steps", 2)
     _at_least(config.run, "workers", -1)
     _at_least(config.run, "threads", 0)
     _at_least(config.run, "cache_gib", 0)
@@ -70,38 +82,21 @@ def check_values(config: Config[Any]) -> None:
     _check_objective(config)
 
 
-_LEAST = {
-    "iterations": 1,
-    "freeze_steps": 0,
-    "queue_length": 0,
-    "queue_from_epoch": 0,
-    "queue_growth_epochs": 0,
-    "kmeans_iterations": 1,
-    "pca_width": 1,
-    "reassign_epochs": 1,
-    "top_lr": 0,
-    "max_iterations": 1,
-}
-
-
-_ABOVE_0 = ("epsilon", "temperature", "mass_tolerance")
-
-
 def _check_objective(config: Config[Any]) -> None:
     objective = config.objective
     if isinstance(objective, DeepClusterSettings):
         for name in ("head_width", "embedding_width"):
             if getattr(config.model, name):
-                raise ConfigError(f"{name} {getattr(config.model, name)} must be 0: DeepCluster has no head, it clusters the features")
+                raise ConfigError(f"{name} {getattr(config.model, name)} must be 0: DeepCluster has no head and clusters the features")
     else:
         _at_least(config.model, "embedding_width", 1)
     if isinstance(objective, SwavSettings) and sum(config.crops.n_crops) < 2:
-        raise ConfigError(f"n_crops {config.crops.n_crops}: swapped prediction needs two crops or more")
+        raise ConfigError(f"n_crops {config.crops.n_crops} must be at least 2 in all: swapped prediction compares crops")
     if min(config.n_prototypes, default=0) < 2:
         raise ConfigError(f"n_prototypes {objective.n_prototypes} must be at least 2")
     for name, value in vars(objective).items():
-        if name in _LEAST:
-            _at_least(objective, name, _LEAST[name])
+        if name in _MINIMUM:
+            _at_least(objective, name, _MINIMUM[name])
         elif name in _ABOVE_0 and not value > 0:
             raise ConfigError(f"{name} {value} must be above 0")
         elif name == "dropout" and not 0 <= value < 1:
@@ -113,6 +108,6 @@ def _within(group: Any, name: str, low: float, high: float) -> None:
         raise ConfigError(f"{name} {getattr(group, name)} must be between {low} and {high}")
 
 
-def _at_least(group: Any, name: str, least: float) -> None:
-    if not getattr(group, name) >= least:
-        raise ConfigError(f"{name} {getattr(group, name)} must be at least {least}")
+def _at_least(group: Any, name: str, minimum: float) -> None:
+    if not getattr(group, name) >= minimum:
+        raise ConfigError(f"{name} {getattr(group, name)} must be at least {minimum}")

@@ -23,9 +23,8 @@ from selfcluster.runs import checkpoint, folder, weights
 from selfcluster.runs.log import Log
 from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
-from selfcluster.settings.config import DEFAULT_METHOD, default_config, flatten, replace
-from selfcluster.settings.presets import method_of
-from selfcluster.settings.resolve import ResolvedConfig, resolve, resumed
+from selfcluster.settings.config import default_config, flatten, replace
+from selfcluster.settings.resolve import ResolvedConfig, method_for, resolve, resumed
 from selfcluster.settings.toml import read_toml
 from selfcluster.settings.validation import check_values
 from selfcluster.training import loop
@@ -40,16 +39,17 @@ def train(
     out: str | Path | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
+    augmentation: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     **settings: Any,
 ) -> OpenRun:
     """Train an encoder; see `api.train`, which takes the same arguments."""
     if resume:
-        if preset is not None or config is not None or overwrite:
-            raise ConfigError("--resume continues with the settings of the run; leave out --preset, --config and --overwrite")
+        if preset is not None or config is not None or augmentation is not None or overwrite:
+            raise ConfigError("--resume keeps the settings of the run; leave out --preset, --config, --augmentation and --overwrite")
         return _resume(data, method, out, settings)
-    resolver, opened, device = _open(data, method, preset, config, settings)
+    resolver, opened, device = _open(data, method, preset, config, augmentation, settings)
     resolved = resolver({})
     t = build(resolved.config, opened, device)
     path = _claimed(out, opened.name, resolved.config.method, overwrite=overwrite)
@@ -63,9 +63,17 @@ def train(
     return _train(t, path, opened)
 
 
-def dry_run(data: Any, *, method: str | None = None, preset: str | None = None, config: str | Path | None = None, **settings: Any) -> None:
+def dry_run(
+    data: Any,
+    *,
+    method: str | None = None,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    augmentation: str | None = None,
+    **settings: Any,
+) -> None:
     """Log the settings that `train` would use and why, with an estimate of time and memory; train and write nothing."""
-    resolver, opened, device = _open(data, method, preset, config, settings)
+    resolver, opened, device = _open(data, method, preset, config, augmentation, settings)
     resolved = resolver({})
     t = build(resolved.config, opened, device)
     _announce(resolved, opened)
@@ -73,12 +81,11 @@ def dry_run(data: Any, *, method: str | None = None, preset: str | None = None, 
 
 
 def _open(
-    data: Any, method: str | None, preset: str | None, file: str | Path | None, flags: Mapping[str, Any]
+    data: Any, method: str | None, preset: str | None, file: str | Path | None, augmentation: str | None, flags: Mapping[str, Any]
 ) -> tuple[Resolver, Data, torch.device]:
     """Open the images and the device of a new run; return them with the function that resolves its config."""
     top, from_file = read_toml(Path(file)) if file is not None else ({}, {})
-    preset = preset or top.get("preset")
-    method = method or (method_of(preset) if preset is not None else top.get("method", DEFAULT_METHOD))
+    method, preset, augmentation = method_for(method, preset, top), preset or top.get("preset"), augmentation or top.get("augmentation")
     from_file, flags = _absolute(from_file), _absolute(flags)
     if is_auto := flags.get("batch", from_file.get("batch")) == "auto":
         flags, from_file = ({name: value for name, value in given.items() if name != "batch"} for given in (flags, from_file))
@@ -96,7 +103,7 @@ def _open(
         followed = {name: value for name, value in followed.items() if name not in flags and name not in from_file}
 
     def resolver(found: Mapping[str, Any]) -> ResolvedConfig:
-        resolved = resolve(method, facts, preset=preset, file=from_file, flags={**followed, **flags, **found})
+        resolved = resolve(method, facts, preset=preset, augmentation=augmentation, file=from_file, flags={**followed, **flags, **found})
         return ResolvedConfig(resolved.config, {**resolved.origins, **dict.fromkeys(followed, "that of the run in init")})
 
     return _with_largest_batch(resolver, opened, device) if is_auto else resolver, opened, device

@@ -49,12 +49,13 @@ def test_replace_accepts_what_toml_and_python_give() -> None:
     ("values", "message"),
     [
         ({"n_cropz": (2,)}, "unknown setting 'n_cropz'; did you mean 'n_crops'?"),
-        ({"augmentation": "phot"}, "did you mean 'photo'?"),
+        ({"optimizer": "adam"}, "did you mean 'adamw'?"),
+        ({"top_lr": 0.1}, "setting 'top_lr' belongs to deepcluster, not to swav"),
         ({"lr": "x"}, "lr 'x' must be a number"),
         ({"epochs": 1.5}, "epochs 1.5 must be a whole number"),
         ({"tensorboard": 1}, "tensorboard 1 must be true or false"),
         ({"n_crops": 2.5}, "n_crops 2.5 must be"),
-        ({"blur_sigma": (1.0, 2.0, 3.0)}, "blur_sigma (1.0, 2.0, 3.0) must be"),
+        ({"blur_sigma": (1.0, 2.0, 3.0)}, "blur_sigma (1.0, 2.0, 3.0) must be 2 numbers"),
     ],
 )
 def test_replace_refuses(values: dict, message: str) -> None:

@@ -20,6 +20,10 @@ def _chosen(facts: Facts, method: str = "swav", **given: object) -> dict[str, ob
     return {name: choice.value for name, choice in recipe(facts, config, given).items()}
 
 
+def _why(facts: Facts) -> str:
+    return recipe(facts, default_config("swav"), ())["flip"].reason
+
+
 @pytest.mark.parametrize("method", METHOD_SETTINGS)
 @pytest.mark.parametrize("accelerated", [False, True])
 @pytest.mark.parametrize("short_side", [8, 28, 32, 64, 96, 128, 500])
@@ -35,10 +39,11 @@ def test_every_recipe_is_a_config_that_can_be(n: int, short_side: int, accelerat
 
 
 def test_what_the_recipe_decides_follows_the_images() -> None:
-    assert _chosen(_facts())["augmentation"] == "photo"
-    assert _chosen(_facts(is_grey=True))["augmentation"] == "grey"
-    glyphs = _chosen(_facts(is_grey=True, short_side=28, mirror_distance=1.6))
-    assert glyphs["augmentation"] == "glyph"
+    assert _why(_facts()) == "augmentation photo: the images have color"
+    assert _why(_facts(is_grey=True)).startswith("augmentation grey")
+    facts = _facts(is_grey=True, short_side=28, mirror_distance=1.6)
+    assert _why(facts) == "augmentation glyph: small grey images, 1.6 times as far from their mirror images as from each other"
+    glyphs = _chosen(facts)
     assert glyphs["flip"] == glyphs["hue"] == glyphs["grey"] == 0
     assert _chosen(_facts(n=1797))["n_prototypes"] == 30
     assert _chosen(_facts(n=1_281_167, accelerated=True))["n_prototypes"] == 3000
@@ -52,7 +57,7 @@ def test_what_the_user_chose_is_taken_into_account() -> None:
     assert _chosen(_facts(), batch=50)["freeze_steps"] == 100
     assert _chosen(_facts(), max_steps=200)["freeze_steps"] == 20
     assert _chosen(_facts(), n_prototypes=3000)["epsilon"] == 0.05
-    assert _chosen(_facts(), augmentation="glyph")["flip"] == 0
+    assert recipe(_facts(), default_config("swav"), (), "glyph")["flip"].value == 0
     assert _chosen(_facts(), lr=0.5)["final_lr"] == 0.0005
     assert _chosen(_facts(), optimizer="adamw")["lr"] < 0.01
     assert _chosen(_facts(accelerated=True))["optimizer"] == "lars"
@@ -83,10 +88,3 @@ def test_every_choice_has_a_reason_and_is_a_setting(method: str) -> None:
     advice = recipe(_facts(), default_config(method), {})
     assert set(advice) <= set(flatten(default_config(method)))
     assert all(choice.reason for choice in advice.values())
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "lars", "sgd"])
-def test_a_warm_up_begins_below_the_learning_rate(optimizer: str) -> None:
-    chosen = _chosen(_facts(), optimizer=optimizer, warmup_epochs=2.0)
-    assert chosen["warmup_lr"] == pytest.approx(chosen["lr"] / 16)
-    assert "warmup_lr" not in _chosen(_facts(), optimizer=optimizer)

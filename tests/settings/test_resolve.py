@@ -30,7 +30,7 @@ def test_order_of_settings() -> None:
 
 def test_config_toml_gives_the_same_config_and_says_where_each_value_came_from(tmp_path: Path) -> None:
     resolved = resolve("swav", FACTS, preset=None, file={}, flags={"wandb": 'a "quoted" name', "n_crops": (2, 3)})
-    text = to_toml(resolved.config, resolved.origins, "/photos/été 🐈")
+    text = to_toml(resolved.config, resolved.origins, images="/photos/été 🐈")
     (tmp_path / "c.toml").write_text(text)
     top, settings = read_toml(tmp_path / "c.toml")
     assert top == {"method": "swav", "images": "/photos/été 🐈"}
@@ -56,6 +56,19 @@ def test_a_bad_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
         read_toml(tmp_path / "c.toml")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_settings_of_earlier_versions_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "c.toml").write_text('[crops]\naugmentation = "grey"\n[swav]\nqueue_growth_epochs = 0.0\n[health]\ncollapse_steps = 200\n')
+    assert read_toml(tmp_path / "c.toml") == ({"augmentation": "grey"}, {})
+    assert caplog.messages == [f"{tmp_path / 'c.toml'}: queue_growth_epochs = 0.0 is not a setting anymore; 1.0 is used"]
+
+
+def test_augmentation_sets_the_strengths_over_recipe_and_preset() -> None:
+    for preset in (None, "swav-imagenet"):
+        resolved = resolve("swav", FACTS, preset=preset, augmentation="glyph", file={}, flags={"hue": 0.1})
+        assert (resolved.config.augment.flip, resolved.config.augment.hue) == (0.0, 0.1)
+        assert "augmentation glyph" in resolved.origins["flip"]
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

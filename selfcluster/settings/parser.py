@@ -1,0 +1,215 @@
+"""Command-line parsers made from dataclasses; every flag is read once, into the field of its name."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import sys
+from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+from selfcluster.errors import ConfigError, known
+from selfcluster.settings.commands import Train
+from selfcluster.settings.config import METHOD_SETTINGS, Config, check_method_has, default_config, flatten, groups
+from selfcluster.settings.recipe import Facts, recipe
+from selfcluster.settings.resolve import method_for
+from selfcluster.settings.toml import read_toml
+from selfcluster.settings.values import from_words
+
+Command = TypeVar("Command")
+
+
+def parse(name: str, kind: type[Command], words: Sequence[str]) -> Command:
+    """Read the arguments of a command; print its help and exit if they ask for it.
+
+    Raises:
+        ConfigError: an unknown or missing argument, or a wrong value.
+    """
+    parser = _Parser(name, kind)
+    given, unknown = parser.split(words)
+    if given.pop("help", False):
+        parser.exit_with_help()
+    _check_unknown(unknown, [f.name for f in dataclasses.fields(kind)])  # type: ignore[arg-type]
+    return _filled(kind, given)
+
+
+def parse_train(words: Sequence[str]) -> Train:
+    """Read the arguments of `train`, whose settings depend on the method; print the help of that method and exit if they ask for it.
+
+    Raises:
+        ConfigError: an unknown argument, a setting of another method, or a wrong value.
+    """
+    # The methods with several heads come first, so that --n-prototypes takes several numbers.
+    all_settings = [group for method in reversed(METHOD_SETTINGS) for group in groups(default_config(method)).values()]
+    given, unknown = _Parser("train", Train, all_settings).split(words)
+    wants_help = given.pop("help", False)
+    own = [f.name for f in dataclasses.fields(Train)]
+    train = _filled(Train, {name: raw for name, raw in given.items() if name in own})
+    config = default_config(_method_of(train))
+    if wants_help:
+        _Parser("train", Train, groups(config).values(), by_recipe=_by_recipe(config)).exit_with_help()
+    _check_unknown(unknown, [*own, *flatten(config)])
+    kinds = {name: kind for group in groups(config).values() for name, kind in get_type_hints(type(group)).items()}
+    settings = {}
+    for name, raw in given.items():
+        check_method_has(name, config.method, f"flag {_flag(name)}")
+        if name not in own:
+            # "auto" is not a size but asks for one: `train` replaces it by the largest batch that fits.
+            settings[name] = raw if (name, raw) == ("batch", "auto") else _value(name, raw, kinds[name])
+    return dataclasses.replace(train, settings=settings)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser with an argument for each field of a dataclass, and a flag for each field of groups of settings."""
+
+    def __init__(self, name: str, kind: type, settings: Iterable[Any] = (), *, by_recipe: Container[str] = ()) -> None:
+        description, _, example = (inspect.getdoc(kind) or "").partition("\n\n")
+        prog = f"selfcluster {name}"
+        super().__init__(prog, description=description, epilog=f"example: {example}", add_help=False, allow_abbrev=False)
+        usage = [prog]
+        positional, options = self.add_argument_group("arguments"), self.add_argument_group("options")
+        for field, hint, text in _documented_fields(kind):
+            required = field.default is dataclasses.MISSING
+            if get_origin(hint) is Annotated:
+                metavar = hint.__metadata__[0]
+                positional.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, metavar=metavar, help=text)
+                usage.append(metavar if required else f"[{metavar}]")
+            else:
+                _add_flag(options, field.name, hint, text + ("" if required else _default_text(field.default)), "store_true")
+                usage += [_flag(field.name), field.name.upper()] if required else []
+        options.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS, help="Show this help and exit.")
+        self.usage = " ".join([*usage, "[options]"])
+        seen: set[str] = set()
+        for values in settings:
+            group = self.add_argument_group((inspect.getdoc(values) or "").removesuffix("."))
+            for field, hint, text in _documented_fields(type(values)):
+                if field.name not in seen:
+                    default = " (by the recipe)" if field.name in by_recipe else _default_text(getattr(values, field.name))
+                    _add_flag(group, field.name, hint, text + default, argparse.BooleanOptionalAction)
+                seen.add(field.name)
+
+    def split(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return the words of each argument that is given, and the words that belong to no argument."""
+        arguments, unknown = self.parse_known_intermixed_args(words)
+        return vars(arguments), unknown
+
+    def exit_with_help(self) -> NoReturn:
+        print(self.format_help(), end="")
+        sys.exit(0)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _add_flag(group: argparse._ArgumentGroup, name: str, hint: Any, text: str, switch: Any) -> None:
+    text = text.replace("%", "%%")
+    if hint is bool:
+        group.add_argument(_flag(name), dest=name, action=switch, default=argparse.SUPPRESS, help=text)
+    else:
+        nargs = "+" if get_origin(hint) is tuple else None
+        group.add_argument(_flag(name), dest=name, nargs=nargs, metavar=_metavar(name, hint), default=argparse.SUPPRESS, help=text)
+
+
+_METAVARS = {
+    "augmentation": "NAME",
+    "batch": "N|auto",
+    "beside": "NAME",
+    "config": "FILE",
+    "copy_to": "FOLDER",
+    "encoder": "NAME",
+    "init": "WEIGHTS",
+    "k": "N|auto",
+    "labels": "auto|none|FILE",
+    "method": "NAME",
+    "out": "PATH",
+    "preset": "NAME",
+    "test": "IMAGES",
+    "wandb": "PROJECT",
+}
+
+
+def _metavar(name: str, hint: Any) -> str:
+    if name in _METAVARS:
+        return _METAVARS[name]
+    if get_origin(hint) is Literal:
+        return f"{{{','.join(get_args(hint))}}}"
+    if get_args(hint):
+        return _metavar(name, get_args(hint)[0])
+    return {int: "N", float: "X"}.get(hint, name.upper())
+
+
+def _default_text(value: Any) -> str:
+    def words(value: Any) -> str:
+        return " ".join(map(words, value)) if isinstance(value, tuple) else "on" if value is True else str(value)
+
+    return "" if value is None or value is False or value in ("", ()) else f" (default: {words(value)})"
+
+
+def _documented_fields(kind: type) -> list[tuple[dataclasses.Field[Any], Any, str]]:
+    """Return each field with a default or none, its type, and the docstring below it, which only the source has."""
+    hints = get_type_hints(kind, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.default_factory is dataclasses.MISSING}
+    return [(fields[name], hints[name], text) for name, text in _docstrings(kind.__module__)[kind.__name__] if name in fields]
+
+
+@cache
+def _docstrings(module: str) -> dict[str, list[tuple[str, str]]]:
+    """Return the docstring below each field of each class of a module."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {
+        node.name: [
+            (field.target.id, text.value.value)
+            for field, text in zip(node.body, node.body[1:], strict=False)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+        ]
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def _filled(kind: type[Command], given: Mapping[str, Any]) -> Command:
+    """Return the dataclass with the values that the given words stand for."""
+    hints = get_type_hints(kind)
+    for field, hint, _ in _documented_fields(kind):
+        if field.name not in given and field.default is dataclasses.MISSING:
+            argument = hint.__metadata__[0] if get_origin(hint) is Annotated else _flag(field.name)
+            raise ConfigError(f"{argument} is missing; see selfcluster {kind.__name__.lower()} --help")
+    return kind(**{name: _value(name, raw, hints[name]) for name, raw in given.items()})
+
+
+def _value(name: str, raw: Any, kind: Any) -> Any:
+    return raw if kind is bool else from_words(_flag(name), raw if isinstance(raw, list) else [raw], kind)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_unknown(words: Sequence[str], names: Iterable[str]) -> None:
+    if not words:
+        return
+    flags = [_flag(name) for name in (*names, "help")]
+    for word in words:
+        if word.startswith("--"):
+            known(word.split("=")[0], flags, "flag")
+    is_file = words[0].endswith((".tar", ".parquet"))
+    hint = "; a pattern of several files goes in quotes, such as 'shards/*.tar'" if is_file else ""
+    raise ConfigError(f"unexpected argument {words[0]!r}{hint}")
+
+
+def _method_of(train: Train) -> str:
+    """Return the method that the arguments of `train` are for."""
+    file = Path(train.out or "", "config.toml") if train.resume else Path(train.config) if train.config else None
+    top = read_toml(file)[0] if file is not None and (train.config or file.is_file()) else {}
+    return known(method_for(train.method, train.preset, top), METHOD_SETTINGS, "method")
+
+
+def _by_recipe(config: Config[Any]) -> Container[str]:
+    """Return the names of the settings that the recipe chooses."""
+    facts = Facts(n=5000, short_side=128, is_grey=False, mirror_distance=1.0, accelerated=False)
+    return recipe(facts, config, given=())
