@@ -161,19 +161,27 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         return len(self.cluster_centers_)
 
 
+class _Collector(logging.Handler):
+    """A handler that keeps the lines of the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines += record.getMessage().splitlines()
+
+
 @contextlib.contextmanager
-def _listening(*, verbose: bool) -> Iterator[list[str]]:
+def _collected_log(*, verbose: bool) -> Iterator[list[str]]:
     """Collect what the package logs in the list, and print it to stderr if asked."""
-    said: list[str] = []
-    listener = logging.Handler(logging.INFO)
-    listener.emit = lambda record: said.extend(record.getMessage().splitlines())  # type: ignore[method-assign]
-    handlers = [listener, *([logging.StreamHandler()] if verbose else [])]
-    level = logger.level
+    collector, level = _Collector(), logger.level
+    handlers = [collector, *([logging.StreamHandler()] if verbose else [])]
     for handler in handlers:
         logger.addHandler(handler)
     logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
     try:
-        yield said
+        yield collector.lines
     finally:
         logger.setLevel(level)
         for handler in handlers:
@@ -266,12 +274,12 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         self._check(given)
         with contextlib.ExitStack() as stack:
             out = self.out if self.out is not None else stack.enter_context(tempfile.TemporaryDirectory()) + "/run"
-            said = stack.enter_context(_listening(verbose=self.verbose))
+            log = stack.enter_context(_collected_log(verbose=self.verbose))
             overwrite = hasattr(self, "config_")
             run = train(images, method=self.method, out=out, overwrite=overwrite, device=self.device, seed=seed, **given)
             k = int(self.n_clusters) if isinstance(self.n_clusters, Integral) else self.n_clusters
             found = cluster(run.opened, images, k=k, seed=seed)
-        self.log_ = tuple(said)
+        self.log_ = tuple(log)
         self.config_ = run.config
         self.labels_ = found.table["cluster"].to_numpy().astype(np.int64)
         self.cluster_centers_ = found.centroids.vectors.numpy()
