@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from selfcluster import distributed
 from selfcluster.api import train
-from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
+from selfcluster.clustering.kmeans import kmeans, nearest
 from selfcluster.clustering.neighbors import nearest_two
 from selfcluster.device import start
 from selfcluster.distributed import logger
@@ -53,7 +53,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         n_features_in_: number of features of the training points.
 
     Source: Lloyd, "Least squares quantization in PCM", 1982; see `kmeans`.
-    Deviations from scikit-learn's KMeans: empty clusters are filled from the largest (see `kmeans`), and
+    Deviations from scikit-learn's KMeans: empty clusters are filled from the largest (see `clustering.empty_clusters`) and
     stay empty only if there are fewer distinct points than clusters; `tol` is a share of the inertia, not a movement of the centers;
     k-means++ draws several rows per pass; `spherical`; no sample weights, sparse input or choice of algorithm; under torchrun each
     rank fits its own points.
@@ -90,35 +90,25 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         """
         X = self._checked(X, reset=True)  # noqa: N806
         self._check_parameters(len(X))
-        draw = check_random_state(self.random_state)
-        n_starts = self.n_init if isinstance(self.init, str) else 1
-        best: tuple[float, Clustering] | None = None
+        init: Any = self.init if isinstance(self.init, str) else np.asarray(self.init, dtype=X.dtype)
         with distributed.alone():
-            for _ in range(n_starts):
-                found = self._start(X, int(draw.randint(np.iinfo(np.int32).max)))
-                # Not the last of found.inertia, which is a difference of large numbers.
-                inertia = float(nearest(X, found.centroids, spherical=self.spherical)[1].sum(dtype=torch.float64))
-                if best is None or inertia < best[0]:
-                    best = (inertia, found)
-        assert best is not None
-        self.inertia_, found = best
+            found = kmeans(
+                X,
+                index(self.n_clusters),
+                iterations=index(self.max_iter),
+                spherical=bool(self.spherical),
+                init=init,
+                n_init=index(self.n_init),
+                tolerance=float(self.tol),
+                seed=int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max)),
+            )
+            # Not the last of found.inertia, which is a difference of large numbers.
+            self.inertia_ = float(nearest(X, found.centroids, spherical=self.spherical)[1].sum(dtype=torch.float64))
         self.cluster_centers_ = found.centroids.numpy()
         self.labels_ = found.assignments.numpy()
         # Without a tolerance, the iterations after the first that moves no point are recorded too.
         self.n_iter_ = min(len(found.inertia), int(np.flatnonzero(found.n_reassigned)[-1]) + 2)
         return self
-
-    def _start(self, points: NDArray[Any], seed: int) -> Clustering:
-        init: Any = self.init if isinstance(self.init, str) else np.asarray(self.init, dtype=points.dtype)
-        return kmeans(
-            points,
-            index(self.n_clusters),
-            iterations=index(self.max_iter),
-            spherical=bool(self.spherical),
-            init=init,
-            tolerance=float(self.tol),
-            seed=seed,
-        )
 
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
         """Return the nearest center of each point, (n_samples,)."""

@@ -170,7 +170,7 @@ def test_in_a_pipeline_and_a_search() -> None:
         ({"max_iter": 0}, ValueError, "max_iter must be at least 1, got 0"),
         ({"tol": -1.0}, ValueError, "tol must be at least 0, got -1.0"),
         ({"n_clusters": 201}, ValueError, "n_samples=200 should be at least n_clusters=201; lower n_clusters"),
-        ({"init": np.zeros((3, 4))}, ValueError, r"init has shape \(3, 4\), but k and the points want \(8, 4\)"),
+        ({"init": np.zeros((3, 4))}, ValueError, r"init has shape \(3, 4\), but k and the points require \(8, 4\)"),
     ],
 )
 def test_refuses(settings: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -1,9 +1,8 @@
-"""Points as k-means reads them: a tensor, an array or a memory map, block by block, and over ranks."""
+"""Points as k-means reads them: a tensor, an array or a memory map, in blocks, each rank with its own rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +15,14 @@ Points = Tensor | np.ndarray
 """(n, d); a memory map is an array too."""
 
 BLOCK_ROWS, _BLOCK_VALUES = 1 << 13, 1 << 22
-"""Rows read at once, and the values that they may hold: fixed, so that sums do not depend on the chunks."""
+"""Largest number of rows, and of values, in a block. Fixed, so that sums do not depend on `chunk_bytes`."""
 
 
 class PointSource:
-    """This rank's points, block by block as the arithmetic wants them: on the device, in floating point, moved to the origin.
+    """This rank's points in blocks: on the device, in floating point, shifted to the origin.
 
-    Far from the origin, float32 would lose the digits that tell one distance from another; so where the mean is longer than the
-    points' spread, it is subtracted.
+    Far from the origin, float32 loses the digits in which distances differ. Where the mean is longer than the points' spread, it is
+    therefore subtracted.
     """
 
     def __init__(self, points: Points, device: torch.device | str | None, spherical: bool) -> None:
@@ -34,28 +33,30 @@ class PointSource:
         self.device = torch.device(device) if device is not None else points.device if isinstance(points, Tensor) else torch.device("cpu")
         self.dtype = dtype_of(points)
         self.sums = torch.float32 if self.device.type == "mps" else torch.float64
+        """Type in which sums are taken."""
         self.n_total, self.first = self.n, 0
         self.shift: Tensor | None = None
         self.is_unit = False
-        """Whether all ranks' rows have unit norm already."""
+        """Whether the rows of all ranks already have unit norm."""
         self.squares = 0.0
         """Sum of the squared lengths of all ranks' rows, after the shift."""
         self._step = max(1, min(BLOCK_ROWS, _BLOCK_VALUES // max(1, self.d)))
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield all rows, shifted, with their place."""
         for start in range(0, self.n, self._step):
             where = slice(start, min(self.n, start + self._step))
-            yield where, self.moved(self._floating(self.points[where]))
+            yield where, self.shifted(self._floating(self.points[where]))
 
     def rows(self, index: Tensor) -> Iterator[Tensor]:
-        """These rows in blocks, where they really are."""
+        """Yield these rows in blocks, without the shift."""
         for part in index.split(self._step):
             yield self._floating(self._taken(part))
 
-    def _taken(self, index: Tensor) -> Any:
+    def _taken(self, index: Tensor) -> Points:
         return self.points[index.to(self.points.device) if isinstance(self.points, Tensor) else index.cpu().numpy()]
 
-    def _floating(self, block: Any) -> Tensor:
+    def _floating(self, block: Points) -> Tensor:
         if not isinstance(block, Tensor):
             block = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
             block = torch.from_numpy(block if block.flags.writeable else block.copy())
@@ -66,60 +67,60 @@ class PointSource:
         return normalize(block.to(self.sums)).to(self.dtype)
 
     def count(self) -> None:
-        """How many rows there are over all ranks, and where this rank's begin, is known."""
+        """Count the rows of all ranks, and find where this rank's begin."""
         counts = distributed.gather_rows(torch.tensor([self.n], device=self.device)).tolist()
         self.n_total, self.first = sum(counts), sum(counts[: distributed.rank()])
 
     def survey(self) -> None:
-        """One pass: every value is finite, and whether the points are to be moved to the origin is known.
+        """Check in one pass that every value is finite, and decide on the shift.
 
         Raises:
             ValueError: some value is not finite.
         """
         total = torch.zeros(self.d + 1, dtype=self.sums, device=self.device)
-        finite, is_unit, self.is_unit = True, True, True  # rows as they are
-        # The squared distance of two opposite corners must be a number of this kind.
+        finite, is_unit, self.is_unit = True, True, True  # read rows as they are
+        # The squared distance of two opposite corners must be finite.
         largest = torch.finfo(self.dtype).max if self.spherical else (torch.finfo(self.dtype).max / 4 / max(1, self.d)) ** 0.5
         for _, block in self.blocks():
             wide = block.to(self.sums)
-            finite = finite and bool(torch.stack(torch.aminmax(block)).abs().max() <= largest)  # nothing else is as fast; NaN is not less
+            finite = finite and bool(torch.stack(torch.aminmax(block)).abs().max() <= largest)  # the fastest check; false for NaN
             is_unit = is_unit and self.spherical and bool(((wide.square().sum(dim=1) - 1).abs() < 1e-6).all())
             total += torch.cat([block.sum(dim=0, dtype=self.sums), torch.dot(wide.flatten(), wide.flatten())[None]])
         if distributed.any_rank(not finite):
-            raise ValueError("points hold a value that is not finite, or too large to be squared; leave such rows out")
+            raise ValueError("points contain a value that is not finite, or too large to be squared; leave out such rows")
         self.is_unit = not distributed.any_rank(not is_unit)
         total = distributed.all_reduce_sum(total)
         self.squares = float(total[-1])
-        self.move_from(total[:-1], self.squares, self.n_total)
+        self.shift_by_mean(total[:-1], self.squares, self.n_total)
         if self.shift is not None:
             shifted = sum((block.to(self.sums).square().sum() for _, block in self.blocks()), torch.zeros_like(total[0]))
             self.squares = float(distributed.all_reduce_sum(shifted))
 
-    def move_from(self, total: Tensor, squares: float, n: int) -> None:
-        """Blocks are moved by the mean of n rows from here on, if it is longer than the rows' spread."""
+    def shift_by_mean(self, total: Tensor, squares: float, n: int) -> None:
+        """Subtract the mean of n rows from all blocks from here on, if it is longer than the rows' spread."""
         mean = total / n
         length = float(mean.square().sum()) * n
         if not self.spherical and length > squares - length:
             self.shift = mean.to(self.dtype)
 
     def as_centroids(self, centroids: Tensor) -> Tensor:
-        """Of the points' device and kind, and of unit norm where the points are."""
+        """Return centroids on the points' device, in their type, and of unit norm if spherical."""
         centroids = centroids.detach().to(self.device, self.dtype)
         return normalize(centroids) if self.spherical else centroids.clone()
 
-    def moved(self, rows: Tensor) -> Tensor:
-        """Points or centroids, moved as `blocks` moves points."""
+    def shifted(self, rows: Tensor) -> Tensor:
+        """Shift points or centroids as `blocks` shifts points."""
         return rows if self.shift is None else rows - self.shift
 
     def of_all_ranks(self, index: np.ndarray) -> Tensor:
-        """Points by their number over all ranks, on every rank, where they really are."""
+        """Return points by their number over all ranks, on every rank, without the shift."""
         out = torch.zeros(len(index), self.d, dtype=self.dtype, device=self.device)
         mine = np.flatnonzero((index >= self.first) & (index < self.first + self.n))
         out[torch.from_numpy(mine).to(self.device)] = self._floating(self._taken(torch.from_numpy(index[mine] - self.first)))
         return distributed.all_reduce_sum(out)
 
     def of_rank(self, owner: int, row: int) -> Tensor:
-        """One point of this rank's, on every rank, where it really is."""
+        """Return one row of one rank, on every rank, without the shift."""
         point = torch.zeros(1, self.d, dtype=self.dtype, device=self.device)
         if owner == distributed.rank():
             point += self._floating(self._taken(torch.tensor([row])))
@@ -127,6 +128,6 @@ class PointSource:
 
 
 def dtype_of(points: Points) -> torch.dtype:
-    """What points are computed in: float64 for float64, else float32."""
+    """Return the type that points are computed in: float64 for float64, else float32."""
     is_double = points.dtype == torch.float64 if isinstance(points, Tensor) else points.dtype.newbyteorder("=") == np.float64
     return torch.float64 if is_double else torch.float32

@@ -14,7 +14,6 @@ from sklearn.metrics.cluster import expected_mutual_information
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import randomness
 from selfcluster.clustering import metrics
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.evaluation.standard_errors import resampled_tables
@@ -51,11 +50,8 @@ def run(
         device: where to cluster; None for where the features are.
     """
     points, k = normalize(features), len(np.unique(labels))
-    starts = (
-        kmeans(points, k, init="k-means++", iterations=300, tolerance=1e-4, seed=randomness.seed_from(seed, start), device=device)
-        for start in range(n_starts)
-    )
-    assignments = min(starts, key=lambda found: found.inertia[-1]).assignments.cpu().numpy()
+    found = kmeans(points, k, init="k-means++", n_init=n_starts, iterations=300, tolerance=1e-4, seed=seed, device=device)
+    assignments = found.assignments.cpu().numpy()
     drawn = [figures_of(counts) for counts in resampled_tables(labels, assignments, draws=_DRAWS, seed=seed)]
     for name, figure in _FIGURES.items():
         yield name, figure(labels, assignments)

@@ -21,14 +21,12 @@ from sklearn.metrics import silhouette_samples
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import randomness
 from selfcluster.clustering import metrics
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.neighbors import nearest_neighbors
 from selfcluster.evaluation.standard_errors import mean_and_error
 
 N_NEIGHBORS = 10
-_N_STARTS = 5
 _CHUNK = 1024
 
 
@@ -61,11 +59,7 @@ def silhouettes(features: Float[Tensor, "n f"], k: int, *, seed: int = 0) -> Flo
     Source: Rousseeuw, "Silhouettes", 1987, with Euclidean distances.
     """
     points = normalize(features)
-    starts = (
-        kmeans(points, k, init="k-means++", iterations=300, tolerance=1e-4, seed=randomness.seed_from(seed, start))
-        for start in range(_N_STARTS)
-    )
-    assignments = min(starts, key=lambda found: found.inertia[-1]).assignments.numpy()
+    assignments = kmeans(points, k, init="k-means++", n_init=5, iterations=300, tolerance=1e-4, seed=seed).assignments.numpy()
     if not 1 < len(np.unique(assignments)) < len(points):
         return np.zeros(len(points))
     return silhouette_samples(points.numpy(), assignments)

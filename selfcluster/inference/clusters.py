@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfcluster import distributed, randomness
+from selfcluster import distributed
 from selfcluster.clustering.duplicates import duplicates_of
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.n_clusters import Candidate, choose_n_clusters
@@ -146,7 +146,13 @@ def cluster(
         if k == "auto":
             logger.info(f"trying numbers of clusters on {len(readable):,} images")
             k, tried = choose_n_clusters(of_readable, seed=seed, device=run.device)
-        layer, vectors = _prototypes(run, of_readable) if k is None else ("features", _means(of_readable, k, seed, run.device))
+        if k is None:
+            layer, vectors = _prototypes(run, of_readable)
+        else:
+            means = kmeans(
+                of_readable, k, spherical=True, init="k-means++", n_init=10, iterations=100, tolerance=1e-4, seed=seed, device=run.device
+            )
+            layer, vectors = "features", normalize(means.centroids).cpu()
         assignments, distances, margins = nearest_two(in_layer(run, of_readable, layer), vectors)
         known, how_far = fit_outlier_model(of_readable, assignments, seed=seed)
         centroids = Centroids(vectors, layer, known, run.step, data.images.digest())
@@ -277,13 +283,6 @@ def _prototypes(run: OpenRun, features: Float[Tensor, "n f"]) -> tuple[Layer, Fl
     top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(CHUNK_ROWS)])
     sums = torch.zeros(int(top.max()) + 1, features.shape[1]).index_add_(0, top, normalize(features))
     return "features", normalize(sums[torch.bincount(top) > 0])
-
-
-def _means(features: Float[Tensor, "n f"], k: int, seed: int, device: torch.device, n_starts: int = 10) -> Float[Tensor, "k f"]:
-    """The best of some starts of spherical k-means."""
-    how: dict[str, Any] = dict(spherical=True, init="k-means++", iterations=100, tolerance=1e-4, device=device)
-    starts = (kmeans(features, k, seed=randomness.seed_from(seed, start), **how) for start in range(n_starts))
-    return normalize(min(starts, key=lambda found: found.inertia[-1]).centroids).cpu()
 
 
 def _check_enough(n: int, k: int | Literal["auto"] | None, data: Data) -> None:

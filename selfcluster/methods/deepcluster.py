@@ -43,7 +43,7 @@ class DeepCluster(Method[PseudoLabels]):
     """Assign by k-means over the data set between epochs; predict pseudo-labels.
 
     Deviations: the encoder is any timm model, where the paper has AlexNet and VGG16. The paper clusters the input of the last ReLU; a ResNet's
-    features are its output. Dropout is applied before the top layer, since no other layer follows the encoder. Empty clusters: see `kmeans`.
+    features are its output. Dropout is applied before the top layer, since no other layer follows the encoder. Empty clusters: see `clustering.empty_clusters`.
     """
 
     def __init__(self, config: Config[DeepClusterSettings], model: ClusterModel, trained_on: NDArray[np.int64], **steps: int) -> None:

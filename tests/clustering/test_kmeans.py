@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfcluster.clustering import blocks as reading
+from selfcluster import randomness
+from selfcluster.clustering import assignment, blocks, initialization
 from selfcluster.clustering import kmeans as module
-from selfcluster.clustering.kmeans import Clustering, kmeans, nearest, reassign_empty
+from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
 from tests import reference
 from tests.ranks import on_ranks
 
@@ -283,8 +284,8 @@ def test_chunks_change_nothing(init: str, spherical: bool) -> None:
 
 def test_scores_take_no_more_than_the_chunk() -> None:
     for rows, chunk_bytes in ((1, 1), (3, 3 * 50 * 4), (3, 3 * 50 * 4 + 199)):
-        assert module._Scorer(_points(50, 2), False, chunk_bytes).scores.shape == (rows, 50)
-    assert module._Scorer(_points(50, 2), False, None).scores.shape[0] <= reading.BLOCK_ROWS
+        assert assignment.Scorer(_points(50, 2), False, chunk_bytes).scores.shape == (rows, 50)
+    assert assignment.Scorer(_points(50, 2), False, None).scores.shape[0] <= blocks.BLOCK_ROWS
 
 
 class _Watched(np.memmap):
@@ -299,7 +300,7 @@ class _Watched(np.memmap):
 
 
 def test_a_memory_map_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for reader in (module, reading):
+    for reader in (assignment, blocks):
         monkeypatch.setattr(reader, "BLOCK_ROWS", 64)
     points = torch.cat([_points(500, 3), torch.zeros(500, 3)])
     watched = _Watched(tmp_path / "points", dtype=np.float32, mode="w+", shape=(1000, 3))
@@ -384,10 +385,10 @@ def test_plus_plus_starts_better_than_random_on_clumps() -> None:
 def test_plus_plus_draws_by_the_squared_distance() -> None:
     """From 0 the chances of 1 and 3 are 1 : 9, from 1 those of 0 and 3 are 1 : 4, from 3 those of 0 and 1 are 9 : 4."""
     pairs = {(0, 1): 0, (0, 3): 0, (1, 3): 0}
-    source = reading.PointSource(torch.tensor([[0.0], [1.0], [3.0]]), None, False)
+    source = blocks.PointSource(torch.tensor([[0.0], [1.0], [3.0]]), None, False)
     source.count()
     for seed in range(600):
-        drawn = module._plus_plus(source, 2, seed, None)[:, 0].tolist()
+        drawn = initialization._plus_plus(source, 2, seed, None)[:, 0].tolist()
         pairs[tuple(sorted(map(int, drawn)))] += 1
     expected = [(1 / 10 + 1 / 5) / 3, (9 / 10 + 9 / 13) / 3, (4 / 5 + 4 / 13) / 3]
     for share, chance in zip(pairs.values(), expected, strict=True):
@@ -396,14 +397,14 @@ def test_plus_plus_draws_by_the_squared_distance() -> None:
 
 def test_plus_plus_takes_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     passes = 0
-    blocks = reading.PointSource.blocks
+    original = blocks.PointSource.blocks
 
     def counted(self: Any) -> Iterator[Any]:
         nonlocal passes
         passes += 1
-        return blocks(self)
+        return original(self)
 
-    monkeypatch.setattr(reading.PointSource, "blocks", counted)
+    monkeypatch.setattr(blocks.PointSource, "blocks", counted)
     points, counts = _points(3000, 4), []
     for init in ("random", "k-means++"):
         passes = 0
@@ -498,88 +499,79 @@ def test_empty_clusters_may_be_kept() -> None:
     assert kmeans(points, 4, init=start).n_empty == 0
 
 
-# -------------------------------------------------------------------------------------------------------- reassign_empty
+# ------------------------------------------------------------------------------------------------ who gives to the empty
 
 
 def test_the_farthest_point_becomes_the_centroid_and_takes_what_is_nearer() -> None:
     points = torch.tensor([[0.0], [1.0], [2.0], [7.0], [9.0], [100.0]])
-    centroids, assignments = torch.tensor([[3.8], [-1.0], [100.0]]), torch.tensor([0, 0, 0, 0, 0, 2])
-    given = (points.clone(), centroids.clone(), assignments.clone())
-    moved, labels, n_filled, n_empty = reassign_empty(points, centroids, assignments, seed=0)
-    assert moved.tolist() == [pytest.approx([3.8]), [9.0], [100.0]]
-    assert labels.tolist() == [0, 0, 0, 1, 1, 2]
-    assert (n_filled, n_empty) == (1, 0)
-    for before, after in zip(given, (points, centroids, assignments), strict=True):
-        assert torch.equal(before, after)
+    found = kmeans(points, 3, init=torch.tensor([[3.8], [50.0], [100.0]]), iterations=1)
+    assert found.centroids.tolist() == [[1.0], [8.0], [100.0]]
+    assert found.assignments.tolist() == [0, 0, 0, 1, 1, 2]
 
 
 def test_several_empty_clusters_take_from_different_donors() -> None:
     # Three clusters of 12, 10 and 8 points, and three empty ones: each of the three gives once.
     rows = [torch.arange(n, dtype=torch.float32)[:, None] + 1000 * i for i, n in enumerate((12, 10, 8))]
-    points = torch.cat(rows)
-    assignments = torch.cat([torch.full((len(r),), i) for i, r in enumerate(rows)])
-    centroids = torch.cat([torch.stack([r.mean(dim=0) for r in rows]), torch.zeros(3, 1)])
-    moved, labels, n_filled, n_empty = reassign_empty(points, centroids, assignments)
-    assert (n_filled, n_empty) == (3, 0)
-    assert [int(moved[c, 0] // 1000) for c in (3, 4, 5)] == [0, 1, 2], "the largest gives first"
-    sizes = torch.bincount(labels, minlength=6)
-    assert sizes.sum() == 30
-    assert (sizes > 0).all()
-    for new in (3, 4, 5):
-        assert moved[new, 0] in points[labels == new, 0]
-    # A fourth comes from the first again: its books say 6, those of the others 5 and 4.
-    centroids = torch.cat([centroids, torch.zeros(1, 1)])
-    moved, *_ = reassign_empty(points, centroids, assignments)
-    assert [int(moved[c, 0] // 1000) for c in (3, 4, 5, 6)] == [0, 1, 2, 0]
+    points, means = torch.cat(rows), torch.stack([r.mean(dim=0) for r in rows])
+
+    def donors(n_empty: int) -> list[int]:
+        found = kmeans(points, 3 + n_empty, init=torch.cat([means, torch.full((n_empty, 1), -1e5)]), iterations=1)
+        assert found.n_empty == 0
+        return [int(x // 1000) for x in found.centroids[3:, 0]]
+
+    assert donors(3) == [0, 1, 2], "the largest gives first"
+    assert donors(4) == [0, 1, 2, 0], "the first now counts as 6, the others as 5 and 4"
 
 
 def test_a_cluster_of_equal_points_never_gives() -> None:
     points = torch.cat([torch.full((50, 2), 3.0), torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])])
-    assignments = torch.cat([torch.zeros(50, dtype=torch.int64), torch.ones(3, dtype=torch.int64)])
-    centroids = torch.tensor([[3.0, 3.0], [0.0, 1.0], [9.0, 9.0], [9.0, 9.0], [9.0, 9.0]])
-    moved, labels, n_filled, n_empty = reassign_empty(points, centroids, assignments)
-    assert (n_filled, n_empty) == (2, 1)
-    assert labels[:50].tolist() == [0] * 50
-    assert sorted(labels[50:].tolist()) == [1, 2, 3]
-    assert moved[4].tolist() == [9, 9], "what stays empty keeps its centroid"
+    start = torch.tensor([[3.0, 3.0], [0.0, 1.0], [9.0, 9.0], [9.0, 9.0], [9.0, 9.0]])
+    found = kmeans(points, 5, init=start, iterations=1)
+    assert found.n_empty == 1
+    assert found.assignments[:50].tolist() == [0] * 50
+    assert sorted(found.assignments[50:].tolist()) == [1, 2, 3]
+    assert found.centroids[4].tolist() == [9, 9], "what stays empty keeps its centroid"
     # A centroid that is not their mean makes them no better a donor.
-    assert reassign_empty(points[:50], torch.tensor([[1.0, 2.0], [0.0, 0.0]]), assignments[:50])[2:] == (0, 1)
+    assert kmeans(points[:50], 2, init=torch.tensor([[1.0, 2.0], [0.0, 0.0]]), iterations=1).n_empty == 1
 
 
 def test_a_donor_keeps_a_point_wherever_its_centroid_is() -> None:
-    points, centroids = torch.tensor([[0.0], [1.0], [1.0]]), torch.tensor([[100.0], [7.0], [7.0]])
-    moved, labels, n_filled, n_empty = reassign_empty(points, centroids, torch.zeros(3, dtype=torch.int64))
-    assert moved.tolist() == [[100], [0], [7]]
-    assert (labels.tolist(), n_filled, n_empty) == ([1, 0, 0], 1, 1)
-
-
-def test_nothing_to_fill() -> None:
-    points = _points(20, 2)
-    labels = torch.arange(20) % 4
-    moved, after, n_filled, n_empty = reassign_empty(points, points[:4].clone().requires_grad_(), labels)
-    assert torch.equal(moved, points[:4])
-    assert torch.equal(after, labels)
-    assert (n_filled, n_empty) == (0, 0)
-    assert not moved.requires_grad
+    points, start = torch.tensor([[0.0], [1.0], [1.0]]), torch.tensor([[-10.0], [200.0], [200.0]])
+    found = kmeans(points, 3, init=start, iterations=1)
+    assert found.centroids.tolist() == [[0], [1], [200]]
+    assert (found.assignments.tolist(), found.n_empty) == ([0, 1, 1], 1)
 
 
 def test_equal_sizes_give_in_an_order_of_the_seed() -> None:
     points = torch.cat([torch.arange(4.0)[:, None] + 100 * i for i in range(6)])
-    assignments = torch.arange(24) // 4
-    centroids = torch.cat([torch.stack([points[assignments == i].mean(dim=0) for i in range(6)]), torch.zeros(1, 1)])
-    donors = {seed: int(reassign_empty(points, centroids, assignments, seed=seed)[0][6, 0]) // 100 for seed in range(12)}
-    again = {seed: int(reassign_empty(points, centroids, assignments, seed=seed)[0][6, 0]) // 100 for seed in range(12)}
+    start = torch.cat([torch.stack([part.mean(dim=0) for part in points.split(4)]), torch.tensor([[-1e4]])])
+    donors, again = ([int(kmeans(points, 7, init=start, iterations=1, seed=s).centroids[6, 0]) // 100 for s in range(12)] for _ in range(2))
     assert donors == again
-    assert len(set(donors.values())) > 1
+    assert len(set(donors)) > 1
 
 
-def test_reassign_empty_on_directions_and_arrays() -> None:
+def test_directions_and_arrays_are_filled_too() -> None:
     points = torch.tensor([[1.0, 0.0], [5.0, 0.1], [0.0, 3.0], [0.1, 4.0]])
-    centroids, assignments = torch.tensor([[1.0, 0.0], [0.0, -1.0]]), torch.zeros(4, dtype=torch.int64)
     for given in (points, points.numpy()):
-        moved, labels, n_filled, n_empty = reassign_empty(given, centroids, assignments, spherical=True)
-        assert (labels.tolist(), n_filled, n_empty) == ([0, 0, 1, 1], 1, 0)
-        assert moved[1].tolist() == [0, 1]
+        found = kmeans(given, 2, init=torch.tensor([[1.0, 0.0], [0.0, -1.0]]), spherical=True, iterations=1)
+        assert (found.assignments.tolist(), found.n_empty) == ([0, 0, 1, 1], 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- several starts
+
+
+@pytest.mark.parametrize("init", ["random", "k-means++"])
+def test_the_best_of_several_starts(init: str) -> None:
+    points = _points(300, 3)
+    each = [kmeans(points, 12, init=init, iterations=5, seed=randomness.seed_from(7, start)) for start in range(4)]
+    best = min(each, key=lambda found: found.inertia[-1])
+    assert len({found.inertia[-1] for found in each}) == 4
+    _same(kmeans(points, 12, init=init, iterations=5, n_init=4, seed=7), best, rtol=0, atol=0)
+
+
+def test_given_centroids_are_one_start() -> None:
+    points = _points(100, 3)
+    _same(kmeans(points, 4, init=points[:4], n_init=3), kmeans(points, 4, init=points[:4]))
 
 
 # --------------------------------------------------------------------------------------------------------------- nearest
@@ -634,11 +626,12 @@ def test_nearest_has_no_gradient_and_changes_nothing() -> None:
         (5, 0, {}, "k must be at least 1, got 0"),
         (5, -2, {}, "k must be at least 1, got -2"),
         (5, 2, {"iterations": 0}, "iterations must be at least 1, got 0"),
+        (5, 2, {"n_init": 0}, "n_init must be at least 1, got 0"),
         (5, 2, {"tolerance": -0.1}, "tolerance must be at least 0, got -0.1"),
         (5, 2, {"tolerance": math.nan}, "tolerance must be at least 0, got nan"),
-        (5, 2, {"init": torch.zeros(3, 3)}, r"init has shape \(3, 3\), but k and the points want \(2, 3\)"),
-        (5, 2, {"init": torch.full((2, 3), math.nan)}, "init holds a value that is not finite"),
-        (5, 2, {"init": np.full((2, 3), math.inf)}, "init holds a value that is not finite"),
+        (5, 2, {"init": torch.zeros(3, 3)}, r"init has shape \(3, 3\), but k and the points require \(2, 3\)"),
+        (5, 2, {"init": torch.full((2, 3), math.nan)}, "init contains a value that is not finite"),
+        (5, 2, {"init": np.full((2, 3), math.inf)}, "init contains a value that is not finite"),
     ],
 )
 def test_refuses(n: int, k: int, settings: dict[str, Any], message: str) -> None:
@@ -649,10 +642,10 @@ def test_refuses(n: int, k: int, settings: dict[str, Any], message: str) -> None
 def test_refuses_words_it_does_not_know() -> None:
     """The annotations are checked here, and would catch these earlier."""
     with pytest.raises(ValueError, match="empty 'drop' must be 'split' or 'keep'"):
-        module._check_settings(2, 1, "drop", 0.0)
-    source = reading.PointSource(_points(5, 3), None, False)
+        module._check_settings(2, 1, 1, "drop", 0.0)
+    source = blocks.PointSource(_points(5, 3), None, False)
     with pytest.raises(ValueError, match=r"init 'first' must be 'random', 'k-means\+\+' or a tensor of shape \(2, 3\)"):
-        module._start(source, 2, "first", 0, None)
+        initialization.initial_centroids(source, 2, "first", 0, None)
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 2, 2)])
@@ -666,7 +659,7 @@ def test_refuses_other_shapes(shape: tuple[int, ...]) -> None:
 def test_refuses_points_that_are_not_finite(bad: float, spherical: bool) -> None:
     points = _points(9000, 2)
     points[8500, 1] = bad
-    with pytest.raises(ValueError, match="points hold a value that is not finite"):
+    with pytest.raises(ValueError, match="points contain a value that is not finite"):
         kmeans(points, 3, spherical=spherical)
 
 
@@ -715,6 +708,7 @@ def test_ranks_equal_one_on_the_joined_rows(ends: list[int]) -> None:
         {"k": 7, "iterations": 8, "spherical": True},
         {"k": 40, "iterations": 5, "init": "k-means++", "seed": 3},
         {"k": 12, "iterations": 5, "init": points[:12], "tolerance": 0.01},
+        {"k": 12, "iterations": 5, "n_init": 3},
         {"k": 1},
         {"k": 200, "iterations": 1},
     ]
@@ -722,7 +716,7 @@ def test_ranks_equal_one_on_the_joined_rows(ends: list[int]) -> None:
     _check_ranks(points.double(), ends, calls[:3])
 
 
-@pytest.mark.parametrize("ends", [[0, 100, 200], [0, 150, 200], [0, 40, 90, 200]])
+@pytest.mark.parametrize("ends", [[0, 100, 200], [0, 200, 200], [0, 40, 90, 200]])
 def test_ranks_fill_empty_clusters_alike(ends: list[int]) -> None:
     """Sorted, so that some ranks hold no point of the cluster that gives."""
     points = _points(200, 2, dtype=torch.float64)
@@ -744,26 +738,6 @@ def test_ranks_leave_none_empty() -> None:
         found = [result for (result,) in on_ranks(_of_parts, points, [0, 55, 100], [{"k": k}])]
         assert [f.n_empty for f in found] == [n_empty] * 2
         assert torch.equal(torch.bincount(torch.cat([f.assignments for f in found]), minlength=k), found[0].sizes)
-
-
-def _reassigned(points: Tensor, ends: list[int], centroids: Tensor, assignments: Tensor) -> tuple[Tensor, Tensor, int, int]:
-    from selfcluster import distributed
-
-    mine = slice(ends[distributed.rank()], ends[distributed.rank() + 1])
-    return reassign_empty(points[mine], centroids, assignments[mine], seed=2)
-
-
-@pytest.mark.parametrize("ends", [[0, 20, 40], [0, 40, 40], [0, 5, 25, 40]])
-def test_ranks_reassign_alike(ends: list[int]) -> None:
-    points = torch.arange(40.0)[:, None] ** 1.5
-    assignments = torch.tensor([0] * 22 + [1] * 11 + [2] * 7)
-    centroids = torch.tensor([[30.0], [120.0], [200.0], [0.0], [0.0]])
-    expected = reassign_empty(points, centroids, assignments, seed=2)
-    found = on_ranks(_reassigned, points, ends, centroids, assignments, n=len(ends) - 1)
-    for moved, _, n_filled, n_empty in found:
-        assert torch.equal(moved, expected[0])
-        assert (n_filled, n_empty) == expected[2:] == (2, 0)
-    assert torch.equal(torch.cat([f[1] for f in found]), expected[1])
 
 
 def _messages(calls: list[list[tuple[Any, int, dict[str, Any]]]]) -> list[str]:
@@ -798,8 +772,9 @@ def test_ranks_raise_together() -> None:
         (alike, (points, 4, {"empty": "keep"}), "empty=keep"),
         (alike, (points, 4, {"init": "k-means++"}), "init=k-means++"),
         (alike, (points, 4, {"init": start}), "init=(4, 3)"),
+        (alike, (points, 4, {"n_init": 2}), "n_init=2"),
         ((points, 4, {"init": start}), (points, 4, {"init": points[:4]}), "init=(4, 3)"),
-        (alike, (bad, 4, {}), "points hold a value that is not finite"),
+        (alike, (bad, 4, {}), "points contain a value that is not finite"),
         ((points, 41, {}), (points, 41, {}), "40 points are fewer than k = 41 clusters"),
         ((points[:0], 1, {}), (points[:0], 1, {}), "0 points are fewer than k = 1"),
         ((points, 0, {}), (points, 0, {}), "k must be at least 1, got 0"),
