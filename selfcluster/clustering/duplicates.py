@@ -1,30 +1,34 @@
-"""Images that look the same: copies, resized or saved again.
+"""Near-duplicates: copies of an image, resized or re-saved.
 
-Two of them are near each other in features, and thumbnails of a few pixels tell whether that is all there is to it: features alone
-take two views of one object for copies, thumbnails alone take two blue skies.
+Two images are copies if their features are near each other and their thumbnails of a few pixels agree. Features alone would match two views
+of one object, thumbnails alone two blue skies.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
+from selfcluster.clustering.neighbors import nearest_neighbors
+
 _N_NEIGHBORS = 4
-"""Nearest images of the same cluster that are looked at."""
+"""Nearest images of the same cluster that are compared."""
 _COSINE, _DIFFERENCE = 0.99, 0.12
-"""Features at least this alike; thumbnails at most this different, root mean square, in deviations of a photo's pixels (0.12 is 7 of 255)."""
-_ROWS, _MOST = 2048, 16384
-"""Compared at a time, and together at most: larger clusters are taken in parts."""
+"""Lowest cosine of features; largest difference of thumbnails, root mean square, in deviations of a photo's pixels (0.12 is 7 of 255)."""
+_LARGEST = 16384
+"""Images compared with each other, at most; larger clusters are divided."""
+_ROWS = 2048
+"""Rows normalized at a time."""
 
 
 class _Thumbnails:
-    """Of normalized images, 8 x 8 pixels a channel, as rows."""
+    """Normalized images averaged to 8 x 8 pixels per channel, as rows."""
 
     side = 8
     width = 3 * side * side
@@ -39,52 +43,25 @@ thumbnails = _Thumbnails()
 def duplicates_of(
     features: Float[Tensor, "n f"], looks: Float[NDArray[np.float32], "n t"], assignments: Int64[Tensor, " n"]
 ) -> Int64[NDArray[np.int64], " n"]:
-    """For each row the first row that looks the same, or -1 where none before it does.
+    """Return for each row the first row that is a copy of it, or -1 if it is the first or has no copy.
 
     Args:
         features: not constant.
         looks: `thumbnails` of the same images.
-        assignments: clusters; copies are looked for within each.
+        assignments: clusters; copies are searched within each.
     """
-    first, looks_ = np.arange(len(features)), torch.from_numpy(looks)
-    order, sizes = assignments.argsort(stable=True), torch.bincount(assignments)
-    for members in order.split(sizes.tolist()):
-        for part in _in_parts(members, features):
-            for row, other in _pairs(normalize(features[part]), looks_[part]):
-                _join(first, int(part[row]), int(part[other]))
-    roots = np.array([_root(first, row) for row in range(len(first))])
-    return np.where(roots < np.arange(len(first)), roots, -1)
-
-
-def _in_parts(members: Int64[Tensor, " m"], features: Float[Tensor, "n f"]) -> Iterator[Int64[Tensor, " _"]]:
-    """A cluster whole, or where it is large in parts by the distance from its middle, which copies share."""
-    if len(members) > _MOST:
-        mean = features[members].mean(dim=0)
-        members = members[torch.argsort(torch.cat([normalize(features[part]) @ mean for part in members.split(_ROWS)]))]
-    yield from (part for part in members.split(_MOST) if len(part) > 1)
-
-
-def _pairs(features: Float[Tensor, "m f"], looks: Float[Tensor, "m t"]) -> list[tuple[int, int]]:
-    """Rows of one cluster that look the same."""
-    found = []
-    for start in range(0, len(features), _ROWS):
-        cosines = features[start : start + _ROWS] @ features.T
-        rows = torch.arange(start, start + len(cosines))
-        cosines[torch.arange(len(cosines)), rows] = -1
-        best = cosines.topk(min(_N_NEIGHBORS, len(features) - 1), dim=1)
-        difference = (looks[best.indices] - looks[rows][:, None]).square().mean(dim=2).sqrt()
-        for row, place in ((best.values >= _COSINE) & (difference <= _DIFFERENCE)).nonzero().tolist():
-            found.append((start + row, int(best.indices[row, place])))
-    return found
-
-
-def _root(first: NDArray[np.int64], row: int) -> int:
-    while first[row] != row:
-        row = int(first[row])
-    return row
-
-
-def _join(first: NDArray[np.int64], a: int, b: int) -> None:
-    """The two rows' groups are one, which goes by its first row."""
-    a, b = _root(first, a), _root(first, b)
-    first[max(a, b)] = min(a, b)
+    pixels, pairs = torch.from_numpy(looks), [torch.empty(2, 0, dtype=torch.int64)]
+    for members in assignments.argsort(stable=True).split(torch.bincount(assignments).tolist()):
+        if len(members) > _LARGEST:  # copies are at the same distance from the mean
+            mean = features[members].mean(dim=0)
+            members = members[torch.argsort(torch.cat([normalize(features[part]) @ mean for part in members.split(_ROWS)]))]
+        for part in members.split(_LARGEST):
+            for neighbor, cosine in zip(*(found.T for found in nearest_neighbors(features[part], _N_NEIGHBORS)), strict=True):
+                difference = (pixels[part[neighbor]] - pixels[part]).square().mean(dim=1).sqrt()
+                is_copy = (cosine >= _COSINE) & (difference <= _DIFFERENCE)
+                pairs.append(torch.stack([part[is_copy], part[neighbor[is_copy]]]))
+    left, right = torch.cat(pairs, dim=1).numpy()
+    n = len(features)
+    _, groups = connected_components(coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(n, n)), directed=False)
+    first = np.unique(groups, return_index=True)[1][groups]
+    return np.where(first < np.arange(n), first, -1)

@@ -1,75 +1,69 @@
-"""The nearest neighbors of every image among all others, by cosine, computed in chunks and exactly.
+"""Nearest neighbors by cosine: exact, in chunks, on any device.
 
-A row of scores against 50,000 images is too long to look for its largest values one by one. It is cut into blocks; the k largest
-values stand in the k blocks with the largest maxima, so only those are looked through.
+A row of cosines with 50,000 images is slow to search for its largest values. It is cut into blocks; the k largest values lie in the k blocks
+with the largest maxima, so only those are searched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 _BLOCK = 64
-"""Scores of which only the largest is compared at first."""
+"""Cosines in a block."""
+_CHUNK_ROWS, _CHUNK_BYTES = 8192, 2**26
+"""Queries, and bytes of cosines, that are computed together."""
 
-_CHUNK_BYTES = 2**26
-"""Of scores that are held at a time."""
 
-
-def nearest_neighbors(features: Float[Tensor, "n f"], k: int) -> tuple[Int64[Tensor, "n m"], Float[Tensor, "n m"]]:
-    """For each row the k other rows of largest cosine, nearest first, and these cosines.
+def nearest_neighbors(
+    queries: Float[Tensor, "n f"], k: int, bank: Float[Tensor, "b f"] | None = None, *, device: torch.device | None = None
+) -> tuple[Int64[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """Return the k rows of the bank with the largest cosine to each query, nearest first, and these cosines, on the CPU.
 
     Args:
-        features: finite rows; a row of zeros has a cosine of 0 with every other.
-        k: at least 0; of fewer rows all others are given, so m = min(k, n - 1).
+        queries: finite rows; a row of zeros has a cosine of 0 with every other.
+        k: at least 0; m is lower if the bank has fewer rows.
+        bank: rows to search, of unit norm; None to search the queries, where no row is its own neighbor.
+        device: where to compute; None for the queries' device.
     """
-    n = len(features)
-    k = max(0, min(k, n - 1))
+    device = device or queries.device
+    unit = normalize(queries.to(device)) if bank is None else bank.to(device)
+    n = len(unit)
+    k = max(0, min(k, n if bank is not None else n - 1))
     n_blocks = -(-n // _BLOCK)
-    unit = features.new_zeros(n_blocks * _BLOCK, features.shape[1])
-    unit[:n] = normalize(features)
-    index, cosine = torch.empty(n, k, dtype=torch.int64), torch.empty(n, k)
-    rows = max(1, _CHUNK_BYTES // (4 * len(unit)))
-    for start in range(0, n, rows):
-        mine = torch.arange(start, min(start + rows, n))
-        scores = unit[mine] @ unit.T
-        scores[:, n:] = -torch.inf
-        scores[torch.arange(len(mine)), mine] = -torch.inf
-        cosine[mine], index[mine] = _largest(scores.unflatten(1, (n_blocks, _BLOCK)), k)
+    in_blocks = n_blocks > 4 * k  # otherwise the blocks would contain most of the row
+    if in_blocks:
+        unit = pad(unit, (0, 0, 0, n_blocks * _BLOCK - n))
+    rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * max(1, len(unit)))))
+    found: list[tuple[Tensor, Tensor]] = []
+    for i, part in enumerate(queries.split(rows)):
+        scores = normalize(part.to(device)) @ unit.T
+        if bank is None:
+            scores.diagonal(i * rows).fill_(-torch.inf)
+        if in_blocks:
+            scores[:, n:] = -torch.inf
+            blocks = scores.unflatten(1, (n_blocks, _BLOCK))
+            best = blocks.amax(dim=2).topk(k).indices
+            cosine, place = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1).topk(k)
+            index = best.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
+        else:
+            cosine, index = scores.topk(k)
+        found.append((index.cpu(), cosine.cpu()))
+    index, cosine = (torch.cat(parts) for parts in zip(*found, strict=True))
     return index, cosine
 
 
-def _largest(scores: Float[Tensor, "r blocks b"], k: int) -> tuple[Float[Tensor, "r k"], Int64[Tensor, "r k"]]:
-    """The k largest scores of each row, and their places in it."""
-    block = scores.amax(dim=2).topk(min(k, scores.shape[1])).indices
-    candidates = scores.gather(1, block[:, :, None].expand(-1, -1, scores.shape[2])).flatten(1)
-    values, place = candidates.topk(k)
-    return values, block.gather(1, place // scores.shape[2]) * scores.shape[2] + place % scores.shape[2]
-
-
 def nearest_two(
-    points: Float[Tensor, "n d"], vectors: Float[Tensor, "k d"]
+    points: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"]
 ) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """For each row the centroid of the largest cosine, the distance to it, 1 - cosine, and how much farther the next one is."""
-    two = min(2, len(vectors))
-    parts = [(normalize(part) @ vectors.T).topk(two, dim=1) for part in points.split(CHUNK_ROWS)]
-    cosines, nearest = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
-    margins = cosines[:, 0] - cosines[:, 1] if two == 2 else torch.full_like(cosines[:, 0], torch.inf)
-    return nearest[:, 0], (1 - cosines[:, 0]).clamp(min=0), margins
+    """Return the nearest centroid of each point, the distance to it (1 - cosine), and how much farther the next one is.
 
-
-CHUNK_ROWS = 8192
-"""That are compared with all centroids at a time."""
-
-
-def nearest_clusters(vectors: Float[Tensor, "k d"], n: int = 3) -> Iterator[list[int]]:
-    """For each, the places of the n others that are nearest."""
-    n = min(n, len(vectors) - 1)
-    for start in range(0, len(vectors), CHUNK_ROWS):
-        cosines = vectors[start : start + CHUNK_ROWS] @ vectors.T
-        cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -torch.inf
-        yield from cosines.topk(n, dim=1).indices.tolist()
+    Args:
+        points: compared by cosine.
+        centroids: of unit norm.
+    """
+    index, cosine = nearest_neighbors(points, 2, centroids)
+    margin = cosine[:, 0] - cosine[:, 1] if len(centroids) > 1 else torch.full_like(cosine[:, 0], torch.inf)
+    return index[:, 0], (1 - cosine[:, 0]).clamp(min=0), margin

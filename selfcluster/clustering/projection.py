@@ -1,4 +1,4 @@
-"""Features on a plane, so that they can be looked at."""
+"""A 2-D map of features."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -16,45 +16,38 @@ from selfcluster.errors import ConfigError
 
 Projection = Literal["pca", "umap"]
 
+_FEWEST = 5
+"""Points that UMAP needs; fewer have no neighborhoods to keep, and PCA is used."""
+
 
 def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int = 0) -> Float[NDArray[np.float32], "n 2"]:
-    """A place on a plane for each row: neighbors lie together as far as a plane allows.
+    """Return a position in the plane for each row, near those of similar rows as far as a plane allows.
 
     Args:
         features: compared by direction.
-        projection: "pca": the two directions of most variance, exact and the same every time; "umap": neighborhoods kept, slower, extra `umap`.
-        seed: of umap.
+        projection: "pca": the two directions of most variance, exact and reproducible; "umap": keeps neighborhoods, slower, extra `umap`.
+        seed: random seed of UMAP.
     Raises:
         ConfigError: another projection, or umap is not installed.
     """
     check_projection(projection)
-    points = normalize(features)
-    if projection == "pca" or len(points) < _FEW:
-        return _pca(points)
-    import umap
+    points = normalize(features).numpy()
+    n, n_axes = len(points), min(2, *points.shape)
+    if projection == "umap" and n >= _FEWEST:
+        import umap
 
-    n_neighbors = min(15, len(points) - 1)
-    # A seed and more than one job exclude each other, and umap warns of it.
-    return umap.UMAP(metric="cosine", n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(points.numpy()).astype(np.float32)
-
-
-_FEW = 5
-"""Points below which there are no neighborhoods to keep, and the two directions do."""
+        # A seed excludes several jobs, which umap warns about.
+        return umap.UMAP(metric="cosine", n_neighbors=min(15, n - 1), random_state=seed, n_jobs=1).fit_transform(points).astype(np.float32)
+    if n == 1:
+        return np.zeros((1, 2), dtype=np.float32)
+    with np.errstate(invalid="ignore"):  # scikit-learn divides by the variance of constant features
+        places = PCA(n_axes, svd_solver="covariance_eigh").fit_transform(points.astype(np.float64))
+    return np.pad(places, ((0, 0), (0, 2 - n_axes))).astype(np.float32)
 
 
 def check_projection(projection: str) -> None:
-    """Raises ConfigError where `project` would."""
+    """Raise the ConfigError that `project` would raise."""
     if projection not in ("pca", "umap"):
         raise ConfigError(f"map {projection!r} must be pca or umap")
     if projection == "umap" and find_spec("umap") is None:
         raise ConfigError("map umap needs the extra: pip install 'selfcluster[umap]'")
-
-
-def _pca(points: Float[Tensor, "n f"]) -> NDArray[np.float32]:
-    """Exact, by the covariance; the sign of an axis is that of its largest weight."""
-    wide = points.double()
-    centered = wide - wide.mean(dim=0)
-    axes = torch.linalg.eigh(centered.T @ centered).eigenvectors[:, -2:].flip(1)
-    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    places = (centered @ axes).float().numpy()
-    return places if places.shape[1] == 2 else np.pad(places, ((0, 0), (0, 2 - places.shape[1])))

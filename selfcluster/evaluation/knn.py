@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from selfcluster.clustering.neighbors import nearest_neighbors
 from selfcluster.evaluation.standard_errors import mean_and_error
 
 _CHUNK = 1024
@@ -39,19 +40,14 @@ def run(
         device: where neighbors are looked for; None for where the features are.
     Source: instance discrimination, arXiv 1805.01978, section 3.4.
     """
-    device = device or train.device
     used = [usable_k(k, train_labels) for k in ks]
-    bank, bank_labels = normalize(train.to(device)), torch.from_numpy(train_labels).to(device)
+    neighbors, cosines = nearest_neighbors(test, max(used), normalize(train), device=device or train.device)
+    weights, labels = (cosines / temperature).exp(), torch.from_numpy(train_labels)[neighbors]
     n_classes = int(max(train_labels.max(), test_labels.max())) + 1
-    voted: list[list[Tensor]] = [[] for _ in ks]
-    for start in range(0, len(test), _CHUNK):
-        cosine, neighbor = (normalize(test[start : start + _CHUNK].to(device)) @ bank.T).topk(max(used), dim=1)
-        weights, labels = (cosine / temperature).exp(), bank_labels[neighbor]
-        for votes_of_k, k in zip(voted, used, strict=True):
-            votes = weights.new_zeros(len(cosine), n_classes).scatter_add_(1, labels[:, :k], weights[:, :k])
-            votes_of_k.append(votes.argmax(dim=1).cpu())
-    for k, votes_of_k in zip(ks, voted, strict=True):
-        yield from mean_and_error(f"eval/knn_top1_k{k}", torch.cat(votes_of_k).numpy() == test_labels)
+    for k, n_voters in zip(ks, used, strict=True):
+        voters = zip(labels[:, :n_voters].split(_CHUNK), weights[:, :n_voters].split(_CHUNK), strict=True)
+        votes = [weight.new_zeros(len(weight), n_classes).scatter_add_(1, label, weight).argmax(dim=1) for label, weight in voters]
+        yield from mean_and_error(f"eval/knn_top1_k{k}", torch.cat(votes).numpy() == test_labels)
 
 
 def usable_k(k: int, train_labels: Int64[np.ndarray, " n"]) -> int:

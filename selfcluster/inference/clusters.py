@@ -28,7 +28,7 @@ from selfcluster import distributed
 from selfcluster.clustering.duplicates import duplicates_of
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.n_clusters import Candidate, choose_n_clusters
-from selfcluster.clustering.neighbors import CHUNK_ROWS, nearest_clusters, nearest_two
+from selfcluster.clustering.neighbors import nearest_neighbors, nearest_two
 from selfcluster.clustering.outliers import OutlierModel, fit_outlier_model
 from selfcluster.clustering.projection import Projection, check_projection, project
 from selfcluster.data.readers.labels import names_of
@@ -280,7 +280,7 @@ def _prototypes(run: OpenRun, features: Float[Tensor, "n f"]) -> tuple[Layer, Fl
     prototypes = run.model.prototypes
     if isinstance(prototypes, Prototypes):
         return "head", prototypes.heads()[0].detach().cpu().clone()
-    top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(CHUNK_ROWS)])
+    top = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(8192)])
     sums = torch.zeros(int(top.max()) + 1, features.shape[1]).index_add_(0, top, normalize(features))
     return "features", normalize(sums[torch.bincount(top) > 0])
 
@@ -348,7 +348,7 @@ def _summaries(centroids: Centroids, assignments: Int64[Tensor, " n"], distances
     sizes = torch.bincount(assignments, minlength=k)
     cohesion = 1 - torch.zeros(k).index_add_(0, assignments, distances) / sizes.clamp(min=1)
     used = (sizes > 0).nonzero()[:, 0]
-    nearest = nearest_clusters(centroids.vectors[used])
+    nearest = nearest_neighbors(centroids.vectors[used], 3)[0].tolist()
     found = (
         Summary(int(c), int(sizes[c]), float(cohesion[c]), tuple(int(used[other]) for other in others))
         for c, others in zip(used.tolist(), nearest, strict=True)

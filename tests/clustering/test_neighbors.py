@@ -1,13 +1,14 @@
-"""Nearest neighbors beside a plain search."""
+"""Nearest neighbors compared with a plain search."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from selfcluster.clustering import neighbors
-from selfcluster.clustering.neighbors import nearest_neighbors
+from selfcluster.clustering.neighbors import nearest_neighbors, nearest_two
 
 
 def _plainly(features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,7 +19,7 @@ def _plainly(features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
     return found.indices, found.values
 
 
-@pytest.mark.parametrize(("n", "k"), [(10, 3), (64, 8), (65, 8), (200, 8), (1000, 8), (3000, 1)])
+@pytest.mark.parametrize(("n", "k"), [(10, 3), (64, 8), (65, 8), (200, 8), (1000, 8), (3000, 8), (3000, 1)])
 def test_they_are_those_of_a_plain_search(n: int, k: int) -> None:
     features = torch.randn(n, 16, generator=torch.Generator().manual_seed(n))
     index, cosine = nearest_neighbors(features, k)
@@ -27,11 +28,32 @@ def test_they_are_those_of_a_plain_search(n: int, k: int) -> None:
     assert (index == expected).float().mean() > 0.99
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("n", "b", "k"), [(7, 5, 9), (7, 3000, 3), (300, 70, 2)])
+def test_another_bank_is_searched_whole(n: int, b: int, k: int) -> None:
+    draw = torch.Generator().manual_seed(n)
+    queries, bank = torch.randn(n, 16, generator=draw), normalize(torch.randn(b, 16, generator=draw))
+    index, cosine = nearest_neighbors(queries, k, bank)
+    expected = (normalize(queries) @ bank.T).topk(min(k, b))
+    torch.testing.assert_close(cosine, expected.values, rtol=0, atol=1e-6)
+    assert torch.equal(index, expected.indices)
+
+
+def test_the_nearest_centroid_and_the_next() -> None:
+    centroids = torch.eye(3)
+    nearest, distance, margin = nearest_two(torch.tensor([[2.0, 0, 0], [0, 3, 4]]), centroids)
+    assert nearest.tolist() == [0, 2]
+    torch.testing.assert_close(distance, torch.tensor([0, 0.2]))
+    torch.testing.assert_close(margin, torch.tensor([1, 0.2]))
+    assert nearest_two(torch.ones(2, 3), centroids[:1])[2].tolist() == [torch.inf] * 2
+
+
+@pytest.mark.parametrize("n", [500, 2500])
+def test_chunks_change_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(n, 16, generator=torch.Generator().manual_seed(0))
     whole = nearest_neighbors(features, 8)[0]
-    monkeypatch.setattr(neighbors, "_CHUNK_BYTES", 4 * 512 * 7)
-    assert torch.equal(nearest_neighbors(features, 8)[0], whole)
+    for limit, value in {"_CHUNK_BYTES": 4 * n * 7, "_CHUNK_ROWS": 3}.items():
+        monkeypatch.setattr(neighbors, limit, value)
+        assert torch.equal(nearest_neighbors(features, 8)[0], whole)
 
 
 def test_no_image_is_its_own_neighbor_even_among_copies() -> None:
