@@ -55,7 +55,7 @@ def page_of(files: list[Path], n: int, k: int) -> Page:
             "rank_in_cluster": rank,
             "x": plane[:, 0],
             "y": plane[:, 1],
-            "far": np.zeros(n, dtype=bool),
+            "is_outlier": np.zeros(n, dtype=bool),
             "duplicate_of": pa.nulls(n, pa.int64()),
         }
     )

@@ -125,7 +125,7 @@ def _evaluate(arguments: Evaluate) -> None:
 
 
 def _embed(arguments: Embed) -> None:
-    from selfcluster.inference.embeddings import write_embeddings
+    from selfcluster.inference.embedding_files import write_embeddings
     from selfcluster.runs.run import open_run
 
     run = open_run(arguments.run, device=arguments.device)
@@ -137,7 +137,8 @@ def _embed(arguments: Embed) -> None:
 
 
 def _cluster(arguments: Cluster) -> None:
-    from selfcluster.inference.clusters import cluster, describe
+    from selfcluster.inference.cluster_description import describe
+    from selfcluster.inference.clusters import cluster
     from selfcluster.runs.run import open_run
 
     run = open_run(arguments.run, device=arguments.device)
@@ -151,7 +152,9 @@ def _cluster(arguments: Cluster) -> None:
 
 
 def _assign(arguments: Assign) -> None:
-    from selfcluster.inference.clusters import assign, describe_assigned, read_centroids
+    from selfcluster.inference.centroids import read_centroids
+    from selfcluster.inference.cluster_description import describe_assigned
+    from selfcluster.inference.clusters import assign
     from selfcluster.runs.run import open_run
 
     run = open_run(arguments.run, device=arguments.device)
@@ -178,7 +181,7 @@ def _check_outputs(arguments: Cluster | Assign, data: Data) -> None:
 
 def _write_outputs(arguments: Cluster | Assign, table: pa.Table, data: Data) -> None:
     from selfcluster.inference.cluster_folders import sort_into
-    from selfcluster.inference.clusters import write_table
+    from selfcluster.inference.cluster_table import write_table
 
     if arguments.out:
         write_table(table, Path(arguments.out))

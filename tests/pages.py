@@ -56,7 +56,7 @@ def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None =
         "rank_in_cluster": scattered(rank, -1, np.int32),
         "x": scattered(plane[:, 0], np.nan, np.float32),
         "y": scattered(plane[:, 1], np.nan, np.float32),
-        "far": scattered(nearest[:, 0].numpy() > np.quantile(nearest[:, 0].numpy(), 0.99), False, np.bool_),
+        "is_outlier": scattered(nearest[:, 0].numpy() > np.quantile(nearest[:, 0].numpy(), 0.99), False, np.bool_),
     }
     looks = raw_pixels(images, pixels=8)[rows].numpy() / 0.225
     same = duplicates_of(known, looks, found.assignments)

@@ -1,1 +1,1 @@
-"""What a trained run gives: embeddings, clusters, and folders of them."""
+"""Results of a trained run: embeddings, clusters, and folders of images sorted by cluster."""

@@ -14,7 +14,7 @@ from selfcluster.data.readers.images import Images
 from selfcluster.errors import ConfigError
 from selfcluster.settings.config import Config
 
-COLUMNS = frozenset(["path", "index", "cluster", "distance", "margin", "rank_in_cluster", "x", "y", "far", "duplicate_of"])
+COLUMNS = frozenset(["path", "index", "cluster", "distance", "margin", "rank_in_cluster", "x", "y", "is_outlier", "duplicate_of"])
 """Of the table of clusters, which a page is made from."""
 
 

@@ -112,7 +112,7 @@ def _columns(shown: pa.Table, clusters: list[Cluster], neighbors: NDArray[np.int
         "y": packed(np.round(65535 * ((y - (y.min() + y.max()) / 2) / extent + 0.5))),
         "distance": scaled(shown["distance"].to_numpy()),
         "margin": scaled(shown["margin"].to_numpy()),
-        "far": packed(shown["far"].to_numpy().astype(np.uint8)),
+        "is_outlier": packed(shown["is_outlier"].to_numpy().astype(np.uint8)),
         "neighbors": {**packed(neighbors.reshape(-1)), "each": neighbors.shape[1]},
         # Zero is for none, so that the column stays unsigned.
         "large": packed(large_place + 1),

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +24,8 @@ from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError
 from selfcluster.inference import clusters
+from selfcluster.inference.centroids import read_centroids
+from selfcluster.inference.cluster_table import read_table
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.reporting.page import COLUMNS, Limits, Page, TopOfPrototypes
 from selfcluster.reporting.prototypes import top_of_prototypes
@@ -96,14 +97,14 @@ def _kept(run: OpenRun, data: Data) -> ClusteredImages | None:
     if not file.is_file():
         return None
     try:
-        table = pq.read_table(file)
+        table = read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise CheckpointError(
             f"cannot read {str(file)!r}: {' '.join(str(error).split())}; run selfcluster cluster {run.path} again"
         ) from None
     if missing := COLUMNS - set(table.column_names):
         raise CheckpointError(f"{str(file)!r} has no column {sorted(missing)[0]!r}; run selfcluster cluster {run.path} again")
-    centroids = clusters.read_centroids(run.path)
+    centroids = read_centroids(run.path)
     if centroids.digest != data.images.digest() or not table["path"].combine_chunks().equals(data.images.paths().cast(table["path"].type)):
         logger.info(f"the clusters in {file} are of other images; making new ones, which the page alone has: see selfcluster cluster")
         return None
@@ -119,7 +120,7 @@ def _clustered(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: 
     images are there that nobody has asked to replace."""
     found = clusters.cluster(run, data, k=k, seed=seed)
     there = run.path / "clusters.safetensors"
-    replaces = k is not None or not there.is_file() or clusters.read_centroids(run.path).digest == found.centroids.digest
+    replaces = k is not None or not there.is_file() or read_centroids(run.path).digest == found.centroids.digest
     if replaces and data.where and data.where == run.images:
         clusters.write_clusters(found, run.path)
     return found.table, torch.from_numpy(found.features), found.centroids.layer

@@ -16,7 +16,9 @@ import selfcluster as sc
 from selfcluster.api import Run
 from selfcluster.clustering.outliers import fit_outlier_model
 from selfcluster.errors import CheckpointError, ConfigError, DataError
-from selfcluster.inference.clusters import assign, cluster, read_centroids
+from selfcluster.inference.centroids import read_centroids
+from selfcluster.inference.cluster_table import read_table, write_table
+from selfcluster.inference.clusters import assign, cluster
 from selfcluster.settings.config import default_config, flatten
 from tests import tiny
 
@@ -63,7 +65,7 @@ def test_prototypes_decide(run: Run) -> None:
         "rank_in_cluster",
         "x",
         "y",
-        "far",
+        "is_outlier",
         "duplicate_of",
     ]
 
@@ -82,7 +84,7 @@ def test_an_image_that_cannot_be_read_has_a_row_and_no_cluster(run: Run) -> None
     assert table["cluster"].to_pylist()[7] == -1
     assert (np.delete(table["cluster"].to_numpy(), 7) >= 0).all()
     assert np.isnan(table["distance"].to_pylist()[7])
-    assert not table["far"].to_pylist()[7]
+    assert not table["is_outlier"].to_pylist()[7]
 
 
 def test_k_of_the_users_choice(run: Run) -> None:
@@ -113,7 +115,7 @@ def test_every_method_has_clusters_that_new_images_can_be_assigned_to(method: st
     np.testing.assert_allclose(again["distance"].to_numpy(), found.table["distance"].to_numpy(), atol=1e-5)
 
 
-def test_strays_are_far_and_old_images_are_not(run: Run, tmp_path: Path) -> None:
+def test_outliers_are_found_and_old_images_are_not_among_them(run: Run, tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     centers = 3 * torch.randn(4, 16, generator=draw)
     points = torch.cat([c + torch.randn(200, 16, generator=draw) * torch.linspace(0.1, 2, 16) for c in centers])
@@ -129,11 +131,11 @@ def test_strays_are_far_and_old_images_are_not(run: Run, tmp_path: Path) -> None
     )
 
 
-def test_new_images_of_another_kind_are_far(run: Run, tmp_path: Path) -> None:
+def test_new_images_of_another_kind_are_outliers(run: Run, tmp_path: Path) -> None:
     run.cluster(k=2)
     flat = np.zeros((4, 20, 20, 3), dtype=np.uint8)
-    assert all(assign(run.opened, flat).table["far"].to_pylist())
-    assert np.mean(assign(run.opened, tiny.images(30)).table["far"].to_numpy()) < 0.2
+    assert all(assign(run.opened, flat).table["is_outlier"].to_pylist())
+    assert np.mean(assign(run.opened, tiny.images(30)).table["is_outlier"].to_numpy()) < 0.2
 
 
 def test_copies_point_at_the_first(run: Run, tmp_path: Path) -> None:
@@ -145,6 +147,15 @@ def test_copies_point_at_the_first(run: Run, tmp_path: Path) -> None:
     paths = table["path"].to_pylist()
     copies = {paths[i]: paths[first] for i, first in enumerate(table["duplicate_of"].to_pylist()) if first is not None}
     assert copies == {"a-larger.jpg": "003.png", "z-again.png": "005.png"}
+
+
+def test_a_table_of_an_older_version_is_read(run: Run, tmp_path: Path) -> None:
+    table = cluster(run.opened).table
+    older = table.rename_columns(["far" if name == "is_outlier" else name for name in table.column_names])
+    write_table(older, tmp_path / "clusters.parquet")
+    again = read_table(tmp_path / "clusters.parquet")
+    assert again.column_names == table.column_names
+    assert again["is_outlier"].equals(table["is_outlier"])
 
 
 def test_auto_keeps_the_curve(run: Run) -> None:
@@ -180,7 +191,7 @@ def test_clusters_of_weights_that_were_trained_on_are_refused(tmp_path: Path) ->
     centroids = read_centroids(run.path)
     last = run.path / "checkpoints" / "last.json"
     last.write_text('{"step": 1000}')
-    with pytest.raises(CheckpointError, match=rf"of step {centroids.step}, and its network is of step 1,000; run selfcluster cluster"):
+    with pytest.raises(CheckpointError, match=rf"of step {centroids.step}, but its network is of step 1,000; run selfcluster cluster"):
         assign(run.opened, str(tmp_path / "photos"))
 
 
@@ -205,7 +216,7 @@ def test_two_images_suffice(run: Run, tmp_path: Path) -> None:
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     assert len(cluster(run.opened, str(tmp_path), k="auto").table) == 2
     (tmp_path / "1.png").unlink()
-    with pytest.raises(DataError, match="one image makes no clusters"):
+    with pytest.raises(DataError, match="one image cannot be clustered"):
         cluster(run.opened, str(tmp_path))
     for name in ("0.png", "1.png"):
         (tmp_path / name).write_bytes(b"no image")

@@ -16,8 +16,8 @@ from PIL import Image
 import selfcluster as sc
 from selfcluster.api import Run
 from selfcluster.errors import ConfigError
-from selfcluster.inference import embeddings
-from selfcluster.inference.embeddings import write_embeddings
+from selfcluster.inference import feature_cache
+from selfcluster.inference.embedding_files import write_embeddings
 from tests import tiny
 
 
@@ -109,7 +109,7 @@ def test_what_is_kept_is_said_with_its_size_and_of_what_it_is(fresh: Run, caplog
 
 @pytest.mark.parametrize("change", ["added", "written again", "weights"])
 def test_other_images_or_weights_are_not_confused(fresh: Run, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "_FEW", 0)
+    monkeypatch.setattr(feature_cache, "_FEWEST", 0)
     photos = tmp_path / "photos"
     shutil.copytree(fresh.opened.images, photos)
     before = fresh.embed(str(photos))

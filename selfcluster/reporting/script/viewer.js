@@ -20,7 +20,7 @@ function showInViewer(point) {
     ...(labelOf && labelOf[point] ? [["Label", labels[labelOf[point] - 1]]] : []),
     ["Distance to its centroid", valueOf(content.distance, distances, point).toFixed(3)],
     ["Margin to the next cluster", valueOf(content.margin, margins, point).toFixed(3)],
-    ...(far[point] ? [["Far from its cluster", "yes, as one image in a hundred"]] : []),
+    ...(isOutlier[point] ? [["Outlier", "yes, as one image in a hundred"]] : []),
     ["Place in the data", counted(indices[point])],
   ];
   get("viewer-facts").replaceChildren(
