@@ -1,7 +1,7 @@
 """The machine: device, precision, threads and memory.
 
-A training step frees and asks again for the same few hundred megabytes. glibc returns large blocks to the system each time, and the
-system clears every page anew, which on a CPU can take as long as the arithmetic: hence `keep_freed_memory`.
+A training step frees and allocates the same few hundred megabytes again and again. glibc returns large blocks to the system each time, and the
+system clears every page again, which can take as long as the arithmetic; `keep_freed_memory` avoids it.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from selfcluster.settings.config import Config
 
 
 def start(device: str) -> torch.device:
-    """This process's device; where a launcher has set WORLD_SIZE, the process group is initialized too.
+    """Return this process's device, and initialize the process group if a launcher has set WORLD_SIZE.
 
     Raises:
-        ConfigError: the device is unknown or not here.
+        ConfigError: the device is unknown or not available.
     """
     ranks, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    kind = device if device != "auto" else _best_device()
+    kind = device
+    if device == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' is asked for, but torch sees no CUDA device; use --device cpu or install a CUDA build of torch")
+        raise ConfigError("device 'cuda' was requested, but torch finds no CUDA device; use --device cpu or install a CUDA build of torch")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device 'mps' is asked for, but torch sees none; use --device cpu")
+        raise ConfigError("device 'mps' was requested, but torch finds no MPS device; use --device cpu")
     chosen = _parsed(kind, local_rank)
     if chosen.type == "cuda":
         if (chosen.index or 0) >= torch.cuda.device_count():
             raise ConfigError(
-                f"device {str(chosen)!r} is asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use one of them"
+                f"device {str(chosen)!r} was requested, but torch finds {torch.cuda.device_count()} CUDA device(s); use one of them"
             )
         torch.cuda.set_device(chosen)
     if chosen.type == "cpu":
@@ -59,57 +61,43 @@ def _parsed(kind: str, local_rank: int) -> torch.device:
     return chosen
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 _SHARE = 0.9
-"""Of a GPU's memory that a step may take; of a computer's, which others use too, half of what is free."""
+"""Share of a GPU's memory that training may use. Other programs use a computer's memory too, so there it is half of what is free."""
 
 
 def memory_limit(device: torch.device) -> int:
-    """Bytes that training may take."""
+    """Return the bytes that training may use."""
     if device.type == "cuda":
         return int(_SHARE * torch.cuda.mem_get_info(device)[1])
-    return peak_memory(device) + _free_memory() // 2
-
-
-def _free_memory() -> int:
-    file = Path("/proc/meminfo")
+    free, file = 8 * 2**30, Path("/proc/meminfo")  # where the system does not say, assume a laptop
     if file.is_file():
         lines = dict(line.split(":", 1) for line in file.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return 8 * 2**30  # nothing tells; as a laptop has
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    return peak_memory(device) + free // 2
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at most so far: of the GPU where there is one, otherwise of this process."""
+    """Return the peak memory so far in bytes, of a GPU or else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
+    import resource  # not available on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def precision_of(config: Config[Any], device: torch.device) -> torch.dtype:
-    """The network's precision: auto is bf16 where the device multiplies it faster, which is CUDA from Ampere on and a CPU with AMX."""
-    asked = config.run.precision
-    if asked == "auto":
+    """Return the network's precision; auto is bf16 on devices that multiply it faster: CUDA since Ampere, and a CPU with AMX."""
+    is_fast = config.run.precision == "bf16"
+    if config.run.precision == "auto":
         has_amx = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-        return (
-            torch.bfloat16
-            if has_amx or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-            else torch.float32
-        )
-    return torch.bfloat16 if asked == "bf16" else torch.float32
+        is_fast = has_amx or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def n_workers(config: Config[Any], device: torch.device, *, in_memory: bool) -> int:
-    """Automatic: where a GPU trains, one a core of this rank's share, up to 8, for images that are not in memory.
+    """Return the number of workers; by default one per core of this rank, up to 8, if a GPU trains on images that are not in memory.
 
-    Where the CPU trains there is nothing to wait for: decoding and training want the same cores, and take them in turns.
+    On a CPU, decoding and training would compete for the same cores, so by default there are none.
     """
     if config.run.workers >= 0:
         return config.run.workers
@@ -117,7 +105,7 @@ def n_workers(config: Config[Any], device: torch.device, *, in_memory: bool) -> 
 
 
 def n_threads(config: Config[Any]) -> int:
-    """Automatic: one a core of this rank's share."""
+    """Return the number of threads; by default one per core of this rank."""
     return config.run.threads or max(1, _cores_of_rank())
 
 
@@ -127,11 +115,11 @@ def _cores_of_rank() -> int:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""glibc's numbers for mallopt(3)."""
+"""glibc's constants for mallopt(3)."""
 
 
 def keep_freed_memory() -> None:
-    """From here on this process keeps what it frees; its largest extent stays what it was. Nothing happens where there is no glibc."""
+    """Make this process keep the memory that it frees; its peak does not change. Without glibc, do nothing."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -141,24 +129,24 @@ def keep_freed_memory() -> None:
 
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""`map`, or something that does as it does."""
+"""`map`, or a function with the same interface."""
 
 
 def in_threads(n: int) -> Map:
-    """A `map` by n threads, each of which works alone, without torch's; `map` itself for one.
+    """Return a `map` that uses n threads, each without torch's own threads; `map` itself for n = 1.
 
-    Results come in order, and what a call raises is raised where its result is asked for.
+    Results come in order; an exception is raised when the result of its call is requested.
     """
     if n <= 1:
         return map
-    ours, all_here = torch.get_num_threads(), threading.Barrier(n)
+    n_before, all_started = torch.get_num_threads(), threading.Barrier(n)
     pool = ThreadPoolExecutor(n, "selfcluster")
 
-    def work_alone(_: int) -> None:
-        torch.get_num_threads()  # or torch would set the thread up at its first work, and forget what comes next
+    def initialize(_: int) -> None:
+        torch.get_num_threads()  # otherwise torch initializes the thread later, and overrides the next line
         torch.set_num_threads(1)
-        all_here.wait()
+        all_started.wait()
 
-    list(pool.map(work_alone, range(n)))
-    torch.set_num_threads(ours)  # what a thread sets for itself is also what threads that begin later start from
+    list(pool.map(initialize, range(n)))
+    torch.set_num_threads(n_before)  # a thread's setting also becomes the default of later threads
     return pool.map

@@ -1,7 +1,7 @@
-"""The few collectives that the mathematics needs; each is the identity without a process group.
+"""Collectives; each is the identity without a process group.
 
-`torchrun ... -m selfcluster train ...` starts one process a device; plain `python` is the same code path with one. The
-collectives sit in the mathematics through the functions below, and no user flag decides whether an algorithm is global.
+`torchrun ... -m selfcluster train ...` starts one process per device; plain `python` runs the same code with one process. The mathematics
+calls these collectives directly, so algorithms are always global, without a setting.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ T = TypeVar("T")
 _alone = False
 
 logger = logging.getLogger("selfcluster")
-"""The package speaks through this, and is heard where a handler asks for level INFO; of several ranks, rank 0 alone speaks."""
+"""Logger of the whole package; messages are at level INFO and above, from rank 0 only."""
 logger.addHandler(logging.NullHandler())
 logger.addFilter(lambda record: rank() == 0)
 
 
 def stop() -> None:
-    """The process group, if there is one, is gone."""
+    """Destroy the process group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def is_on() -> bool:
-    """Whether collectives reach other ranks here."""
+    """Whether collectives involve other ranks."""
     return not _alone and dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's place among the ranks, from 0."""
+    """Return this process's rank, from 0."""
     return dist.get_rank() if is_on() else 0
 
 
 def n_ranks() -> int:
-    """How many processes work on one global batch."""
+    """Return the number of ranks."""
     return dist.get_world_size() if is_on() else 1
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Inside, every collective is the identity: for evaluation and reports, which run on one rank."""
+    """Make every collective the identity inside the block, for evaluation and reports, which run on one rank."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -58,18 +58,20 @@ def alone() -> Iterator[None]:
 
 
 def shard_of(n: int) -> slice:
-    """This rank's slice of n rows.
+    """Return this rank's slice of n rows.
 
     Raises:
-        ValueError: n is not a multiple of the ranks.
+        ValueError: n is not a multiple of the number of ranks.
     """
     share, rest = divmod(n, n_ranks())
     if rest:
-        raise ValueError(f"{n} rows do not divide among {n_ranks()} ranks; use a multiple of {n_ranks()}")
+        raise ValueError(f"{n} rows cannot be divided equally among {n_ranks()} ranks; use a multiple of {n_ranks()}")
     return slice(rank() * share, (rank() + 1) * share)
 
 
 class _AllReduceSum(torch.autograd.Function):
+    """The same as torch.distributed.nn.functional.all_reduce, which torch has deprecated without a public replacement."""
+
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
         x = x.clone(memory_format=torch.contiguous_format)
@@ -84,13 +86,13 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum over ranks, on every rank; its gradient is the sum of the ranks' gradients."""
+    """Return the sum over ranks, on every rank; its gradient is the sum of the ranks' gradients."""
     return _AllReduceSum.apply(x) if is_on() else x
 
 
 @torch.no_grad()
 def all_reduce_max(x: Tensor) -> Tensor:
-    """The element-wise maximum over ranks, on every rank."""
+    """Return the element-wise maximum over ranks, on every rank."""
     if is_on():
         x = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
@@ -99,7 +101,7 @@ def all_reduce_max(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_rows(x: Tensor) -> Tensor:
-    """Every rank's rows, joined in the order of the ranks; all ranks hold equally many."""
+    """Return the rows of all ranks, in the order of the ranks, each of which must have the same number."""
     if not is_on():
         return x
     x = x.contiguous()
@@ -109,17 +111,17 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is up on some rank."""
+    """Whether the flag is true on any rank."""
     return bool(largest(float(flag)))
 
 
 def total(x: float) -> float:
-    """The sum of a number over ranks; exact for whole numbers up to 2^53."""
+    """Return the sum of a number over ranks; exact for integers up to 2^53."""
     return float(all_reduce_sum(_number(x))) if is_on() else x
 
 
 def largest(x: float) -> float:
-    """The largest of the ranks' numbers."""
+    """Return the largest number of any rank."""
     return float(all_reduce_max(_number(x))) if is_on() else x
 
 
@@ -128,14 +130,14 @@ def _number(x: float) -> Tensor:
 
 
 def barrier() -> None:
-    """No rank goes on before all are here."""
+    """Wait for all ranks."""
     if is_on():
         dist.barrier()
 
 
 @contextlib.contextmanager
 def rank_0_first() -> Iterator[None]:
-    """Inside, rank 0 has been and gone before the others come: what it downloads, they find."""
+    """Run the block on rank 0 before the other ranks, so that they find what it downloads."""
     if rank() != 0:
         barrier()
     try:
@@ -146,7 +148,7 @@ def rank_0_first() -> Iterator[None]:
 
 
 def joined(here: dict[int, str]) -> dict[int, str]:
-    """Every rank's entries, on every rank."""
+    """Return the entries of all ranks, on every rank."""
     if not is_on():
         return here
     parts: list[dict[int, str]] = [{} for _ in range(n_ranks())]
@@ -155,7 +157,7 @@ def joined(here: dict[int, str]) -> dict[int, str]:
 
 
 def of_rank_0(value: T) -> T:
-    """What rank 0 holds, on every rank."""
+    """Return rank 0's value, on every rank."""
     if not is_on():
         return value
     values = [value]

@@ -1,4 +1,4 @@
-"""Numbers, durations and tables as text."""
+"""Formatting of numbers, durations and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: 45 s, 3 min 20 s, 2 h 5 min."""
+    """Format a duration: 45 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: Iterable[Iterable[str]], *, right: Iterable[int] = ()) -> str:
-    """Rows of text as aligned columns; the columns in `right` are set to the right."""
+    """Format rows of text as columns; those in `right` are aligned to the right."""
     rows = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = (
@@ -28,7 +28,7 @@ def table(rows: Iterable[Iterable[str]], *, right: Iterable[int] = ()) -> str:
 
 
 def figure(value: float) -> str:
-    """A number to three digits, without an exponent where one can do without."""
+    """Format a number to three digits, with an exponent only for very small and large ones."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
         return f"{value:,.{digits}f}"
@@ -36,7 +36,7 @@ def figure(value: float) -> str:
 
 
 def short(value: Any) -> str:
-    """The value of a setting as the command line takes it: tuples without parentheses, floats without trailing zeros."""
+    """Format the value of a setting as the command line accepts it: tuples without parentheses, floats without trailing zeros."""
     if isinstance(value, tuple):
         return " ".join(short(part) if not isinstance(part, tuple) else "-".join(map(str, part)) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

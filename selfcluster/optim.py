@@ -1,4 +1,4 @@
-"""Optimizers and schedules, built from the groups of parameters that a method names."""
+"""Optimizers and schedules, built from a method's parameter groups."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 Schedule = Callable[[int], float]
-"""From step, counted over the whole run, to learning rate."""
+"""Learning rate as a function of the step, counted over the whole run."""
 
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that are trained alike."""
+    """Parameters with the same optimizer, schedule and hyperparameters."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -29,7 +29,7 @@ class ParameterGroup:
 
 
 def cosine(*, lr: float, final_lr: float, total_steps: int, warmup_steps: int = 0, warmup_lr: float = 0.0) -> Schedule:
-    """Linear warm-up from warmup_lr to lr, then half a cosine to final_lr, step by step.
+    """Linear warm-up from warmup_lr to lr, then cosine decay to final_lr.
 
     Source: SwAV, arXiv 2006.09882, appendix A.
     """
@@ -44,12 +44,12 @@ def cosine(*, lr: float, final_lr: float, total_steps: int, warmup_steps: int = 
 
 
 def constant(lr: float) -> Schedule:
-    """The same learning rate at every step."""
+    """Constant learning rate."""
     return lambda step: lr
 
 
 def build_optimizers(groups: Iterable[ParameterGroup]) -> dict[str, torch.optim.Optimizer]:
-    """One optimizer for each kind among the groups, under the kind's name."""
+    """Build one optimizer for each kind of group, keyed by kind."""
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for group in groups:
         settings: dict[str, Any] = dict(params=group.parameters, weight_decay=group.weight_decay, name=group.name, schedule=group.schedule)
@@ -63,20 +63,20 @@ def build_optimizers(groups: Iterable[ParameterGroup]) -> dict[str, torch.optim.
 
 
 def _build(kind: str, settings: dict[str, Any]) -> torch.optim.Optimizer:
-    """Each in its fastest form: fused, or over all parameters at once."""
+    """Build an optimizer in its fastest form: fused, or over all parameters at once (foreach)."""
     if kind == "lars":
-        # timm's has learned it lately.
-        at_once = {"foreach": True} if "foreach" in inspect.signature(Lars).parameters else {}
-        # Paper: every parameter is adapted, biases and batch norm included; timm skips those without weight decay unless told.
-        return Lars([settings], lr=0.0, trust_coeff=0.001, eps=1e-8, always_adapt=True, **at_once)
+        # Older versions of timm lack it.
+        foreach = {"foreach": True} if "foreach" in inspect.signature(Lars).parameters else {}
+        # Paper: every parameter is adapted, including biases and batch norm; by default timm skips those without weight decay.
+        return Lars([settings], lr=0.0, trust_coeff=0.001, eps=1e-8, always_adapt=True, **foreach)
     if kind == "sgd":
-        return torch.optim.SGD([settings], lr=0.0)  # fused, it refuses prototypes that begin to learn later than the rest
+        return torch.optim.SGD([settings], lr=0.0)  # the fused version fails for prototypes that are frozen at first
     fused = all(p.device.type in ("cpu", "cuda") for p in settings["params"])
     return torch.optim.AdamW([settings], lr=0.0, betas=(0.9, 0.95), fused=fused)
 
 
 def set_lr(optimizers: dict[str, torch.optim.Optimizer], step: int) -> float:
-    """Every group has the learning rate of this step; the first one's is returned."""
+    """Set every group's learning rate for this step, and return that of the first."""
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     for group in groups:
         group["lr"] = group["schedule"](step)
@@ -84,31 +84,28 @@ def set_lr(optimizers: dict[str, torch.optim.Optimizer], step: int) -> float:
 
 
 def clip_gradients(optimizers: dict[str, torch.optim.Optimizer], norm: float) -> None:
-    """The norm of all gradients together is at most this; 0 for no limit."""
+    """Clip the norm of all gradients together; 0 for no limit."""
     if norm:
-        torch.nn.utils.clip_grad_norm_(_trained(optimizers), norm)
+        parameters = [p for optimizer in optimizers.values() for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
 
 
 def update(optimizers: dict[str, torch.optim.Optimizer]) -> None:
-    """One step of every optimizer; the gradients are gone."""
+    """Step every optimizer and clear the gradients."""
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
 def forget(optimizers: dict[str, torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:
-    """The optimizers know nothing of these parameters' past: they begin anew."""
+    """Discard the optimizers' state of these parameters."""
     for parameter in parameters:
         for optimizer in optimizers.values():
             optimizer.state.pop(parameter, None)
 
 
-def _trained(optimizers: dict[str, torch.optim.Optimizer]) -> list[Tensor]:
-    return [p for optimizer in optimizers.values() for group in optimizer.param_groups for p in group["params"]]
-
-
 def state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
-    """What every optimizer remembers of each parameter, under the parameter's name: `momentum_buffer/encoder.conv1.weight`."""
+    """Return the state of every optimizer, keyed by parameter name: `momentum_buffer/encoder.conv1.weight`."""
     return {
         f"{key}/{names[cast(nn.Parameter, parameter)]}": torch.as_tensor(value)
         for optimizer in optimizers.values()
@@ -119,17 +116,17 @@ def state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.P
 
 
 def load_state_by_name(optimizers: dict[str, torch.optim.Optimizer], names: dict[nn.Parameter, str], state: dict[str, Tensor]) -> None:
-    """The optimizers remember what `state_by_name` saved, and nothing else."""
+    """Replace the state of every optimizer by what `state_by_name` saved."""
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        what, name = key.split("/", 1)
-        by_parameter.setdefault(name, {})[what] = value
+        entry, name = key.split("/", 1)
+        by_parameter.setdefault(name, {})[entry] = value
     for optimizer in optimizers.values():
         optimizer.state.clear()
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            for what, value in by_parameter.get(names[parameter], {}).items():
-                # AdamW keeps its step count on the CPU, unless it is fused; moments live beside the parameter, in its memory layout.
-                beside = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
-                optimizer.state[parameter][what] = (
-                    value.to(beside, copy=True) if what == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            for entry, value in by_parameter.get(names[parameter], {}).items():
+                # AdamW's step count is on the CPU, unless it is fused; moments are on the parameter's device, in its memory layout.
+                step_device = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+                optimizer.state[parameter][entry] = (
+                    value.to(step_device, copy=True) if entry == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
                 )

@@ -1,10 +1,10 @@
-"""Randomness that is counted, not streamed.
+"""Counter-based random numbers.
 
-Every draw is a pure function of a key such as (seed, epoch, index, occurrence, crop), so a run does not depend on the number
-of workers, a resume needs no generator state, and one image's crops can be drawn again anywhere.
+Every draw is a pure function of a key such as (seed, epoch, index, occurrence, crop), so results do not depend on the number of workers,
+resuming needs no generator state, and the crops of an image can be drawn again anywhere.
 
-The numbers come from SplitMix64 (Steele, Lea and Flood, 2014): the key's parts are folded into 64 bits by its mixing function,
-and draw j is the mix of that state advanced by j steps.
+The generator is SplitMix64 (Steele, Lea and Flood, 2014): its mixing function folds the parts of the key into 64 bits, and draw j is the mix
+of that state advanced by j steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _state(key: tuple[ArrayLike, ...]) -> NDArray[np.uint64]:
-    """One state for each key, with a last axis of one for the draws."""
+    """Return one state for each key, with a last axis of length 1 for the draws."""
     parts = np.broadcast_arrays(*(np.asarray(part, dtype=np.int64)[..., None] for part in key))
     state = np.zeros(parts[0].shape, dtype=np.uint64)
     with np.errstate(over="ignore"):
@@ -36,13 +36,13 @@ def _state(key: tuple[ArrayLike, ...]) -> NDArray[np.uint64]:
 
 
 def uniform(*key: ArrayLike, n: int) -> NDArray[np.float64]:
-    """n numbers in [0, 1) for each key.
+    """Draw n numbers in [0, 1) for each key.
 
     Args:
-        key: whole numbers or arrays of them, broadcast against each other.
+        key: integers or arrays of integers, broadcast against each other.
         n: draws per key.
     Returns:
-        float64 of the key's broadcast shape with n appended; 53 random bits each.
+        float64 with 53 random bits, in the key's broadcast shape with n appended.
     """
     with np.errstate(over="ignore"):
         bits = _mix(_state(key) + np.arange(1, n + 1, dtype=np.uint64) * _STEP)
@@ -50,26 +50,26 @@ def uniform(*key: ArrayLike, n: int) -> NDArray[np.float64]:
 
 
 def seed_from(*key: int) -> int:
-    """One 63-bit seed that belongs to this key, for generators that want one."""
+    """Return a 63-bit seed for this key, for other generators."""
     return int(_state(key)[0] >> np.uint64(1))
 
 
 def permutation(n: int, *key: int) -> NDArray[np.int64]:
-    """An order of 0 .. n-1 that belongs to this key."""
+    """Draw a permutation of 0 .. n-1 for this key."""
     return np.random.default_rng(seed_from(*key)).permutation(n)
 
 
 @contextlib.contextmanager
 def forked(*key: int) -> Iterator[None]:
-    """Inside, torch's draws on the CPU follow this key; outside, nothing has happened."""
+    """Seed torch's CPU generator with this key inside the block, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(*key))
         yield
 
 
 def reseed(*key: int) -> None:
-    """Dropout and drop-path on this process now follow this key."""
-    # What torch.manual_seed does, without asking for devices that are not in use, which takes longer than all else.
+    """Seed torch's generators, which dropout and drop-path use, with this key."""
+    # As torch.manual_seed, but without querying devices that are not in use, which is slow.
     seed = seed_from(*key)
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():

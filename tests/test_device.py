@@ -1,4 +1,4 @@
-"""The device is found or refused; threads do as map does; keeping freed memory does no harm."""
+"""Choice of the device, mapping in threads, and keeping freed memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_results_come_in_order_and_from_several_threads() -> None:
     assert list(each(lambda x: (met.wait(), x)[1], range(9))) == list(range(9))
 
 
-def test_what_a_call_raises_is_raised_here() -> None:
+def test_an_exception_is_raised_with_its_result() -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_threads(2)(lambda x: 1 // x, [1, 0]))
 
@@ -28,7 +28,7 @@ def test_one_thread_is_map_itself() -> None:
     assert in_threads(1) is map
 
 
-def test_each_thread_works_alone_and_this_one_as_before() -> None:
+def test_each_thread_uses_one_torch_thread_and_this_one_is_unchanged() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -44,20 +44,20 @@ def test_each_thread_works_alone_and_this_one_as_before() -> None:
         torch.set_num_threads(before)
 
 
-def test_large_blocks_come_and_go_as_before() -> None:
+def test_large_blocks_can_be_allocated_and_freed() -> None:
     for _ in range(2):
         keep_freed_memory()
         blocks = [torch.ones(1 << 22) for _ in range(3)]
         assert all(float(block.sum()) == 1 << 22 for block in blocks)
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_happens_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr("ctypes.CDLL", lambda *_: pytest.fail("there is no glibc to ask"))
+    monkeypatch.setattr("ctypes.CDLL", lambda *_: pytest.fail("there is no glibc"))
     keep_freed_memory()
 
 
-def test_start_gives_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_returns_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert start("cpu") == torch.device("cpu")
     assert start("auto").type in ("cpu", "cuda", "mps")
@@ -71,7 +71,7 @@ def test_start_refuses_unknown_devices(device: str, monkeypatch: pytest.MonkeyPa
         start(device)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_start_refuses_devices_that_are_not_here() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_start_refuses_missing_devices() -> None:
     with pytest.raises(ConfigError, match="--device cpu"):
         start("cuda:3")

@@ -10,7 +10,7 @@ from selfcluster import distributed
 from tests.ranks import on_ranks
 
 
-def test_without_a_process_group_all_is_the_identity() -> None:
+def test_without_a_process_group_collectives_are_the_identity() -> None:
     x = torch.arange(6.0).reshape(3, 2).requires_grad_()
     assert not distributed.is_on()
     assert (distributed.rank(), distributed.n_ranks()) == (0, 1)
@@ -75,10 +75,10 @@ def test_alone_makes_collectives_the_identity() -> None:
 
 
 def _shard_of_odd() -> str:
-    with pytest.raises(ValueError, match="7 rows do not divide among 2 ranks") as error:
+    with pytest.raises(ValueError, match="7 rows cannot be divided equally among 2 ranks") as error:
         distributed.shard_of(7)
     return str(error.value)
 
 
-def test_shards_are_never_cut_short_in_silence() -> None:
+def test_unequal_shards_are_refused() -> None:
     assert "multiple of 2" in on_ranks(_shard_of_odd)[0]

@@ -30,7 +30,7 @@ def _group(parameters: list[nn.Parameter], kind: str = "lars", name: str = "mode
 
 
 def _path(parameter: Tensor, gradients: list[Tensor], **settings: object) -> list[Tensor]:
-    """The parameter after each step."""
+    """Return the parameter after each step."""
     p = nn.Parameter(parameter.clone())
     optimizers = build_optimizers([_group([p], **settings)])
     path = []
@@ -130,7 +130,7 @@ def test_one_optimizer_for_each_kind_and_a_schedule_for_each_group() -> None:
 
 
 @KINDS
-def test_update_forgets_gradients_and_leaves_frozen_parameters_alone(kind: str) -> None:
+def test_update_clears_gradients_and_does_not_change_frozen_parameters(kind: str) -> None:
     trained, frozen = _parameters(2)
     optimizers = build_optimizers([_group([trained, frozen], kind, weight_decay=0.5)])
     for step in range(3):
@@ -218,7 +218,7 @@ def _train(net: _Net, optimizers: dict[str, torch.optim.Optimizer], steps: range
 
 @KINDS
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_saved_and_loaded_training_goes_on_to_the_bit(kind: str, momentum: float) -> None:
+def test_loaded_training_continues_bit_for_bit(kind: str, momentum: float) -> None:
     net, _, names = _net()
     optimizers = build_optimizers([_group(list(net.parameters()), kind, momentum=momentum)])
     _train(net, optimizers, range(4))
@@ -228,7 +228,7 @@ def test_saved_and_loaded_training_goes_on_to_the_bit(kind: str, momentum: float
 
     again, _, names_again = _net()
     loaded = build_optimizers([_group(list(again.parameters()), kind, momentum=momentum)])
-    _train(again, loaded, range(20, 22))  # what was remembered before must be forgotten
+    _train(again, loaded, range(20, 22))  # earlier state must be discarded
     again.load_state_dict(weights)
     load_state_by_name(loaded, names_again, state)
     _train(again, loaded, range(4, 8))
@@ -241,7 +241,7 @@ def test_saved_and_loaded_training_goes_on_to_the_bit(kind: str, momentum: float
 
 
 @KINDS
-def test_loading_forgets_what_was_not_saved(kind: str) -> None:
+def test_loading_discards_state_that_was_not_saved(kind: str) -> None:
     net, _, names = _net()
     optimizers = build_optimizers([_group(list(net.parameters()), kind)])
     _train(net, optimizers, range(2))
@@ -250,7 +250,7 @@ def test_loading_forgets_what_was_not_saved(kind: str) -> None:
     assert state_by_name(optimizers, names) == {}
 
 
-def test_state_stands_under_bare_names() -> None:
+def test_state_is_keyed_by_bare_names() -> None:
     net, _, names = _net()
     optimizers = build_optimizers(
         [_group(list(net.conv.parameters()), "adamw"), _group([*net.linear.parameters(), net.scale], "sgd"), _group([net.frozen], "lars")]
@@ -264,7 +264,7 @@ def test_state_stands_under_bare_names() -> None:
 
 
 @KINDS
-def test_what_is_forgotten_begins_anew_and_the_rest_goes_on(kind: str) -> None:
+def test_forget_resets_these_parameters_only(kind: str) -> None:
     net, _, names = _net()
     optimizers = build_optimizers([_group(list(net.conv.parameters()), kind), _group(list(net.linear.parameters()), "sgd", "top")])
     _train(net, optimizers, range(3))

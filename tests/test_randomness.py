@@ -68,7 +68,7 @@ def test_seed_fits_generators() -> None:
     assert 2**62 < max(seeds) < 2**63
 
 
-def test_permutation_holds_every_number_once_and_belongs_to_its_key() -> None:
+def test_permutation_contains_every_number_once_and_depends_on_its_key() -> None:
     order = randomness.permutation(1000, 3, 4)
     assert np.array_equal(np.sort(order), np.arange(1000))
     assert np.array_equal(order, randomness.permutation(1000, 3, 4))
@@ -76,7 +76,7 @@ def test_permutation_holds_every_number_once_and_belongs_to_its_key() -> None:
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 4 / np.sqrt(1000)
 
 
-def test_dropout_belongs_to_its_key() -> None:
+def test_dropout_depends_on_its_key() -> None:
     randomness.reseed(9)
     first = torch.rand(5)
     randomness.reseed(9)

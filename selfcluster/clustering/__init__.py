@@ -1,1 +1,1 @@
-"""Matrices in, matrices out: k-means, Sinkhorn-Knopp, whitening, neighbors, outliers, metrics. No images, settings or files."""
+"""Mathematics on matrices: k-means, Sinkhorn-Knopp, whitening, neighbors, outliers, metrics. No images, settings or files."""

@@ -1,13 +1,13 @@
 """Sinkhorn-Knopp: from scores to codes that use every prototype equally.
 
 Among all codes that give each prototype the same mass and each sample the same mass, choose those that follow the scores best,
-softened by an entropy of weight epsilon. The optimum has the form
+softened by an entropy term of weight epsilon. The optimum has the form
 
     codes[i, k] = softmax over k of (scores[i, k] / epsilon + u[k])
 
-with one log-potential u[k] for each prototype, so K numbers are all that has to be found. A round makes the prototypes fit
-(u from the codes' sums over samples), then the samples (the softmax). SwAV stops after three rounds, far from the optimum, so
-there the number of rounds belongs to the method and is no tolerance; over a data set the rounds go on until it fits.
+with one log-potential u[k] for each prototype, so only K numbers must be found. An iteration normalizes the prototypes (u from the codes'
+sums over samples), then the samples (the softmax). SwAV stops after three iterations, far from the optimum, so there their number is part
+of the method; over a data set they run to a tolerance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from selfcluster import distributed
 
 @torch.no_grad()
 def sinkhorn(scores: Float[Tensor, "n k"], *, epsilon: float = 0.05, iterations: int = 3) -> Float[Tensor, "n k"]:
-    """Codes that follow the scores while using every prototype equally.
+    """Compute codes that follow the scores while using every prototype equally.
 
     Args:
         scores: similarity of this rank's embeddings to the prototypes; cosine, in [-1, 1].
@@ -34,23 +34,23 @@ def sinkhorn(scores: Float[Tensor, "n k"], *, epsilon: float = 0.05, iterations:
         codes of the shape of scores, float32 (float64 for float64 scores). Rows sum to 1; over all ranks, columns approach
         n_total / k as iterations grow.
     Raises:
-        ValueError: epsilon is not positive, iterations is below 1, or (checked on CPU) scores hold a value that is not finite.
+        ValueError: epsilon is not positive, iterations is below 1, or (checked on CPU) scores contain a value that is not finite.
     Source: SwAV, arXiv 2006.09882, section 3.1. Deviations: computed in the log domain, which gives the same codes without
-    overflow or underflow; the constants 1/K and 1/B are left out, since the sample step that ends each round cancels them.
+    overflow or underflow; the constants 1/K and 1/B are omitted, since the normalization of samples cancels them.
     """
     if scores.device.type == "cpu" and not torch.isfinite(scores).all():
-        raise ValueError("scores hold a value that is not finite; look for NaN in the embeddings")
+        raise ValueError("scores contain a value that is not finite; look for NaN in the embeddings")
     balance = log_potentials(lambda: [scores], scores.shape[1], epsilon=epsilon, iterations=iterations)
     return torch.softmax(_scaled(scores, epsilon) + balance.log_potentials, dim=1)
 
 
 class Balance(NamedTuple):
-    """What `log_potentials` found."""
+    """Result of `log_potentials`."""
 
     log_potentials: Float[Tensor, " k"]
     n_iterations: int
     mass_error: float
-    """Largest difference of a prototype's mass from its share, over that share; infinite where no tolerance was asked for."""
+    """Largest relative deviation of a prototype's mass from its share n_total / k; infinite without a tolerance."""
 
 
 @torch.no_grad()
@@ -63,16 +63,16 @@ def log_potentials(
     tolerance: float | None = None,
     device: torch.device | None = None,
 ) -> Balance:
-    """The K numbers with which the codes of any number of samples use every prototype equally.
+    """Compute the K log-potentials with which the codes of any number of samples use every prototype equally.
 
     Args:
-        chunks: gives this rank's scores in parts, anew whenever it is called; they may be computed then and there, so that
-            n x k is never held.
+        chunks: function that returns this rank's scores in chunks, called once per iteration; chunks may be computed on demand, so that
+            n x k scores are never in memory.
         k: prototypes.
         epsilon: entropy weight, above 0.
-        iterations: rounds; at most, where there is a tolerance.
-        tolerance: stop as soon as every prototype's mass is within this share of n_total / k.
-        device: of the scores; only a rank without any needs to be told.
+        iterations: number of iterations; with a tolerance, the largest number.
+        tolerance: stop once the mass of every prototype is within this share of n_total / k.
+        device: device of the scores, for a rank that has none.
     Raises:
         ValueError: epsilon is not positive, or iterations is below 1.
     Source: SwAV, arXiv 2006.09882, section 3.1; SeLa, arXiv 1911.05371, section 3.2.
@@ -81,26 +81,24 @@ def log_potentials(
         raise ValueError(f"epsilon must be above 0, got {epsilon}; the paper uses 0.05")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}; the paper uses 3")
-    potentials: Tensor | None = None
-    error = float("inf")
-    for done in range(iterations if tolerance is None else iterations + 1):
-        log_sums, n = _over_samples(chunks, potentials, k, epsilon, device)
-        if tolerance is not None and potentials is not None:
-            # The mass of the codes that entered this round is exp(potential) times their sum without it; the share is n / k.
+    potentials = -_log_sums(chunks, None, k, epsilon, device)[0]
+    for done in range(1, iterations if tolerance is None else iterations + 1):
+        log_sums, n = _log_sums(chunks, potentials, k, epsilon, device)
+        if tolerance is not None:
+            # The mass of a prototype in the codes so far is exp(potential) times the sum without it; its share is n / k.
             share = distributed.all_reduce_sum(torch.tensor(float(n), device=log_sums.device)) / k
             error = float(((potentials + log_sums).exp() / share - 1).abs().max())
             if error <= tolerance or done == iterations:
                 return Balance(potentials, done, error)
         potentials = -log_sums
-    assert potentials is not None
-    return Balance(potentials, iterations, error)
+    return Balance(potentials, iterations, float("inf"))
 
 
-def _over_samples(
+def _log_sums(
     chunks: Callable[[], Iterable[Tensor]], potentials: Tensor | None, k: int, epsilon: float, device: torch.device | None
 ) -> tuple[Float[Tensor, " k"], int]:
-    """For each prototype: log of the sum over the samples of all ranks of exp(score / epsilon), each sample scaled so that its
-    code sums to 1 under these potentials; and how many samples this rank has. K maxima and K sums travel."""
+    """Return for each prototype the log of the sum of exp(score / epsilon) over the samples of all ranks, each sample scaled so that its
+    code sums to 1 under these potentials; and this rank's number of samples. The ranks exchange K maxima and K sums."""
     here, n = None, 0
     for scores in chunks():
         scaled = _scaled(scores, epsilon)

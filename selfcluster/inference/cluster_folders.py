@@ -1,4 +1,4 @@
-"""Images sorted into a folder for each cluster, most typical first."""
+"""Images sorted into one folder per cluster, most typical first."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from selfcluster.errors import ConfigError, DataError
 
 
 def sort_into(folder: Path, table: pa.Table, images: Images, *, links: bool = False) -> int:
-    """The folder holds one for each cluster, such as `cluster-07`, with its images, whose names begin with their rank.
+    """Create a folder for each cluster, such as `cluster-07`, with its images, whose names begin with their rank.
 
     Args:
-        folder: is made; must not be there yet, or be empty.
-        table: of `clusters.cluster` or `clusters.assign`.
-        images: those that the table tells of. Those in files are copied as they are, also out of tar files; others are written as PNG.
-        links: symbolic links instead of copies.
+        folder: created; must not exist, or be empty.
+        table: from `clusters.cluster` or `clusters.assign`.
+        images: the table's images. Encoded files are copied unchanged, also from tar files; other images are written as PNG.
+        links: create symbolic links instead of copies.
     Returns:
-        how many images are there.
+        the number of images sorted.
     Raises:
-        ConfigError: the folder is in use, or links are asked for where there are no files.
-        DataError: a file is not there any more.
+        ConfigError: the folder is in use, or links are requested for images that are not files.
+        DataError: a file no longer exists.
     """
     check_sortable(folder, images, links=links)
     unfinished = folder.absolute().with_name(f".{folder.name}.unfinished")
@@ -43,29 +43,31 @@ def sort_into(folder: Path, table: pa.Table, images: Images, *, links: bool = Fa
 
 
 def check_sortable(folder: Path, images: Images, *, links: bool) -> None:
-    """Raises ConfigError where `sort_into` would refuse."""
+    """Raise the ConfigError that `sort_into` would raise."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(
-            f"--copy-to {str(folder)!r} {'is a file' if folder.is_file() else 'holds files already'}; name a folder that is new or empty"
+            f"--copy-to {str(folder)!r} {'is a file' if folder.is_file() else 'already contains files'}; name a new or empty folder"
         )
     if isinstance(images, FolderImages) and folder.resolve().is_relative_to(images.root.resolve()):
-        raise ConfigError(f"--copy-to {str(folder)!r} lies among the images, where copies would count as images; choose another place")
+        raise ConfigError(
+            f"--copy-to {str(folder)!r} is inside the folder of images, where copies would count as images; choose another folder"
+        )
     if not folder.absolute().parent.is_dir() or not os.access(folder.absolute().parent, os.W_OK):
-        raise ConfigError(f"--copy-to {str(folder)!r} cannot be made in {str(folder.absolute().parent)!r}; choose another place")
+        raise ConfigError(f"--copy-to {str(folder)!r} cannot be created in {str(folder.absolute().parent)!r}; choose another folder")
     if links and not isinstance(images, FolderImages | ListedImages):
-        raise ConfigError("--links wants images in files of their own; leave it out, and they are copied")
+        raise ConfigError("--links needs images that are single files; leave it out to copy them")
 
 
 def _fill(folder: Path, table: pa.Table, images: Images, links: bool) -> int:
     clusters, ranks = (table[name].to_numpy() for name in ("cluster", "rank_in_cluster"))
-    wide, n = len(str(max(0, clusters.max()))), 0
+    n_digits, n = len(str(max(0, clusters.max()))), 0
     folder.mkdir(parents=True)
     for cluster in sorted(set(clusters[clusters >= 0].tolist())):
-        (folder / f"cluster-{cluster:0{wide}}").mkdir()
-    deep = len(str(max(0, ranks.max())))
+        (folder / f"cluster-{cluster:0{n_digits}}").mkdir()
+    n_rank_digits = len(str(max(0, ranks.max())))
     for index, (cluster, rank) in enumerate(zip(clusters.tolist(), ranks.tolist(), strict=True)):
         if cluster >= 0:
-            target = folder / f"cluster-{cluster:0{wide}}" / f"{rank:0{deep}}-{Path(images.path(index)).name}"
+            target = folder / f"cluster-{cluster:0{n_digits}}" / f"{rank:0{n_rank_digits}}-{Path(images.path(index)).name}"
             _put(images, index, target, links)
             n += 1
     return n
@@ -79,7 +81,7 @@ def _put(images: Images, index: int, target: Path, links: bool) -> None:
         pixels: Any = images.decode(index).pixels.permute(1, 2, 0).numpy()
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(target.with_suffix(".png"))
     elif not encoded.is_file():
-        raise DataError(f"{str(encoded)!r} is not there any more; nothing was copied")
+        raise DataError(f"{str(encoded)!r} no longer exists; nothing was copied")
     elif links:
         target.symlink_to(encoded.resolve())
     else:

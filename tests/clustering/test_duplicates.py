@@ -1,4 +1,4 @@
-"""Copies are found among many images a part at a time."""
+"""Near-duplicates within clusters."""
 
 from __future__ import annotations
 

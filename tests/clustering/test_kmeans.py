@@ -42,7 +42,7 @@ def _same(a: Clustering, b: Clustering, *, rtol: float = 1e-6, atol: float = 1e-
 
 
 def _check(found: Clustering, points: Tensor, k: int, *, spherical: bool = False) -> None:
-    """What holds for every result of one process."""
+    """Check the properties of every result of one process."""
     assert found.centroids.shape == (k, points.shape[1])
     assert torch.isfinite(found.centroids).all()
     assert torch.equal(torch.bincount(found.assignments, minlength=k), found.sizes)
@@ -58,7 +58,7 @@ def _check(found: Clustering, points: Tensor, k: int, *, spherical: bool = False
             assert len(torch.unique(members, dim=0)) <= 1, "a cluster stays empty while another holds two distinct points"
 
 
-# -------------------------------------------------------------------------------------------- what the values must be
+# -------------------------------------------------------------------------------------------- exact values
 
 
 def test_exact_values_of_deepcluster_v2() -> None:
@@ -143,7 +143,7 @@ def test_a_start_is_a_function_of_the_seed() -> None:
     kmeans(points, 9, seed=2**62 + 1)
 
 
-# ------------------------------------------------------------------------------------------------------- what always holds
+# ------------------------------------------------------------------------------------------------------- invariants
 
 
 @pytest.mark.parametrize("spherical", [False, True])
@@ -161,7 +161,7 @@ def test_inertia_never_rises_and_ends_at_the_assignment_returned(spherical: bool
 
 
 def test_without_a_tolerance_all_iterations_are_there() -> None:
-    """Near the end float32 may raise the inertia by a hair, which stopped it once."""
+    """Near the end, rounding in float32 may raise the inertia slightly, which must not stop it."""
     risen = 0
     for seed in range(4):
         found = kmeans(_points(1000, 2, seed, offset=10), 100, iterations=60, spherical=True, seed=seed)
@@ -204,7 +204,7 @@ def test_centroids_are_the_means_once_it_has_converged(spherical: bool) -> None:
         torch.testing.assert_close(found.centroids.norm(dim=1), torch.ones(6, dtype=torch.float64))
 
 
-def test_spherical_sees_directions_only() -> None:
+def test_spherical_depends_on_directions_only() -> None:
     points = _points(120, 3, dtype=torch.float64)
     lengths = torch.linspace(0.1, 50, 120, dtype=torch.float64)[:, None]
     _same(kmeans(points * lengths, 5, spherical=True), kmeans(points, 5, spherical=True))
@@ -289,7 +289,7 @@ def test_scores_take_no_more_than_the_chunk() -> None:
 
 
 class _Watched(np.memmap):
-    """Notes how many rows are read at once."""
+    """A memory map that records the largest number of rows read at once."""
 
     most = 0
 
@@ -345,7 +345,7 @@ def test_huge_values() -> None:
     found = kmeans(points * 2.0**50, 3, init=points[:3] * 2.0**50)
     assert torch.equal(found.assignments, expected.assignments)
     torch.testing.assert_close(found.centroids / 2.0**50, expected.centroids)
-    # Longer than a float32 can square, but with a direction all the same.
+    # Too long to be squared in float32, but their directions are well defined.
     directions = kmeans(points * 2.0**100, 3, init=points[:3], spherical=True)
     _same(directions, kmeans(points, 3, init=points[:3], spherical=True))
 
@@ -366,7 +366,7 @@ def test_edges() -> None:
     assert (nothing.n_empty, torch.isfinite(nothing.centroids).all().item()) == (2, True)
 
 
-def test_autocast_does_not_reach_it() -> None:
+def test_autocast_has_no_effect() -> None:
     points = _points(300, 16)
     expected = kmeans(points, 10)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -499,7 +499,7 @@ def test_empty_clusters_may_be_kept() -> None:
     assert kmeans(points, 4, init=start).n_empty == 0
 
 
-# ------------------------------------------------------------------------------------------------ who gives to the empty
+# ------------------------------------------------------------------------------------------------ donors of empty clusters
 
 
 def test_the_farthest_point_becomes_the_centroid_and_takes_what_is_nearer() -> None:
@@ -602,7 +602,7 @@ def test_nearest_agrees_with_kmeans(spherical: bool, offset: float) -> None:
         assert float(distances.sum()) == pytest.approx(found.inertia[-1], rel=1e-3)
 
 
-def test_nearest_is_not_led_away_by_one_far_centroid() -> None:
+def test_nearest_is_accurate_with_one_far_centroid() -> None:
     points, centroids = _points(200, 2), torch.cat([_points(10, 2, seed=1), torch.full((1, 2), 1e7)])
     assert nearest(points, centroids)[0].tolist() == reference.nearest(points.numpy(), centroids.numpy())[0].tolist()
 
@@ -639,8 +639,8 @@ def test_refuses(n: int, k: int, settings: dict[str, Any], message: str) -> None
         kmeans(_points(n, 3), k, **settings)
 
 
-def test_refuses_words_it_does_not_know() -> None:
-    """The annotations are checked here, and would catch these earlier."""
+def test_refuses_unknown_options() -> None:
+    """Called directly, since the type checks in tests would reject these words earlier."""
     with pytest.raises(ValueError, match="empty 'drop' must be 'split' or 'keep'"):
         module._check_settings(2, 1, 1, "drop", 0.0)
     source = blocks.PointSource(_points(5, 3), None, False)
@@ -681,7 +681,7 @@ def _of_parts(points: Tensor, ends: list[int], calls: list[dict[str, Any]]) -> l
 
 
 def _check_ranks(points: Tensor, ends: list[int], calls: list[dict[str, Any]], **close: float) -> None:
-    """The ranks together found what one process finds on the joined rows."""
+    """Check that the ranks together find what one process finds on the joined rows."""
     results = on_ranks(_of_parts, points, ends, calls, n=len(ends) - 1)
     for i, call in enumerate(calls):
         found = [result[i] for result in results]
@@ -718,7 +718,7 @@ def test_ranks_equal_one_on_the_joined_rows(ends: list[int]) -> None:
 
 @pytest.mark.parametrize("ends", [[0, 100, 200], [0, 200, 200], [0, 40, 90, 200]])
 def test_ranks_fill_empty_clusters_alike(ends: list[int]) -> None:
-    """Sorted, so that some ranks hold no point of the cluster that gives."""
+    """Points are sorted, so that some ranks have no point of the donor cluster."""
     points = _points(200, 2, dtype=torch.float64)
     points = points[points[:, 0].argsort()]
     outside = torch.cat([points[:5], 50 + _points(15, 2, seed=1, dtype=torch.float64)])
@@ -793,7 +793,7 @@ def _alone(points: Tensor) -> Clustering:
         return kmeans(points + distributed.n_ranks(), 3)
 
 
-def test_alone_each_rank_has_its_own() -> None:
+def test_alone_each_rank_clusters_its_own_points() -> None:
     points = _points(50, 2)
     for found in on_ranks(_alone, points):
         _same(found, kmeans(points + 1, 3))

@@ -56,7 +56,7 @@ def test_too_few_clusters_leave_classes_wrong() -> None:
 
 @pytest.mark.parametrize("figure", [metrics.nmi, metrics.ami, metrics.ari, metrics.matched_accuracy, metrics.purity])
 @pytest.mark.parametrize(("labels", "clusters"), [([], []), ([0, 1], [0]), ([[0], [1]], [[0], [1]])])
-def test_refuses_what_is_no_pair_of_vectors(figure, labels: list, clusters: list) -> None:
+def test_refuses_other_shapes(figure, labels: list, clusters: list) -> None:
     with pytest.raises(ValueError, match="two vectors"):
         figure(labels, clusters)
 
@@ -89,7 +89,7 @@ def test_rankme() -> None:
     assert math.isfinite(metrics.rankme(torch.zeros(4, 3)))
 
 
-def test_arrays_are_taken_as_well_as_tensors() -> None:
+def test_accepts_arrays_and_tensors() -> None:
     x = np.eye(6, dtype=np.float32)
     assert metrics.rankme(x) == metrics.rankme(torch.from_numpy(x))
     assert metrics.code_entropy(x) == 0

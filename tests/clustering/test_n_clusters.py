@@ -1,4 +1,4 @@
-"""A number of clusters where nobody named one."""
+"""The number of clusters by silhouette."""
 
 from __future__ import annotations
 

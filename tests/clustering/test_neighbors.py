@@ -20,7 +20,7 @@ def _plainly(features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize(("n", "k"), [(10, 3), (64, 8), (65, 8), (200, 8), (1000, 8), (3000, 8), (3000, 1)])
-def test_they_are_those_of_a_plain_search(n: int, k: int) -> None:
+def test_equals_a_plain_search(n: int, k: int) -> None:
     features = torch.randn(n, 16, generator=torch.Generator().manual_seed(n))
     index, cosine = nearest_neighbors(features, k)
     expected, values = _plainly(features, k)
@@ -70,7 +70,7 @@ def test_few_images_have_fewer_neighbors() -> None:
     assert nearest_neighbors(features[:1], 8)[0].shape == (1, 0)
 
 
-def test_a_row_of_zeros_is_near_to_nothing() -> None:
+def test_a_row_of_zeros_has_cosine_zero() -> None:
     features = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).abs()
     features[3] = 0
     index, cosine = nearest_neighbors(features, 5)

@@ -24,11 +24,11 @@ def test_pca_keeps_groups_apart_and_is_the_same_every_time() -> None:
     places = project(FEATURES, "pca")
     assert apart(places)
     np.testing.assert_array_equal(places, project(FEATURES, "pca"))
-    # Length does not count, and neither does the order of the rows.
+    # Neither the length nor the order of the rows matters.
     np.testing.assert_allclose(project(3 * FEATURES.flip(0), "pca")[::-1], places, atol=1e-6)
 
 
-def test_few_or_equal_points_have_places_too() -> None:
+def test_few_or_equal_points() -> None:
     for features in (torch.eye(4)[:1], torch.eye(4)[:2], torch.ones(5, 4), torch.rand(6, 1)):
         places = project(features, "pca")
         assert places.shape == (len(features), 2)
@@ -36,7 +36,7 @@ def test_few_or_equal_points_have_places_too() -> None:
 
 
 def test_umap_keeps_groups_apart() -> None:
-    pytest.importorskip("umap", reason="the extra umap is not here")
+    pytest.importorskip("umap", reason="the extra umap is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         places = project(FEATURES, "umap", seed=1)
@@ -44,6 +44,6 @@ def test_umap_keeps_groups_apart() -> None:
     assert places.dtype == np.float32
 
 
-def test_what_cannot_be_is_told() -> None:
+def test_refuses_unknown_projections() -> None:
     with pytest.raises(ConfigError, match="must be pca or umap"):
         check_projection("tsne")

@@ -102,7 +102,7 @@ def test_has_no_gradient() -> None:
     assert not sinkhorn(_scores(6, 4).requires_grad_()).requires_grad
 
 
-def test_leaves_the_scores_alone() -> None:
+def test_does_not_change_the_scores() -> None:
     scores = _scores(6, 4).float()
     before = scores.clone()
     sinkhorn(scores)
@@ -177,12 +177,12 @@ def test_stops_as_soon_as_every_mass_is_within_the_tolerance() -> None:
     assert 3 < balance.n_iterations < 100
     assert _mass_error(_codes(scores, balance)) <= 0.01
     assert balance.mass_error == pytest.approx(_mass_error(_codes(scores, balance)), rel=1e-2)
-    assert _mass_error(_codes(scores, after(balance.n_iterations - 1, None))) > 0.01, "one round less would not do"
+    assert _mass_error(_codes(scores, after(balance.n_iterations - 1, None))) > 0.01, "one iteration fewer does not suffice"
     assert torch.equal(after(balance.n_iterations, 0.01).log_potentials, balance.log_potentials)
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
-def test_what_is_left_is_told_where_the_rounds_do_not_suffice(iterations: int) -> None:
+def test_the_mass_error_is_returned_if_iterations_do_not_suffice(iterations: int) -> None:
     scores = _unit_scores(400, 20, 8)
     balance = log_potentials(lambda: [scores], 20, epsilon=0.05, iterations=iterations, tolerance=0.01)
     assert balance.n_iterations == iterations
@@ -199,7 +199,7 @@ def test_three_rounds_leave_a_quarter_and_ten_about_a_hundredth() -> None:
 
 
 class _Largest(TorchDispatchMode):
-    """The number of values of the largest tensor that any operation inside made."""
+    """Records the number of values of the largest tensor created inside."""
 
     n = 0
 
@@ -209,7 +209,7 @@ class _Largest(TorchDispatchMode):
         return made
 
 
-def test_scores_of_all_samples_are_never_held_together() -> None:
+def test_scores_of_all_samples_are_never_in_memory_together() -> None:
     scores = np.ascontiguousarray(_unit_scores(600, 20, 8).numpy())  # where torch does not see them
 
     with _Largest() as largest:

@@ -1,4 +1,4 @@
-"""Every direction counts alike, and nothing is made of nothing."""
+"""Whitening: unit variance in every direction, without amplifying noise."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.ranks import on_ranks
 
 
 def _features(n: int = 60, f: int = 6, seed: int = 0) -> Tensor:
-    """Correlated, of very different scales, far from the origin."""
+    """Return correlated features of very different scales, far from the origin."""
     draw = torch.Generator().manual_seed(seed)
     mixed = torch.randn(n, f, generator=draw) @ (torch.eye(f) + 0.3 * torch.randn(f, f, generator=draw))
     return mixed * torch.logspace(-0.5, 0.5, f) + 5
 
 
 def _naive(features: np.ndarray, width: int) -> np.ndarray:
-    """Whitened rows of unit norm, by a singular value decomposition in float64."""
+    """Whiten by a singular value decomposition in float64; rows have unit norm."""
     centered = features.astype(np.float64) - features.astype(np.float64).mean(axis=0)
     _, singular, directions = np.linalg.svd(centered, full_matrices=False)
     rows = centered @ directions[:width].T / (singular[:width] / np.sqrt(len(features)))
@@ -63,7 +63,7 @@ def test_dead_units_are_not_whitened_into_noise() -> None:
 
 
 @pytest.mark.parametrize(("n", "f", "width", "kept"), [(60, 6, 256, 6), (60, 6, 4, 4), (5, 6, 256, 4), (2, 6, 256, 1)])
-def test_width_is_at_most_what_there_is(n: int, f: int, width: int, kept: int) -> None:
+def test_width_is_at_most_the_rank(n: int, f: int, width: int, kept: int) -> None:
     features = _features(n, f)
     w = fit_whitening(features, width)
     assert w.components.shape == (f, kept)
@@ -71,7 +71,7 @@ def test_width_is_at_most_what_there_is(n: int, f: int, width: int, kept: int) -
     assert torch.isfinite(w(features)).all()
 
 
-def test_other_rows_are_whitened_alike() -> None:
+def test_other_rows_are_whitened_in_the_same_way() -> None:
     features = _features()
     w = fit_whitening(features)
     torch.testing.assert_close(w(features[10:13]), w(features)[10:13])
@@ -112,7 +112,7 @@ def test_spread_is_the_distance_from_the_mean_over_the_length() -> None:
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_rows_are_refused(n: int) -> None:
-    with pytest.raises(ValueError, match=f"two rows or more, got {n}"):
+    with pytest.raises(ValueError, match=f"at least two rows, got {n}"):
         fit_whitening(torch.ones(n, 3))
 
 
@@ -131,7 +131,7 @@ def test_two_ranks_with_unequal_rows_equal_one() -> None:
     alone = fit_whitening(features)
     left, right = on_ranks(_of_part, features, [30, 13, 0])
     for (mean, components, spread), on_right in zip(left, right, strict=True):
-        assert torch.equal(components, on_right[1]), "the ranks must whiten alike"
+        assert torch.equal(components, on_right[1]), "the ranks must whiten in the same way"
         torch.testing.assert_close(mean, alone.mean)
         torch.testing.assert_close(components @ components.T, alone.components @ alone.components.T, rtol=1e-4, atol=1e-5)
         assert spread == pytest.approx(alone.spread)

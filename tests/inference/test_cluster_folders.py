@@ -46,25 +46,25 @@ def test_images_of_an_array_become_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "cluster-11" / "0-2.png")), array[2])
 
 
-def test_nothing_is_half_copied(images: Images, tmp_path: Path) -> None:
+def test_a_failure_leaves_no_partial_copy(images: Images, tmp_path: Path) -> None:
     (tmp_path / "data" / "two" / "0.jpg").unlink()
-    with pytest.raises(DataError, match="not there any more"):
+    with pytest.raises(DataError, match="no longer exists"):
         sort_into(tmp_path / "out", TABLE, images)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["data"]
 
 
-def test_a_folder_in_use_is_left_alone(images: Images, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds files already"):
+def test_a_folder_in_use_is_refused(images: Images, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="already contains files"):
         sort_into(tmp_path / "data", TABLE, images)
     (tmp_path / "empty").mkdir()
     assert sort_into(tmp_path / "empty", TABLE, images) == 3
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(ConfigError, match="cannot be created"):
         sort_into(tmp_path / "no" / "where", TABLE, images)
-    with pytest.raises(ConfigError, match="files of their own"):
+    with pytest.raises(ConfigError, match="single files"):
         sort_into(tmp_path / "out", TABLE, open_data(tiny.images(4), DataSettings()).images, links=True)
 
 
-def test_members_of_a_tar_are_copied_as_they_are(tmp_path: Path) -> None:
+def test_members_of_a_tar_are_copied_unchanged(tmp_path: Path) -> None:
     contents = packing.pngs(4)
     packing.tar(tmp_path / "photos.tar", {f"{i}.png": content for i, content in enumerate(contents)})
     sort_into(tmp_path / "out", TABLE, open_data(str(tmp_path / "photos.tar"), DataSettings()).images)
@@ -82,5 +82,5 @@ def test_rows_of_a_parquet_file_become_files(tmp_path: Path) -> None:
 
 
 def test_copies_among_the_images_are_refused(images: Images, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="lies among the images"):
+    with pytest.raises(ConfigError, match="inside the folder of images"):
         sort_into(tmp_path / "data" / "sorted", TABLE, images)

@@ -78,7 +78,7 @@ def test_ranks_follow_the_distance_within_each_cluster(run: Run) -> None:
         assert (np.diff(got["distance"][mine][np.argsort(got["rank_in_cluster"][mine])]) >= 0).all()
 
 
-def test_an_image_that_cannot_be_read_has_a_row_and_no_cluster(run: Run) -> None:
+def test_an_unreadable_image_has_a_row_and_no_cluster(run: Run) -> None:
     table = cluster(run.opened).table
     assert table["path"].to_pylist() == [f"{i:03}.png" for i in range(30)]
     assert table["cluster"].to_pylist()[7] == -1
@@ -87,7 +87,7 @@ def test_an_image_that_cannot_be_read_has_a_row_and_no_cluster(run: Run) -> None
     assert not table["is_outlier"].to_pylist()[7]
 
 
-def test_k_of_the_users_choice(run: Run) -> None:
+def test_a_given_number_of_clusters(run: Run) -> None:
     found = cluster(run.opened, k=4, seed=1)
     assert found.centroids.layer == "features"
     assert len(found.summaries) == 4
@@ -96,7 +96,7 @@ def test_k_of_the_users_choice(run: Run) -> None:
     got = columns(found.table)
     for s in found.summaries:
         mine = unit[torch.from_numpy(got["cluster"] == s.cluster)]
-        # k-means has come to rest: each centroid is the direction of its images' mean.
+        # k-means has converged: each centroid is the direction of its images' mean.
         torch.testing.assert_close(found.centroids.vectors[s.cluster], normalize(mine.mean(dim=0), dim=0), atol=1e-3, rtol=0)
         assert s.cohesion == pytest.approx(float((mine @ found.centroids.vectors[s.cluster]).mean()), abs=1e-5)
         assert s.cluster not in s.nearest
@@ -123,7 +123,7 @@ def test_outliers_are_found_and_old_images_are_not_among_them(run: Run, tmp_path
     assert int((distances > known.limit).sum()) == 8  # one in a hundred
     new = centers[0] + torch.randn(2000, 16, generator=draw) * torch.linspace(0.1, 2, 16)
     assert 0.002 < float((known.distances(new) > known.limit).float().mean()) < 0.03
-    # As far as an old image may be in a direction in which they vary is too far in one in which they do not.
+    # The same distance is normal in a direction of large variation and an outlier in one of small variation.
     assert (
         float(known.distances(centers[:1] + 2 * torch.eye(16)[15:]))
         < known.limit
@@ -163,7 +163,7 @@ def test_auto_keeps_the_curve(run: Run) -> None:
     assert len(found.centroids.vectors) == max(found.tried, key=lambda one: one.silhouette).k
 
 
-def test_the_map_holds_the_two_directions_of_most_variance(run: Run) -> None:
+def test_the_map_shows_the_two_directions_of_most_variance(run: Run) -> None:
     table = cluster(run.opened, k=3).table
     places = np.delete(np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1), 7, axis=0)
     centered = normalize(rows(run, "features")).double()
@@ -185,7 +185,7 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
         read_centroids(tmp_path)
 
 
-def test_clusters_of_weights_that_were_trained_on_are_refused(tmp_path: Path) -> None:
+def test_clusters_of_older_weights_are_refused(tmp_path: Path) -> None:
     run = trained(tmp_path)
     run.cluster()
     centroids = read_centroids(run.path)
@@ -202,7 +202,7 @@ def test_a_new_run_in_the_folder_has_no_clusters(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob("clusters*"))
 
 
-def test_classes_of_any_bytes_are_spelt_out(run: Run, tmp_path: Path) -> None:
+def test_class_names_of_any_bytes_are_escaped(run: Run, tmp_path: Path) -> None:
     for name in (b"caf\xe9", b"tea"):
         folder = os.path.join(os.fsencode(tmp_path), name)
         os.mkdir(folder)

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return sc.train(str(folder / "photos"), out=folder / "run", epochs=1, **settings)
 
 
-def test_parquet_holds_every_image_in_order(run: Run, tmp_path: Path) -> None:
+def test_parquet_contains_every_image_in_order(run: Run, tmp_path: Path) -> None:
     found = write_embeddings(run.opened, out=tmp_path / "x.parquet")
     table = pq.read_table(tmp_path / "x.parquet")
     features = run.embed()
@@ -70,7 +70,7 @@ class _Passes:
         self.n += n
 
 
-def test_every_verb_after_the_first_reads_what_is_kept(fresh: Run, tmp_path: Path) -> None:
+def test_every_command_after_the_first_reads_the_cache(fresh: Run, tmp_path: Path) -> None:
     passes = _Passes(fresh)
     features = fresh.embed()
     assert passes.n == 30
@@ -86,19 +86,19 @@ def test_every_verb_after_the_first_reads_what_is_kept(fresh: Run, tmp_path: Pat
     assert passes.n == 0
 
 
-def test_rows_that_are_kept_are_those_that_are_made(fresh: Run) -> None:
+def test_cached_rows_equal_computed_rows(fresh: Run) -> None:
     made = torch.cat(list(fresh.opened.stream(fresh.opened.data().images))).numpy()
     for _ in range(2):
         np.testing.assert_array_equal(fresh.embed(), made)
 
 
-def test_rows_may_be_changed_and_the_file_is_not(fresh: Run) -> None:
+def test_changing_rows_does_not_change_the_file(fresh: Run) -> None:
     features = fresh.embed()
     features[:] = 0
     assert np.nanmax(np.abs(fresh.embed())) > 0
 
 
-def test_what_is_kept_is_said_with_its_size_and_of_what_it_is(fresh: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_cache_is_logged_with_its_size_and_describes_its_rows(fresh: Run, caplog: pytest.LogCaptureFixture) -> None:
     fresh.embed()
     assert re.search(r"features are kept in .*/features \(0\.0 MB\)", "\n".join(caplog.messages))
     (note,) = (fresh.path / "features").glob("*.json")
@@ -129,7 +129,7 @@ def test_other_images_or_weights_are_not_confused(fresh: Run, tmp_path: Path, ch
 
 
 def _cut_off_at(run: Run, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Embedding is interrupted after n images, in the middle of a row."""
+    """Interrupt embedding after n images, in the middle of a row."""
     whole = run.opened.stream
 
     def cut_off(images: object, *, index: np.ndarray, **how: object) -> object:
@@ -169,7 +169,7 @@ def test_two_processes_do_not_write_the_same_rows(fresh: Run, monkeypatch: pytes
         with torch.no_grad():
             next(later.model.encoder.parameters()).mul_(2)
         later.embed()
-    assert unfinished.exists()  # what a process is at is not cleared away as that of older weights
+    assert unfinished.exists()  # rows that a process is computing are not removed as those of older weights
 
 
 def test_few_images_that_are_not_the_runs_own_are_not_kept(fresh: Run) -> None:
@@ -179,13 +179,13 @@ def test_few_images_that_are_not_the_runs_own_are_not_kept(fresh: Run) -> None:
     assert len(list((fresh.path / "features").glob("*.f32"))) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_said(fresh: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_is_logged(fresh: Run, caplog: pytest.LogCaptureFixture) -> None:
     (fresh.path / "features").write_text("in the way")
     assert len(fresh.embed()) == 30
     assert "features are not kept: " in caplog.text
 
 
-def test_features_that_cannot_be_kept_are_computed_all_the_same(
+def test_features_are_computed_even_if_they_cannot_be_kept(
     fresh: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -194,7 +194,7 @@ def test_features_that_cannot_be_kept_are_computed_all_the_same(
     assert list((fresh.path / "features").iterdir()) == []
 
 
-def test_keeping_can_be_turned_off(tmp_path: Path) -> None:
+def test_caching_can_be_turned_off(tmp_path: Path) -> None:
     run = sc.train(tiny.images(), out=tmp_path / "run", keep_features=False, **{**tiny.SETTINGS, "epochs": 1})
     passes = _Passes(run)
     run.embed(tiny.images())
