@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from PIL import Image
@@ -78,7 +77,7 @@ def _put(images: Images, index: int, target: Path, links: bool) -> None:
     if isinstance(encoded, bytes) and target.suffix.lower() in ENDINGS:
         target.write_bytes(encoded)
     elif not isinstance(encoded, Path):
-        pixels: Any = images.decode(index).pixels.permute(1, 2, 0).numpy()
+        pixels = images.decode(index).pixels.permute(1, 2, 0).numpy()
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(target.with_suffix(".png"))
     elif not encoded.is_file():
         raise DataError(f"{str(encoded)!r} no longer exists; nothing was copied")

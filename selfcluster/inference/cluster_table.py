@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +40,7 @@ def cluster_table(
     """
     n, clusters = len(data.images), assignments.numpy()
 
-    def column(values: NDArray[Any], missing: float) -> NDArray[Any]:
+    def column(values: np.ndarray, missing: float) -> np.ndarray:
         whole = np.full(n, missing, dtype=values.dtype)
         whole[readable] = values
         return whole
