@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy, normalize
 from benchmarks.record import record, spread
 from selfcluster.api import train
 from selfcluster.evaluation import knn, linear
-from selfcluster.evaluation.protocol import parts_of
+from selfcluster.evaluation.protocol import evaluation_data
 
 KS = (20, 200)
 Sides = tuple[Tensor, np.ndarray, Tensor, np.ndarray]
@@ -46,11 +46,11 @@ def features_of(data: str, test: str | None, minutes: float) -> tuple[Sides, str
     """Features of a run of some minutes, and its encoder's name."""
     with tempfile.TemporaryDirectory() as folder:
         run = train(data, out=Path(folder) / "run", max_minutes=minutes)
-        sides = parts_of(run.opened, data, test, 0.2, "auto").sides
-        assert sides is not None
+        split = evaluation_data(run.opened, data, test, 0.2, "auto").split
+        assert split is not None
         rows: list[Any] = []
-        for part in (sides.train, sides.test):
-            rows += [torch.from_numpy(run.embed(part.images.array[part.index])), part.codes_of(part.index)]  # type: ignore[attr-defined]
+        for subset in (split.train, split.test):
+            rows += [torch.from_numpy(run.embed(subset.images.array[subset.index])), subset.codes]  # type: ignore[attr-defined]
         return tuple(rows), run.config.model.encoder  # type: ignore[return-value]
 
 

@@ -159,7 +159,7 @@ def test_train_resume_and_evaluate(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert _run("evaluate", out, str(tmp_path / "others.npy"), "--device", "cpu") == 0
     table = capfd.readouterr().out
     assert f"written: {out}/evaluation-others.json\n" in table
-    assert "there are no labels: only what needs none is measured" in table
+    assert "there are no labels: only metrics without labels are computed" in table
     for arguments, message in ((["--only", "knn"], "give --labels FILE.csv"), (["--beside", "resnet1O"], "unknown encoder 'resnet1O'")):
         assert _run("evaluate", out, str(tmp_path / "others.npy"), "--device", "cpu", *arguments) == 2
         assert message in capfd.readouterr().err.strip().splitlines()[-1]

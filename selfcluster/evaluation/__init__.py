@@ -1,1 +1,1 @@
-"""Measuring a run: by labels where there are any, and by what needs none; one evaluator a file."""
+"""Evaluation of a run with and without labels; one evaluator per file."""

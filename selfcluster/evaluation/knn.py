@@ -1,4 +1,4 @@
-"""Weighted nearest neighbors: how often an image's neighbors share its class."""
+"""Weighted k-nearest-neighbor classification of frozen features."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def run(
     temperature: float = 0.1,
     device: torch.device | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Yields `eval/knn_top1_k20` and so on, each with its standard error: the share of test images whose weighted vote is right.
+    """Yield the accuracy for each k, `eval/knn_top1_k20` and so on, each with its standard error.
 
-    Each of the k nearest training images votes for its class with weight exp(cosine / temperature); features are brought to unit
-    norm, not centered.
+    Each of the k nearest training images votes for its class with weight exp(cosine / temperature). Features are normalized to unit
+    length, not centered.
 
     Args:
         train, test: features.
         train_labels, test_labels: class of each row, from 0.
-        ks: neighbors that vote; each is lowered below the smallest class of the training images (see `usable_k`).
-        temperature: of the weights; 0.1 by convention.
-        device: where neighbors are looked for; None for where the features are.
+        ks: numbers of neighbors that vote; each is lowered below the size of the smallest training class (see `usable_k`).
+        temperature: temperature of the weights; 0.1 by convention.
+        device: where to search; None for the device of the features.
     Source: instance discrimination, arXiv 1805.01978, section 3.4.
     """
     used = [usable_k(k, train_labels) for k in ks]
@@ -51,5 +51,5 @@ def run(
 
 
 def usable_k(k: int, train_labels: Int64[np.ndarray, " n"]) -> int:
-    """k, or where the smallest class has not so many images, one less than it has: more would outvote that class."""
+    """Return k, lowered to one less than the size of the smallest class, which more neighbors would outvote."""
     return max(1, min(k, int(np.bincount(train_labels)[np.unique(train_labels)].min()) - 1))

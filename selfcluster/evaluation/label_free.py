@@ -1,12 +1,12 @@
-"""What can be said without any label: is the representation alive, does it form clusters, does it agree with itself?
+"""Metrics without labels.
 
-- Rank: how many directions the features fill (RankMe). A collapsed encoder fills one.
-- Silhouette: how much nearer an image lies to its own cluster than to the next one.
-- Views: two crops of one image, each varied on its own, should be each other's nearest, and should have the same neighbors.
-- Prototypes: how evenly, and how many of them, images are nearest to.
+- Rank: effective rank of the features (RankMe); 1 for a collapsed encoder.
+- Silhouette: how much closer an image is to its own cluster than to the next one.
+- Views: two augmented crops of an image should be each other's nearest neighbors, and should have the same neighbors.
+- Prototypes: how many are used, and how evenly.
 
-None of these replaces labels: a network that knows every image by its colors scores well on views and badly on classes. They
-compare a run with itself as it was before, and with its floors.
+None of these replaces labels: a network that recognizes images by their colors does well on views and badly on classes. Use them to
+compare a run with its baselines.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def run(
     k: int,
     seed: int = 0,
 ) -> Iterator[tuple[str, float]]:
-    """Yields `collapse/rankme`, `eval/silhouette`, `eval/view_top1` and `eval/neighbor_overlap`; the last three with standard errors.
+    """Yield `collapse/rankme`, `eval/silhouette`, `eval/view_top1` and `eval/neighbor_overlap`; the last three with standard errors.
 
     Args:
-        features: of a sample of images, seen whole.
-        views: features of two crops of each of these images, row by row; images that cannot be read may be missing.
-        k: clusters for the silhouette.
-        seed: of their starts.
+        features: features of a sample of whole images.
+        views: features of two crops of each of these images, row by row; unreadable images may be missing.
+        k: number of clusters for the silhouette.
+        seed: random seed of k-means.
     """
     yield "collapse/rankme", metrics.rankme(features)
     if len(features) > 2:
@@ -54,7 +54,7 @@ def run(
 
 
 def silhouettes(features: Float[Tensor, "n f"], k: int, *, seed: int = 0) -> Float[np.ndarray, " n"]:
-    """Of each image, in [-1, 1], in the clusters that k-means finds among features of unit norm; 0 where it finds only one.
+    """Return the silhouette of each image, in [-1, 1], for k-means on features of unit norm; 0 if only one cluster is found.
 
     Source: Rousseeuw, "Silhouettes", 1987, with Euclidean distances.
     """
@@ -66,11 +66,11 @@ def silhouettes(features: Float[Tensor, "n f"], k: int, *, seed: int = 0) -> Flo
 
 
 def views_found(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"]) -> Float[np.ndarray, " n"]:
-    """For each image: how often, of both ways, its view's nearest by cosine among the other views is its own; 0, 1/2 or 1.
+    """Return in how many of both directions the nearest view of an image, by cosine, is its own other view; 0, 1/2 or 1 per image.
 
-    A tie counts as a miss, so that a constant representation finds nothing.
+    A tie counts as a miss, so a constant representation scores 0.
 
-    Source: the instance discrimination of arXiv 1805.01978 and the pretext accuracy of MoCo, arXiv 1911.05722, taken as a measure.
+    Source: the instance discrimination of arXiv 1805.01978 and the pretext accuracy of MoCo, arXiv 1911.05722, used as a metric.
     """
     first, second = normalize(first), normalize(second)
     found = np.zeros(len(first))
@@ -85,12 +85,12 @@ def views_found(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"]) -> Fl
 
 
 def neighbor_overlap(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"], *, k: int = N_NEIGHBORS) -> Float[np.ndarray, " n"]:
-    """For each image: the share of its k nearest other images that is the same among first views as among second views.
+    """Return the share of each image's k nearest other images that are the same among first views and among second views.
 
-    By chance it is k / (n - 1).
+    The chance level is k / (n - 1).
 
     Source: the mutual nearest-neighbor metric of Huh et al., "The platonic representation hypothesis", arXiv 2405.07987, appendix A.
-    Deviations: two views of one representation, where the paper compares two representations.
+    Deviations: compares two views under one representation; the paper compares two representations.
     """
     lists = [nearest_neighbors(views, k)[0] for views in (first, second)]
     shared = (lists[0][:, :, None] == lists[1][:, None, :]).any(dim=2)
@@ -98,11 +98,11 @@ def neighbor_overlap(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"], 
 
 
 def prototype_use(assignments: NDArray[np.int64] | Tensor, n_prototypes: int) -> Iterator[tuple[str, float]]:
-    """Yields `collapse/prototypes_used`, the perplexity of their use, and `collapse/prototypes_share`, the share used at all.
+    """Yield `collapse/prototypes_used`, the perplexity of their use, and `collapse/prototypes_share`, the share used at all.
 
     Args:
-        assignments: nearest prototype of each image; of fewer images than some ten a prototype, both are low by chance.
-        n_prototypes: how many there are.
+        assignments: nearest prototype of each image; with fewer than about ten images per prototype, both are low by chance.
+        n_prototypes: number of prototypes.
     """
     assignments = torch.as_tensor(assignments)
     yield "collapse/prototypes_used", metrics.prototypes_used(assignments, n_prototypes)

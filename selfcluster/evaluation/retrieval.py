@@ -1,10 +1,9 @@
-"""Retrieval: each test image asks for the others of its class, which should come first.
+"""Retrieval: each test image is a query, for which the other images of its class should rank first.
 
-The convention is that of metric learning: leave one out among the test images, whose classes are known to the judge alone. Every
-other test image is ranked by cosine, and no training image takes part.
+Follows the convention of metric learning: leave-one-out among the test images, ranked by cosine, without training images.
 
 Source: Oh Song et al., "Deep metric learning via lifted structured feature embedding", arXiv 1511.06452, section 6 (recall@1 among
-the test images). Deviations: beside it stands the mean average precision over the whole ranking.
+the test images). Deviations: also reports the mean average precision over the whole ranking.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from selfcluster.evaluation.standard_errors import mean_and_error
 _CHUNK_VALUES = 1 << 24
 _MAX_QUERIES = 10_000
 _QUERIES = 0x4E7
-"""Keeps the draw of queries apart from every other use of the seed."""
+"""Key of the draw of queries."""
 
 
 def queries_of(labels: NDArray[np.int64], *, seed: int = 0, at_most: int = _MAX_QUERIES) -> NDArray[np.int64]:
-    """Images that ask: those whose class holds another one, or a seeded draw of them, rising."""
+    """Return the indices of the query images, rising: those whose class has another image, or a seeded sample of them."""
     able = np.flatnonzero(np.bincount(labels)[labels] > 1)
     if len(able) <= at_most:
         return able
@@ -42,18 +41,16 @@ def run(
     queries: NDArray[np.int64] | None = None,
     device: torch.device | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Yields `eval/retrieval_map` and `eval/retrieval_recall1`, each with its standard error over the queries.
+    """Yield `eval/retrieval_map` and `eval/retrieval_recall1`, each with its standard error over the queries.
 
-    Average precision is the mean, over the images that should be found, of the share of right ones among all that rank as high.
-    Images of equal cosine share the lowest of their ranks, so a constant representation gets what chance gives.
+    Average precision is the mean, over the relevant images, of the precision at their rank. Equal cosines share the lowest rank, so a
+    constant representation is at chance level. Yields nothing if no class has two images.
 
     Args:
-        features: of the test images; brought to unit norm here, not centered.
-        labels: class of each, from 0.
-        queries: images that ask, from `queries_of`; None for that.
-        device: where cosines are computed; None for where the features are.
-    Returns:
-        nothing where no image has another of its class.
+        features: features of the test images; normalized to unit length here, not centered.
+        labels: class of each row, from 0.
+        queries: indices of the query images; None for those of `queries_of`.
+        device: where cosines are computed; None for the device of the features.
     """
     queries = queries_of(labels) if queries is None else queries
     if len(queries) == 0:
@@ -76,7 +73,7 @@ def run(
 
 
 def _average_precision(every: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """From all similarities and those of the images that should be found, both rising."""
+    """Return the average precision, given all similarities and those of the relevant images, both rising."""
     as_high = len(every) - np.searchsorted(every, wanted, side="left")
     wanted_as_high = len(wanted) - np.searchsorted(wanted, wanted, side="left")
     return float((wanted_as_high / as_high).mean())

@@ -103,7 +103,9 @@ def resnet10_small_half_s2(pretrained: bool = False, **settings: Any) -> nn.Modu
     return _small_resnet("resnet10_small_half_s2", 1, 32, pretrained, {"stem_stride": 2, **settings})
 
 
-def create_encoder(name: str, crop_pixels: tuple[int, ...], *, channels: int = 3, pretrained: bool = False) -> nn.Module:
+def create_encoder(
+    name: str, crop_pixels: tuple[int, ...], *, channels: int = 3, pretrained: bool = False, without_weights: str = "--init random"
+) -> nn.Module:
     """Build a timm model without its classifier, and check that it accepts crops of these sizes.
 
     Models with position embeddings accept other sizes than their own by timm's `dynamic_img_size`.
@@ -113,11 +115,12 @@ def create_encoder(name: str, crop_pixels: tuple[int, ...], *, channels: int = 3
         crop_pixels: sides of the crops.
         channels: channels of the input.
         pretrained: whether to load timm's weights, downloading them if necessary.
+        without_weights: the option that the message suggests if the weights cannot be downloaded.
     Raises:
         ConfigError: the name is unknown to timm, the weights cannot be downloaded, or the model does not accept one of the sizes.
     """
     known(name.split(".")[0], timm.list_models(), "encoder")
-    encoder = _create(name, channels, pretrained)
+    encoder = _create(name, channels, pretrained, without_weights)
     refused = {size: reason for size in crop_pixels if (reason := _why_not(encoder, size, channels))}
     if refused:
         sizes = ", ".join(f"{size} px" for size in refused)
@@ -127,7 +130,7 @@ def create_encoder(name: str, crop_pixels: tuple[int, ...], *, channels: int = 3
     return encoder
 
 
-def _create(name: str, channels: int, pretrained: bool) -> nn.Module:
+def _create(name: str, channels: int, pretrained: bool, without_weights: str) -> nn.Module:
     for extra in ({"dynamic_img_size": True}, {}):
         try:
             encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **extra)
@@ -137,7 +140,7 @@ def _create(name: str, channels: int, pretrained: bool) -> nn.Module:
             reason = " ".join(str(error).split())[:200]
             what = "pretrained weights of" if pretrained else "encoder"
             raise ConfigError(
-                f"cannot get {what} {name!r} from timm: {reason}; check the name and the internet connection, or use --init random"
+                f"cannot get {what} {name!r} from timm: {reason}; check the name and the internet connection, or use {without_weights}"
             ) from None
         keep_idle_taps_in_float32(encoder)
         return encoder

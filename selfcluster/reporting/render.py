@@ -22,7 +22,7 @@ from selfcluster.errors import DataError
 from selfcluster.formatting import figure
 from selfcluster.reporting.curves import curves, series
 from selfcluster.reporting.galleries import clusters_of
-from selfcluster.reporting.metrics_table import evaluated
+from selfcluster.reporting.metrics_table import metrics_table
 from selfcluster.reporting.page import Page
 from selfcluster.reporting.payload import Content, as_json, content_of
 from selfcluster.reporting.verdict import judge
@@ -62,7 +62,7 @@ def build(page: Page) -> bytes:
         has_labels="label" in page.table.column_names,
         verdict=judge(page.metrics, page.config, (page.evaluation or {}).get("figures")),
         curves=curves(page.metrics, page.config),
-        evaluated=evaluated(page.evaluation),
+        evaluated=metrics_table(page.evaluation),
         facts=dict(_facts(page)),
         machine=dict(_machine(page.environment)),
         method=_NAMES.get(page.config.method, page.config.method),

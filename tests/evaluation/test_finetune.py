@@ -8,19 +8,21 @@ import torch
 
 from selfcluster.data.readers.images import ArrayImages
 from selfcluster.evaluation import finetune
+from selfcluster.evaluation.protocol import LabeledSubset
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import AugmentSettings
 from tests import tiny
 
 
 def _colors(n: int, seed: int) -> tuple[ArrayImages, np.ndarray]:
-    """Images of three classes that are told apart by color, under noise."""
+    """Images of three classes that are distinguished by color, under noise."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     images = (120 * np.eye(3)[labels][:, None, None] + rng.integers(0, 130, (n, 16, 16, 3))).astype(np.uint8)
     return ArrayImages(images), labels.astype(np.int64)
 
 
-def _recipe(minutes: float, most_steps: int = finetune.MOST_STEPS) -> finetune.Recipe:
+def _recipe(minutes: float, max_steps: int = finetune.MAX_STEPS) -> finetune.Recipe:
     return finetune.Recipe(
         pixels=16,
         area=(0.5, 1.0),
@@ -28,20 +30,24 @@ def _recipe(minutes: float, most_steps: int = finetune.MOST_STEPS) -> finetune.R
         device=torch.device("cpu"),
         precision=torch.float32,
         minutes=minutes,
-        most_steps=most_steps,
+        max_steps=max_steps,
     )
 
 
-def _sides() -> tuple[finetune.Labeled, finetune.Labeled]:
+def _sides() -> tuple[LabeledSubset, LabeledSubset]:
     (train, labels), (test, test_labels) = _colors(120, 0), _colors(60, 1)
-    return finetune.Labeled(train, np.arange(120), labels), finetune.Labeled(test, np.arange(0, 60, 2), test_labels[::2])
+    return LabeledSubset(train, np.arange(120), labels), LabeledSubset(test, np.arange(0, 60, 2), test_labels[::2])
+
+
+def _measurements(model: ClusterModel, recipe: finetune.Recipe) -> dict[str, float]:
+    return dict(pair for outcome in finetune.run(model, *_sides(), recipe) for pair in outcome.measurements())
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, float]:
     model = tiny.training(threads=1).model
     before = copy.deepcopy(model.state_dict())
-    found = dict(finetune.run(model, model.n_features, *_sides(), _recipe(minutes=10, most_steps=40)))
+    found = _measurements(model, _recipe(minutes=10, max_steps=40))
     assert all((model.state_dict()[name] == value).all() for name, value in before.items()), "the model is another afterwards"
     return found
 
@@ -51,7 +57,7 @@ def test_few_labels_suffice_for_an_easy_task(figures: dict[str, float]) -> None:
     assert figures["eval/finetune_10_top1"] >= figures["eval/finetune_1_top1"] - 0.1
 
 
-def test_the_mean_and_each_draw_are_told(figures: dict[str, float]) -> None:
+def test_the_mean_and_each_draw_are_reported(figures: dict[str, float]) -> None:
     for percent in (1, 10):
         draws = [figures[f"eval/finetune_{percent}_top1_draw{draw}"] for draw in range(3)]
         assert figures[f"eval/finetune_{percent}_top1"] == pytest.approx(np.mean(draws))
@@ -60,15 +66,12 @@ def test_the_mean_and_each_draw_are_told(figures: dict[str, float]) -> None:
 
 def test_the_time_is_limited_and_the_schedule_with_it(figures: dict[str, float]) -> None:
     assert figures["eval/finetune_10_steps"] == 40
-    model = tiny.training(threads=1).model
-    hurried = dict(finetune.run(model, model.n_features, *_sides(), _recipe(minutes=0.003)))
-    assert hurried["eval/finetune_10_steps"] < finetune.n_steps_of(12) == 200
+    hurried = list(finetune.run(tiny.training(threads=1).model, *_sides(), _recipe(minutes=0.003)))
+    assert hurried[1].n_steps < hurried[1].n_planned == finetune.n_steps_of(12) == 200
 
 
 def test_steps_follow_from_the_number_of_images() -> None:
     assert [finetune.n_steps_of(n) for n in (10, 640, 10**6)] == [200, 300, 2000]
-    assert finetune.n_labeled(np.arange(900) % 3, 1) == 9
-    assert finetune.n_labeled(np.arange(30) % 3, 1) == 3
 
 
 def test_a_training_sees_only_its_images_and_every_one_of_them() -> None:

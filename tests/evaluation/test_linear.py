@@ -6,7 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from selfcluster.evaluation import linear
+from selfcluster.evaluation import linear, softmax_regression
+from selfcluster.evaluation.softmax_regression import SoftmaxRegression
 
 RNG = np.random.default_rng(0)
 
@@ -32,7 +33,7 @@ def test_shuffled_labels_give_chance() -> None:
 
 
 @pytest.mark.parametrize("strength", [1e-1, 1e-3])
-def test_equals_scikit_learns_on_standardised_features(strength: float) -> None:
+def test_equals_scikit_learns_on_standardized_features(strength: float) -> None:
     features, labels = _blobs(400, 1.5)
     test, _ = _blobs(400, 1.5)
     probe = linear.fit(features, labels, strength=strength)
@@ -48,15 +49,15 @@ def test_equals_scikit_learns_on_standardised_features(strength: float) -> None:
 
 def test_the_gradient_is_that_of_the_loss() -> None:
     features, labels = _blobs(50, 1.0)
-    problem = linear._Problem(features, torch.from_numpy(labels), 4, torch.device("cpu"))
-    weights, at = problem.without(np.array([3, 7])), RNG.standard_normal(13 * 4)
+    problem = SoftmaxRegression(features, torch.from_numpy(labels), 4, torch.device("cpu"))
+    weights, at = problem.weights_without(np.array([3, 7])), RNG.standard_normal(13 * 4)
     x = (features.double() - features.double().mean(dim=0)) / features.double().std(dim=0, correction=0)
     parameters = torch.from_numpy(at).requires_grad_()
     rows = parameters.view(13, 4)
     each = torch.nn.functional.cross_entropy(x @ rows[:-1] + rows[-1], torch.from_numpy(labels), reduction="none")
     naive = (each * torch.ones(50).index_fill(0, torch.tensor([3, 7]), 0)).sum() / 48 + 0.01 / 2 * rows[:-1].square().sum()
     naive.backward()
-    loss, gradient = problem._loss_and_gradient(at, 0.01, weights)
+    loss, gradient = problem.loss_and_gradient(at, 0.01, weights)
     assert loss == pytest.approx(naive.item(), rel=1e-5)
     assert gradient == pytest.approx(parameters.grad.numpy(), abs=1e-5)
 
@@ -74,9 +75,9 @@ def test_the_strength_is_the_best_of_those_tried_on_the_images_kept_out() -> Non
     # 30 images in 200 directions: with little regularization the noise is learned.
     features, labels = _blobs(60, 1.0, classes=2, width=200)
     probe = linear.fit(features, labels, seed=1)
-    problem = linear._Problem(features, torch.from_numpy(labels), 2, torch.device("cpu"))
+    problem = SoftmaxRegression(features, torch.from_numpy(labels), 2, torch.device("cpu"))
     kept_out = linear.share_of_each_class(labels, 0.2, 1, linear._SPLIT, left=1)
-    shares = [problem.share_right(problem.minimum(problem.start(), s, problem.without(kept_out)), kept_out) for s in linear.STRENGTHS]
+    shares = [problem.accuracy(problem.minimum(problem.zeros(), s, problem.weights_without(kept_out)), kept_out) for s in linear.STRENGTHS]
     # The fit on all images is held in as firmly, by all of them.
     place = int(np.abs(np.array(linear.STRENGTHS) * (60 - len(kept_out)) / 60 - probe.strength).argmin())
     assert probe.strength == pytest.approx(linear.STRENGTHS[place] * (60 - len(kept_out)) / 60)
@@ -85,11 +86,11 @@ def test_the_strength_is_the_best_of_those_tried_on_the_images_kept_out() -> Non
 
 def test_images_kept_out_do_not_matter_to_the_fit() -> None:
     features, labels = _blobs(100, 1.0)
-    problem = linear._Problem(features, torch.from_numpy(labels), 4, torch.device("cpu"))
+    problem = SoftmaxRegression(features, torch.from_numpy(labels), 4, torch.device("cpu"))
     other = torch.from_numpy(np.where(np.arange(100) < 20, 3 - labels, labels))
-    same = linear._Problem(features, other, 4, torch.device("cpu"))
-    weights = problem.without(np.arange(20))
-    assert (problem.minimum(problem.start(), 0.01, weights) == same.minimum(same.start(), 0.01, weights)).all()
+    same = SoftmaxRegression(features, other, 4, torch.device("cpu"))
+    weights = problem.weights_without(np.arange(20))
+    assert (problem.minimum(problem.zeros(), 0.01, weights) == same.minimum(same.zeros(), 0.01, weights)).all()
 
 
 def test_awkward_features_and_labels() -> None:
@@ -121,7 +122,7 @@ def test_of_many_images_the_strength_is_chosen_on_a_sample(monkeypatch: pytest.M
     test, test_labels = _blobs(1000, 1.5)
     whole = linear.fit(train, labels)
     monkeypatch.setattr(linear, "_MOST_TO_CHOOSE", 400)
-    monkeypatch.setattr(linear, "_MOST_FOR_CURVATURE", 300)
+    monkeypatch.setattr(softmax_regression, "_CURVATURE_ROWS", 300)
     sampled = linear.fit(train, labels)
     # Some 320 of the sample's 400 images were fitted, and the fit on all is held in as firmly, by 2,000.
     tried = np.array(linear.STRENGTHS) * 320 / 2000

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 
 import selfcluster as sc
 from selfcluster.data.crops import normalize
 from selfcluster.data.readers.images import ArrayImages
-from selfcluster.evaluation.representations import Network, Pixels, TimmEncoder, representations
+from selfcluster.evaluation.representations import Network, Pixels, representations
 from tests import tiny
 
 
@@ -27,7 +26,7 @@ def _unseen(_: int) -> None:
     pass
 
 
-def test_floors_first_then_those_beside_then_the_run(run: sc.Run) -> None:
+def test_baselines_come_first_then_the_encoders_beside_then_the_run(run: sc.Run) -> None:
     found = list(representations(run.opened, IMAGES, ("resnet10_small_quarter_s2", str(run.path)), untrained=True))
     assert [r.name for r in found] == [
         "raw pixels",
@@ -51,7 +50,7 @@ def test_pixels_of_whole_images_and_of_crops_are_on_one_scale() -> None:
     assert pixels.of_crops(normalize(IMAGES.take(np.arange(24)))).numpy() == pytest.approx(whole.numpy(), abs=1e-5)
 
 
-def test_views_stand_in_the_order_of_the_index_whatever_is_broken(tmp_path: Path, run: sc.Run) -> None:
+def test_views_are_in_the_order_of_the_index_whatever_is_broken(tmp_path: Path, run: sc.Run) -> None:
     broken = tiny.folder_of_images(tmp_path, 30, broken=(7, 20)).images
     pixels = Pixels("raw pixels", 16, run.config, torch.device("cpu"))
     index = np.array([3, 6, 8, 19, 21, 25, 26])
@@ -60,7 +59,7 @@ def test_views_stand_in_the_order_of_the_index_whatever_is_broken(tmp_path: Path
     assert not torch.allclose(first, second)
     for row, image in enumerate(index):
         alone = pixels.of_views(broken, np.array([image]))
-        assert torch.allclose(alone[0][0], first[row], atol=1e-5), "a view is the image's own, whatever stands around it"
+        assert torch.allclose(alone[0][0], first[row], atol=1e-5), "a view is the image's own, whatever is around it"
     with_broken, _ = pixels.of_views(broken, np.array([3, 7, 8]))
     assert len(with_broken) == 2
 
@@ -75,41 +74,6 @@ def test_prototypes_are_those_nearest_to_the_embeddings(run: sc.Run) -> None:
     assert (nearest == wanted.argmax(dim=1).numpy()).all()
 
 
-def test_a_network_of_timm_gets_images_normalized_in_its_own_way() -> None:
-    encoder = timm.create_model("vit_tiny_patch16_224.augreg_in21k", pretrained=False, num_classes=0, img_size=16).eval()
-    assert encoder.pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
-    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    with torch.no_grad():
-        found = TimmEncoder(encoder).encode(normalize(images))
-        assert found.numpy() == pytest.approx(encoder((images.float() / 255 - 0.5) / 0.5).numpy(), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("resnet5o", "unknown encoder 'resnet5o'; did you mean 'resnet50"),
-        ("resnet10_small_quarter_s2", "no pretrained weights of 'resnet10_small_quarter_s2'; choose another, or add --beside-untrained"),
-        ("resnet50.nonsense", "Invalid pretrained tag"),
-    ],
-)
-def test_what_cannot_stand_beside_is_refused_before_anything_is_measured(name: str, message: str, run: sc.Run) -> None:
-    with pytest.raises(sc.ConfigError, match=message):
-        next(representations(run.opened, IMAGES, (name,)))
-
-
-def test_weights_that_cannot_be_downloaded_are_refused_in_one_line(
-    run: sc.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    capfd.readouterr()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(sc.ConfigError, match="--beside-untrained") as refused:
-        next(representations(run.opened, IMAGES, ("resnet18.a1_in1k",)))
-    assert "\n" not in str(refused.value)
-    assert capfd.readouterr().err == ""
-
-
-def test_a_folder_that_is_no_run_cannot_stand_beside(run: sc.Run, tmp_path: Path) -> None:
+def test_a_folder_beside_that_is_not_a_run_is_refused(run: sc.Run, tmp_path: Path) -> None:
     with pytest.raises(sc.CheckpointError, match="is not a run folder"):
         next(representations(run.opened, IMAGES, (str(tmp_path),)))

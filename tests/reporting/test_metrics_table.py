@@ -1,12 +1,13 @@
-"""The table of figures is the file's."""
+"""The table of metrics shows what the file contains."""
 
 from __future__ import annotations
 
-from selfcluster.reporting.metrics_table import evaluated
+from selfcluster.evaluation.metric_titles import METRIC_TITLES
+from selfcluster.reporting.metrics_table import metrics_table
 
 
 def test_metrics_are_rows_and_the_best_is_marked() -> None:
-    table = evaluated(
+    table = metrics_table(
         {
             "figures": {
                 "raw pixels": {"eval/knn_top1_k20": 0.5, "cluster/nmi": 0.25},
@@ -25,22 +26,19 @@ def test_metrics_are_rows_and_the_best_is_marked() -> None:
 
 
 def test_without_figures_there_is_no_table() -> None:
-    assert evaluated(None) is None
-    assert evaluated({}) is None
-    assert evaluated({"figures": {}, "notes": []}) is None
-    assert evaluated({"figures": {"raw pixels": {"another/metric": 1.0}}}) is None
+    assert metrics_table(None) is None
+    assert metrics_table({}) is None
+    assert metrics_table({"figures": {}, "notes": []}) is None
+    assert metrics_table({"figures": {"raw pixels": {"another/metric": 1.0}}}) is None
 
 
-def test_what_an_evaluation_shows_is_shown_here_too() -> None:
-    from selfcluster.evaluation.results import _TABLES
-
-    told = {metric for columns in _TABLES.values() for metric in columns if not metric.startswith("collapse/")}
-    table = evaluated({"figures": {"trained encoder": dict.fromkeys(told, 0.5)}})
+def test_every_metric_of_the_terminal_is_shown_but_for_signs_of_collapse() -> None:
+    table = metrics_table({"figures": {"trained encoder": dict.fromkeys(METRIC_TITLES, 0.5)}})
     assert table is not None
-    assert len(table.rows) == len(told)
+    assert len(table.rows) == len([name for name in METRIC_TITLES if not name.startswith("collapse/")])
 
 
-def test_a_figure_that_is_no_number_is_left_open() -> None:
-    table = evaluated({"figures": {"raw pixels": {"cluster/nmi": float("nan"), "cluster/ami": None, "cluster/ari": "x"}}})
+def test_a_value_that_is_not_a_number_is_a_dash() -> None:
+    table = metrics_table({"figures": {"raw pixels": {"cluster/nmi": float("nan"), "cluster/ami": None, "cluster/ari": "x"}}})
     assert table is not None
     assert [cells[0].text for _, cells in table.rows] == ["–", "–", "–"]

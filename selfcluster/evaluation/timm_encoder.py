@@ -1,0 +1,79 @@
+"""Networks of timm to compare a run's encoder with, pretrained or untrained, at their native input size and normalization."""
+
+from __future__ import annotations
+
+import logging
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.models import split_model_name_tag
+from torch import Tensor, nn
+
+from selfcluster import randomness
+from selfcluster.data.crops import DEVIATION, MEAN
+from selfcluster.errors import ConfigError, known
+from selfcluster.models.encoders import create_encoder, feature_width
+from selfcluster.models.model import ClusterModel
+
+
+class TimmEncoder(nn.Module):
+    """A timm network, which takes images normalized by ImageNet's mean and deviation whatever its own normalization.
+
+    Args:
+        encoder: the network, without its classifier.
+        pixels: side of the images that it takes.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, encoder: nn.Module, pixels: int) -> None:
+        super().__init__()
+        self.encoder, self.pixels, self.n_features = encoder, pixels, feature_width(encoder, pixels)
+        own = getattr(encoder, "pretrained_cfg", {})
+        mean, deviation = own.get("mean", MEAN), own.get("std", DEVIATION)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
+        self.takes_imagenet = (tuple(mean), tuple(deviation)) == (MEAN, DEVIATION)
+
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
+        """Return the features of images that are normalized by ImageNet's mean and deviation."""
+        if not self.takes_imagenet:
+            mean, deviation = (torch.tensor(x, device=images.device)[:, None, None] for x in (MEAN, DEVIATION))
+            images = (images * deviation + mean - self.mean) / self.deviation
+        return self.encoder(images)
+
+
+Encoder = ClusterModel | TimmEncoder
+"""A network with `encode`, from normalized images to features, and `n_features`."""
+
+
+def timm_encoder(name: str, *, untrained: bool, seed: int) -> TimmEncoder:
+    """Create a network of timm.
+
+    Args:
+        name: timm's name, with or without a tag.
+        untrained: keep random weights; otherwise load the pretrained ones, downloading them if needed.
+        seed: random seed of the weights.
+    Raises:
+        ConfigError: the name is unknown, or there are no pretrained weights or they cannot be downloaded.
+    """
+    architecture, _ = split_model_name_tag(name)
+    known(architecture, timm.list_models(), "encoder")
+    try:
+        settings = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(f"{architecture}.*")[:6])
+        raise ConfigError(f"{' '.join(str(error).split())[:160]} Choose from {tags}") from None
+    if not untrained and (settings is None or not settings.has_weights):
+        raise ConfigError(f"timm has no pretrained weights for {name!r}; choose another network, or add --beside-untrained")
+    pixels = int(settings.input_size[-1]) if settings is not None else 224
+    before = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)  # the hub's warnings repeat what the error says
+        with randomness.forked(seed):
+            encoder = create_encoder(name, (pixels,), pretrained=not untrained, without_weights="--beside-untrained")
+    finally:
+        logging.disable(before)
+    return TimmEncoder(encoder, pixels)
