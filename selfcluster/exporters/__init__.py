@@ -1,1 +1,1 @@
-"""A run's network in forms that others read; one format a file."""
+"""Export of a run's network; one format per file."""

@@ -1,6 +1,6 @@
-"""A run's network for others: timm, torchvision, ONNX, the Hugging Face hub, or whole for selfcluster itself.
+"""Export of a run's network: for timm, torchvision, ONNX or the Hugging Face hub, or as a run folder for selfcluster.
 
-Every export is a folder that is written whole or not at all, and only after what it holds has been read again and compared.
+Every export is a folder that is written atomically, and only after it has been loaded again and compared with the run.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from selfcluster.settings.config import Config
 
 
 class Format(Protocol):
-    """What each format's module holds."""
+    """The module of a format."""
 
     FILES: tuple[str, ...]
-    """Everything that it may write, and what evaluation adds; patterns of names."""
+    """Patterns of the names of all files that it may write."""
 
     def check(self, config: Config[Any], /) -> None:
-        """Raises ConfigError where the format cannot hold the network, or something is missing here; nothing is built before."""
+        """Raise ConfigError if the format cannot represent the network, or a dependency is missing; called before anything is built."""
 
     def write(self, folder: Path, source: Source, /) -> Difference:
-        """The folder holds the network in this format; it has been read again and compared."""
+        """Write the network in this format, load it again, and return how far it differs."""
 
     def notes(self, source: Source, /) -> tuple[str, ...]:
-        """What the user has to know."""
+        """Return what the user has to know."""
 
     def next_step(self, path: Path, source: Source, /) -> str:
-        """The line that ends the output, ready to paste."""
+        """Return the last line of the output: code or a command, ready to paste."""
 
 
 FORMATS: dict[str, Format] = {
@@ -50,7 +50,7 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and what should be said about it."""
+    """A finished export."""
 
     path: Path
     files: tuple[str, ...]
@@ -73,25 +73,25 @@ def export(
     layer: Layer = "features",
     overwrite: bool = False,
 ) -> ExportResult:
-    """The network in a form that others read, checked against the run.
+    """Write the run's network in another format and check it against the run.
 
     Args:
-        run: whose network.
+        run: the run to export.
         format: timm, torchvision, onnx, hub or whole.
         out: folder to write; None for export/<format> in the run's folder.
-        layer: what an ONNX graph gives, "features" (the encoder's output) or "head" (z, of unit norm).
-        overwrite: replace an export that is there.
+        layer: output of an ONNX graph, "features" (the encoder's output) or "head" (z, of unit norm).
+        overwrite: whether to replace an existing export.
     Returns:
-        where it is, how far its output is from the run's, and how to load it.
+        where it is, how far its output differs from the run's, and how to load it.
     Raises:
-        ConfigError: an unknown format or layer, a network that the format cannot hold, a missing extra, or a folder that cannot be written.
-        CheckpointError: the folder is in use, or what was written does not give the run's features.
+        ConfigError: an unknown format or layer, a network that the format cannot represent, a missing extra, or a folder that cannot be written.
+        CheckpointError: the folder is in use, or the export does not reproduce the run's features.
     """
     form = FORMATS[known(format, FORMATS, "format")]
     known(layer, ("features", "head"), "layer")
     if layer == "head" and format != "onnx":
         raise ConfigError(
-            f"format {format!r} has no --layer head; use --format onnx for the head alone, or --format whole for all of the network"
+            f"format {format!r} does not support --layer head; use --format onnx for the head's output, or --format whole for the whole network"
         )
     target = Path(out).expanduser() if out is not None else run.path / "export" / (f"{format}-head" if layer == "head" else format)
     _claim(target, form.FILES, overwrite=overwrite)
@@ -102,27 +102,29 @@ def export(
             found = form.write(partial, source)
             written = tuple(sorted(file.relative_to(partial).as_posix() for file in partial.rglob("*") if file.is_file()))
     except OSError as error:
-        raise ConfigError(f"cannot write {str(target)!r}: {error.strerror or error}; choose another --out, or make room") from None
+        raise ConfigError(f"cannot write {str(target)!r}: {error.strerror or error}; choose another --out, or free some space") from None
     return ExportResult(target, written, found, form.notes(source), form.next_step(target, source))
 
 
 def _claim(target: Path, files: tuple[str, ...], *, overwrite: bool) -> None:
-    """The folder may be written.
+    """Check that the folder may be written.
 
     Raises:
-        ConfigError: its name is that of a file.
-        CheckpointError: it is in use, by an export that may not be replaced or by something else.
+        ConfigError: it is named like a file, or is the current folder.
+        CheckpointError: it contains an export that may not be replaced, or other files.
     """
     if target.suffix in (".onnx", ".safetensors", ".pt", ".pth"):
         raise ConfigError(
-            f"--out {str(target)!r} is named like a file, and an export is a folder; use --out {shlex.quote(str(target.with_suffix('')))}"
+            f"--out {str(target)!r} is named like a file, but an export is a folder; use --out {shlex.quote(str(target.with_suffix('')))}"
         )
     if target.resolve() == Path.cwd():
-        raise ConfigError(f"--out {str(target)!r} is the folder you are in, which cannot be put in place as a whole; name one inside it")
+        raise ConfigError(f"--out {str(target)!r} is the current folder, which cannot be replaced; choose a folder inside it")
     if target.is_file():
         raise CheckpointError(f"{str(target)!r} is a file; choose another --out")
-    there = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
-    if others := sorted(name for name in there if not any(fnmatch(name, pattern) for pattern in files)):
-        raise CheckpointError(f"{str(target)!r} holds {others[0]!r}, which is no part of such an export; choose another --out")
-    if there and not overwrite:
-        raise CheckpointError(f"{str(target)!r} holds an export already; replace it by --overwrite, or choose another --out")
+    names = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    if others := sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in files)):
+        raise CheckpointError(
+            f"{str(target)!r} contains {others[0]!r}, which is not part of an export of this format; choose another --out"
+        )
+    if names and not overwrite:
+        raise CheckpointError(f"{str(target)!r} already contains an export; use --overwrite to replace it, or choose another --out")

@@ -1,6 +1,6 @@
-"""A folder for the Hugging Face hub: timm's layout and a model card. Nothing is uploaded here.
+"""A folder to upload to the Hugging Face hub: timm's layout and a model card. Nothing is uploaded here.
 
-A repository that holds these files is a timm model, `timm.create_model('hf-hub:NAME/MODEL')`.
+Once uploaded, it is loaded with `timm.create_model('hf-hub:NAME/MODEL')`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ FILES: tuple[str, ...] = (*timm_folder.FILES, "README.md")
 
 
 def check(config: Config[Any]) -> None:
-    """Every encoder is a timm network."""
+    """Accept every network, since every encoder is a timm network."""
 
 
 def write(folder: Path, source: Source) -> Difference:
-    """The folder holds what timm's models on the hub hold; timm has loaded it."""
+    """Write timm's files and the model card; timm has loaded the weights again."""
     found = timm_folder.write(folder, source)
     (folder / "README.md").write_text(_card(source), encoding="utf-8")
     return found
@@ -33,7 +33,7 @@ def write(folder: Path, source: Source) -> Difference:
 def _card(source: Source) -> str:
     imports = ["import timm"]
     if source.encoder_name in default_cfgs:
-        imports.append("import selfcluster.models  # makes the encoder's name known to timm")
+        imports.append("import selfcluster.models  # registers the encoder with timm")
     prepared = "transform(image)[None]"
     if source.config.model.sobel:
         imports = ["import timm", "import selfcluster.models"]
@@ -54,10 +54,10 @@ def _repository(source: Source) -> str:
 
 
 def notes(source: Source) -> tuple[str, ...]:
-    """What has to be done before an upload."""
-    return (*timm_folder.notes(source), "README.md leaves the license to you: set `license:` at its head")
+    """Return what has to be done before an upload."""
+    return (*timm_folder.notes(source), "README.md leaves the license to you: set `license:` at its top")
 
 
 def next_step(path: Path, source: Source) -> str:
-    """How to upload it, ready to paste."""
+    """Return the command that uploads it."""
     return f"next: hf upload {_repository(source)} {shlex.quote(str(path))}"

@@ -1,12 +1,11 @@
-"""The model card: what a stranger should know of an encoder before using it, written from what the run recorded.
+"""The model card of an encoder, written from what the run recorded.
 
-Nothing is claimed that the run does not hold. The license is left open, since it is for the owner of the weights to choose.
+The license is left open, since the owner of the weights has to choose it.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,33 +40,41 @@ _SHOWN = (
     "epsilon",
     "sobel",
 )
-"""Settings that the card shows, where the method has them; the others are in the run's config.toml."""
+"""Settings on the card, if the method has them; all others are in the run's config.toml."""
 
 
 def model_card(path: Path, config: Config[Any], *, n_features: int, loading: str) -> str:
-    """README.md for the Hugging Face hub.
+    """Write the README.md of a repository on the Hugging Face hub.
 
     Args:
-        path: the run's folder.
-        config: its settings.
+        path: run folder.
+        config: the run's settings.
         n_features: width of the encoder's output.
-        loading: Python that loads the encoder.
+        loading: Python code that loads the encoder.
     """
     name, paper = _PAPERS.get(config.method, (config.method, ""))
-    source = _imported_from(path)
-    origin = f"It was imported from `{source}`, a checkpoint in the layout of the originals." if source else f"It was trained by {name}."
+    environment = json.loads((path / "environment.json").read_text())
+    origin, inherited = f"It was trained by {name}.", ""
+    if source := environment.get("imported_from"):
+        origin = f"It was imported from `{source}`, a checkpoint in the layout of the original code."
+        inherited = f" The weights are those of {source}, whose license applies."
+    elif config.model.init != "random":
+        inherited = f" Training started from the weights of {_value(config.model.init)}, whose license applies too."
+    values = flatten(config)
+    # Zero and False stand for settings that are not used.
+    settings = "\n".join(["| setting | |", "|---|---|", *(f"| {key} | {_value(values[key])} |" for key in _SHOWN if values.get(key))])
     return "\n\n".join(
         [
             _front_matter(config.method),
             f"# {path.resolve().name}",
-            f"An image encoder (`{config.model.encoder}`, {n_features} features) that learned without labels, by clustering. {origin}",
+            f"An image encoder (`{config.model.encoder}`, {n_features} features) that was trained without labels, by clustering. {origin}",
             f"Method: {name}{f', [arXiv {paper}](https://arxiv.org/abs/{paper})' if paper else ''}, as implemented in selfcluster.",
             f"## Training images\n\n{_images(path, config)}",
-            f"## Training\n\n{_training(path, config)}\n\n{_settings(config)}",
+            f"## Training\n\n{_training(path, config, environment)}\n\n{settings}",
             f"## Evaluation\n\n{_evaluation(path)}",
             f"## How to use it\n\n```python\n{loading}\n```",
-            f"## Limits\n\n{_limits(config)}",
-            f"## License\n\n{_license(config, source)}\n",
+            f"## Limitations\n\n{_limitations(config)}",
+            f"## License\n\nTo be chosen by the publisher of these weights, subject to the rights in the images.{inherited}\n",
         ]
     )
 
@@ -77,7 +84,7 @@ def _front_matter(method: str) -> str:
     return "\n".join(
         [
             "---",
-            "# license: yours to choose before you upload, as in `license: apache-2.0`; see the end of this page",
+            "# license: choose one before you upload, as in `license: apache-2.0`; see the end of this page",
             "library_name: timm",
             "pipeline_tag: image-feature-extraction",
             "tags:",
@@ -87,39 +94,25 @@ def _front_matter(method: str) -> str:
     )
 
 
-def _imported_from(path: Path) -> str | None:
-    """The file that the run was imported from, which config.toml keeps as the origin of its values."""
-    found = re.search(r"(?m)# imported from (.+)$", (path / "config.toml").read_text("utf-8"))
-    return found[1] if found else None
-
-
 def _images(path: Path, config: Config[Any]) -> str:
     if not has_data(path):
-        return "Which images it saw is not recorded here."
+        return "The training images are not recorded here."
     n, where = len(read_trained_on(path)), read_config(path)[1]
-    # Only the name: where the images lie on somebody's disk is nobody else's business.
+    # The name alone, since the full path is private.
     named = f"from `{Path(where).name}`" if where else "from an array"
-    held_out = f"; a share of {config.data.test_share:g} was kept out" if config.data.test_share else ""
-    return f"{n:,} images {named}{held_out}. No label was used."
+    held_out = f"; a share of {config.data.test_share:g} was held out" if config.data.test_share else ""
+    return f"{n:,} images {named}{held_out}. No labels were used."
 
 
-def _training(path: Path, config: Config[Any]) -> str:
+def _training(path: Path, config: Config[Any], environment: Mapping[str, Any]) -> str:
     _, state = read_state(path / "checkpoints")
-    environment = json.loads((path / "environment.json").read_text())
     versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
     if not state["step"]:
-        return f"How long it was trained is not recorded here. Written with {versions}."
+        return f"The length of training is not recorded here. Written with {versions}."
     ranks = f" in {environment['ranks']} processes" if environment["ranks"] > 1 else ""
     n = len(read_trained_on(path)) if has_data(path) else 0
     passes = f" ({state['step'] * config.optim.batch / n:.3g} passes over the images)" if n else ""
     return f"{state['step']:,} steps{passes} in {duration(state['seconds'])} on {environment['device']}{ranks}, with {versions}."
-
-
-def _settings(config: Config[Any]) -> str:
-    values = flatten(config)
-    # Zero and False are the steps that nobody set and the filter that is off.
-    rows = [f"| {name} | {_value(values[name])} |" for name in _SHOWN if values.get(name)]
-    return "\n".join(["| setting | |", "|---|---|", *rows])
 
 
 def _value(value: Any) -> str:
@@ -131,44 +124,34 @@ def _value(value: Any) -> str:
 
 
 def evaluations(path: Path) -> dict[str, dict[str, Any]]:
-    """What `selfcluster evaluate` has kept in the run folder, by file name: figures and notes, without the place of the images."""
-    kept = {}
+    """Return the results of `selfcluster evaluate` in the run folder, by file name: figures and notes, without the path of the images."""
+    found = {}
     for file in sorted(path.glob("evaluation*.json")):
         content, where = json.loads(file.read_text()), read_config(path)[1]
         notes = [note.replace(where, Path(where).name) if where else note for note in content["notes"]]
-        kept[file.name] = {"figures": content["figures"], "notes": notes}
-    return kept
+        found[file.name] = {"figures": content["figures"], "notes": notes}
+    return found
 
 
 def _evaluation(path: Path) -> str:
     parts = []
-    for name, kept in evaluations(path).items():
-        other = name.removeprefix("evaluation").removesuffix(".json").strip("-")
+    for name, evaluation in evaluations(path).items():
+        figures, other = evaluation["figures"], name.removeprefix("evaluation").removesuffix(".json").strip("-")
+        metrics = dict.fromkeys(metric for values in figures.values() for metric in values)
+        rows = [[metric, *(f"{values[metric]:.3f}" if metric in values else "" for values in figures.values())] for metric in metrics]
+        lines = [["", *figures], ["---"] * (1 + len(figures)), *rows]
         parts += [f"On `{other}`:"] if other else []
-        parts += [_table(kept["figures"]), "\n".join(f"- {note}" for note in kept["notes"])]
-    return "\n\n".join(parts) or "None was recorded."
+        parts += ["\n".join(f"| {' | '.join(cells)} |" for cells in lines), "\n".join(f"- {note}" for note in evaluation["notes"])]
+    return "\n\n".join(parts) or "Not evaluated."
 
 
-def _table(figures: Mapping[str, Mapping[str, float]]) -> str:
-    metrics = list(dict.fromkeys(metric for values in figures.values() for metric in values))
-    rows = [[metric, *(f"{values[metric]:.3f}" if metric in values else "" for values in figures.values())] for metric in metrics]
-    lines = [["", *figures], ["---"] * (1 + len(figures)), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _limits(config: Config[Any]) -> str:
+def _limitations(config: Config[Any]) -> str:
     side = config.crops.crop_pixels[0]
-    said = [
-        "It gives features, not classes; clusters of them need not be the classes that you have in mind.",
-        "It was trained on the images above only. On images of another kind, compare it with an untrained or another encoder before relying on it.",
-        f"It saw images of {side} x {side} pixels; `config.json` tells how to prepare them.",
+    lines = [
+        "It gives features, not classes; clusters of them need not match your classes.",
+        "It was trained on the images above only. On other kinds of images, compare it with an untrained or another encoder before relying on it.",
+        f"It was trained on images of {side} x {side} pixels; `config.json` describes how to prepare them.",
     ]
     if config.model.sobel:
-        said.append("It takes edges in two channels (`selfcluster.models.Sobel` of the normalized image), not colors.")
-    return "\n".join(f"- {line}" for line in said)
-
-
-def _license(config: Config[Any], imported_from: str | None) -> str:
-    start = imported_from or ("" if config.model.init == "random" else _value(config.model.init))
-    began = f" The weights began as those of {start}, so the license of these binds too." if start else ""
-    return f"To be chosen by whoever publishes these weights, with regard to the rights in the images.{began}"
+        lines.append("It takes two channels of edges (`selfcluster.models.Sobel` of the normalized image), not colors.")
+    return "\n".join(f"- {line}" for line in lines)

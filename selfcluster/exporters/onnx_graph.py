@@ -1,8 +1,7 @@
-"""ONNX: the network as a graph that runs without Python, on any number of images at once.
+"""ONNX: the network as a graph that runs without Python, at any batch size.
 
-torch has two exporters. The older one traces TorchScript and has been deprecated since torch 2.9; the newer one (`dynamo=True`)
-captures the network by torch.export and is there in every torch from 2.6 on. The newer one is used in all of them: it is the one
-with a future, and a batch that it could not leave open would be an error, where a trace would fix the example's silently.
+Uses torch's exporter that captures the network by torch.export (`dynamo=True`), available since torch 2.6. The older one, which traces
+TorchScript, is deprecated since torch 2.9, and would silently fix the batch size of the example where this one raises an error.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,15 @@ from selfcluster.settings.config import Config
 FILES: tuple[str, ...] = ("model.onnx", "model.onnx.data", "preprocessing.json")
 
 _OPSET = 18
-"""The least that the exporter knows, for the most runtimes."""
+"""Lowest version that the exporter supports, for the most runtimes."""
 _LARGEST_FILE = 2**31 - 2**24
-"""Weights of more bytes stand in a file of their own, since a protobuf cannot be larger than 2 GiB."""
-BATCHES = (1, 2, 5)
-"""Batches at which the graph is compared with the network; it was captured at 2."""
+"""Larger weights, in bytes, go to a separate file, since a protobuf cannot exceed 2 GiB."""
+_BATCHES = (1, 2, 5)
+"""Batch sizes at which the graph is compared with the network; it is captured at 2."""
 
 
 class _Layer(nn.Module):
-    """From normalized images to what is asked for, under names that the graph gets."""
+    """The network with a single output, from normalized images to a layer; the graph takes its argument names."""
 
     def __init__(self, network: ClusterModel, layer: str) -> None:
         super().__init__()
@@ -47,33 +46,38 @@ class _Layer(nn.Module):
 
 
 def check(config: Config[Any]) -> None:
-    """Raises ConfigError where the extra is not installed."""
+    """Raise ConfigError if the extra is not installed."""
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"--format onnx needs {' and '.join(missing)}: pip install 'selfcluster[onnx]'")
+        raise ConfigError(f"--format onnx requires {', '.join(missing)}: pip install 'selfcluster[onnx]'")
 
 
 def write(folder: Path, source: Source) -> Difference:
-    """The folder holds the graph, with its preprocessing in it and beside it; onnxruntime has run it at several batches.
+    """Write the graph, with its preprocessing as metadata and as JSON; onnxruntime has run it at several batch sizes.
 
     Raises:
         ConfigError: the exporter cannot express the network.
     """
+    import onnxruntime
+
     module, images = _Layer(source.network, source.layer).eval(), probe(source)
-    description = {**preprocessing(source), "output": _output(source, module(images[:1]).shape[1])}
+    has_head = any(True for _ in source.network.head.parameters())  # DeepCluster has none
+    what = "the head's output, rows of unit norm" if source.layer == "head" and has_head else "the encoder's output"
+    description = preprocessing(source)
     description["input"] = {"name": "images", **description["input"]}
+    description["output"] = {"name": source.layer, "shape": ["batch", module(images[:1]).shape[1]], "dtype": "float32", "what": what}
     n_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
     _capture(module, images[:2], folder / "model.onnx", source, external_data=n_bytes > _LARGEST_FILE)
     _describe(folder / "model.onnx", description, source)
     (folder / "preprocessing.json").write_text(json.dumps(description, indent=1))
-    run = _session(folder / "model.onnx")
-    return max((difference(run, module, images[:n]) for n in BATCHES), key=lambda found: found.largest)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about initializers that it removes
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
 
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
-def _output(source: Source, width: int) -> dict[str, Any]:
-    has_head = any(True for _ in source.network.head.parameters())  # DeepCluster has none
-    what = "the head's output, rows of unit norm" if source.layer == "head" and has_head else "the encoder's output"
-    return {"name": source.layer, "shape": ["batch", width], "dtype": "float32", "what": what}
+    return max((difference(run, module, images[:n]) for n in _BATCHES), key=lambda found: found.largest)
 
 
 def _capture(module: nn.Module, images: Tensor, file: Path, source: Source, *, external_data: bool) -> None:
@@ -94,14 +98,14 @@ def _capture(module: nn.Module, images: Tensor, file: Path, source: Source, *, e
             )
     except OSError:
         raise
-    except Exception as error:  # the exporter raises kinds of its own for what it cannot express
+    except Exception as error:  # the exporter has many exception types
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"torch's ONNX exporter cannot express encoder {source.encoder_name!r}: {reason}; use --format timm") from None
+        raise ConfigError(f"torch's ONNX exporter does not support encoder {source.encoder_name!r}: {reason}; use --format timm") from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, the exporter keeps its notices about versions and rewritten operators to itself; errors are raised all the same."""
+    """Silence the exporter's warnings about versions and rewritten operators."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -113,11 +117,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _describe(file: Path, description: dict[str, Any], source: Source) -> None:
-    """The graph tells what it wants and where it is from, to whoever opens it without the JSON."""
+    """Add the preprocessing and the origin to the graph's metadata, and remove the exporter's."""
     import onnx
 
     graph = onnx.load(str(file), load_external_data=False)
-    # The exporter notes for each node the lines of source that it comes from, and with them folders of this machine.
+    # The exporter records the source lines of each node, with paths of this machine.
     for part in (
         graph.graph,
         *graph.graph.node,
@@ -139,21 +143,12 @@ def _describe(file: Path, description: dict[str, Any], source: Source) -> None:
     onnx.checker.check_model(str(file))
 
 
-def _session(file: Path) -> Callable[[Tensor], Tensor]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about initializers that it removes
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-
 def notes(source: Source) -> tuple[str, ...]:
-    """What the user of the file has to know."""
-    batches = f"{', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"
-    return (f"compared in onnxruntime at batches of {batches}; the preprocessing is in the model's metadata and in preprocessing.json",)
+    """Return what the user of the file has to know."""
+    sizes = ", ".join(map(str, _BATCHES))
+    return (f"compared in onnxruntime at batch sizes {sizes}; the preprocessing is in the model's metadata and in preprocessing.json",)
 
 
 def next_step(path: Path, source: Source) -> str:
-    """How to load it, ready to paste."""
+    """Return the code that loads it."""
     return f"next, in Python: import onnxruntime; session = onnxruntime.InferenceSession({str(path / 'model.onnx')!r})"

@@ -1,14 +1,14 @@
-"""The whole method: encoder, head and prototypes, as a folder that `selfcluster.load` opens.
+"""The whole network, encoder, head and prototypes, as a run folder that `selfcluster.load` opens.
 
-It is a run without what only going on with the training needs: one safetensors file (`checkpoints/<step>/model.safetensors`), the
-JSON that vouches for it, and the settings from which the network is built. What tells about the user's machine stays behind: where
-the images were, their paths, and the command.
+It contains no training state: one safetensors file (`checkpoints/<step>/model.safetensors`), the JSON with its hash, and the settings.
+What describes the user's machine is left out: the location of the images, their paths, and the command.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ FILES: tuple[str, ...] = ("config.toml", "environment.json", "metrics.jsonl", "e
 
 
 def check(config: Config[Any]) -> None:
-    """Every network can be kept whole."""
+    """Accept every network."""
 
 
 def write(folder: Path, source: Source) -> Difference:
-    """The folder is a run that can be loaded, evaluated on given images, exported and trained from, but not resumed."""
+    """Write a run that can be loaded, evaluated on given images, exported and trained from, but not resumed."""
     settings = (source.path / "config.toml").read_text("utf-8")
     write_atomically(folder / "config.toml", re.sub(r"(?m)^images = .*$", 'images = ""', settings, count=1).encode())
     environment = json.loads((source.path / "environment.json").read_text())
@@ -40,25 +40,25 @@ def write(folder: Path, source: Source) -> Difference:
     write_atomically(folder / "environment.json", json.dumps(environment, indent=1).encode())
     if (source.path / "metrics.jsonl").is_file():
         write_atomically(folder / "metrics.jsonl", (source.path / "metrics.jsonl").read_bytes())
-    for name, kept in evaluations(source.path).items():
-        write_atomically(folder / name, json.dumps(kept, indent=1).encode())
+    for name, evaluation in evaluations(source.path).items():
+        write_atomically(folder / name, json.dumps(evaluation, indent=1).encode())
     _, state = read_state(source.path / "checkpoints")
     trained = {"step": state["step"], "epoch": state["epoch"], "seconds": state["seconds"]}
     checkpoint.save_network(folder, source.config, source.network, **trained)
     loaded = read_model(folder)[2].eval()
-    difference(lambda _: _weights(loaded), lambda _: _weights(source.network), torch.empty(0))
-    return difference(loaded.project, source.network.project, probe(source))
+    return difference(_scores_of(loaded), _scores_of(source.network), probe(source))
 
 
-def _weights(network: ClusterModel) -> Tensor:
-    return torch.cat([tensor.float().flatten() for tensor in network.state_dict().values()])
+def _scores_of(network: ClusterModel) -> Callable[[Tensor], Tensor]:
+    """Return a function from images to the scores of all heads, which depend on every weight."""
+    return lambda images: torch.cat(list(network.prototypes(network.project(images))), dim=1)
 
 
 def notes(source: Source) -> tuple[str, ...]:
-    """What the user of the folder has to know."""
-    return ("a run without its images and without the state of its training: it is loaded and trained from (--init), not resumed",)
+    """Return what the user of the folder has to know."""
+    return ("a run without images and training state: it can be loaded and trained from (--init), but not resumed",)
 
 
 def next_step(path: Path, source: Source) -> str:
-    """How to load it, ready to paste."""
+    """Return the code that loads it."""
     return f"next, in Python: import selfcluster; run = selfcluster.load({str(path)!r})"

@@ -1,7 +1,7 @@
-"""torchvision's layout: a ResNet's tensors, for `torchvision.models.resnet50` and its kin.
+"""torchvision's layout: a ResNet's tensors, for `torchvision.models.resnet50` and similar.
 
-timm's plain ResNets and torchvision's have the same tensors under the same names. Other networks of the same name family (another
-stem, other blocks) have not, and are refused instead of being bent.
+timm's plain ResNets and torchvision's have the same tensors under the same names. Variants with another stem or other blocks do not,
+and are refused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import torchvision
 from safetensors.torch import load_file, save
+from timm.models import split_model_name_tag
 from torch import nn
 
 from selfcluster.errors import ConfigError
@@ -33,11 +34,11 @@ SHARED = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
-"""Networks that are the same in timm and in torchvision."""
+"""Networks that are identical in timm and in torchvision."""
 
 
 def write(folder: Path, source: Source) -> Difference:
-    """The folder holds the encoder's tensors; torchvision's network of the same name has loaded them strictly but for its classifier."""
+    """Write the encoder's tensors; torchvision's network of the same name, without its classifier, has loaded them strictly."""
     tensors = {name: tensor.contiguous() for name, tensor in source.network.encoder.state_dict().items()}
     (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     description = {"network": f"torchvision.models.{source.encoder_name}", "output": "features", **preprocessing(source)}
@@ -49,27 +50,28 @@ def write(folder: Path, source: Source) -> Difference:
 
 
 def check(config: Config[Any]) -> None:
-    """Raises ConfigError where torchvision has no such network."""
-    name = config.model.encoder.split(".")[0]
+    """Raise ConfigError if torchvision does not have the network."""
     if config.model.sobel:
-        raise ConfigError("torchvision's networks take colors, and this run's encoder takes edges (sobel); use --format timm or onnx")
+        raise ConfigError("torchvision's networks take colors, but this run's encoder takes edges (sobel); use --format timm or onnx")
+    name, _ = split_model_name_tag(config.model.encoder)
+    if name in SHARED:
+        return
     if name in default_cfgs:
         why = "its stem is 3 x 3, without max-pooling"
     elif "resne" in name:
-        why = "its stem or its blocks are not those of torchvision's ResNets"
+        why = "its stem or blocks differ from those of torchvision's ResNets"
     else:
-        why = "only plain ResNets have the same tensors in both"
-    if name not in SHARED:
-        raise ConfigError(f"encoder {name!r} is no network of torchvision: {why}; use --format timm or onnx")
+        why = "only plain ResNets have the same tensors in timm and torchvision"
+    raise ConfigError(f"encoder {name!r} is not a torchvision architecture: {why}; use --format timm or onnx")
 
 
 def notes(source: Source) -> tuple[str, ...]:
-    """What the user of the file has to know."""
-    return ("it holds everything but fc.weight and fc.bias, since the run has no classifier",)
+    """Return what the user of the file has to know."""
+    return ("fc.weight and fc.bias are missing, since the run has no classifier",)
 
 
 def next_step(path: Path, source: Source) -> str:
-    """How to load it, ready to paste."""
+    """Return the code that loads it."""
     loaded = f"safetensors.torch.load_file({str(path / 'model.safetensors')!r})"
     return (
         f"next, in Python: import torch, torchvision, safetensors.torch; encoder = torchvision.models.{source.encoder_name}(); "

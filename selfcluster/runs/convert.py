@@ -86,7 +86,7 @@ def import_original(file: str | Path, out: str | Path | None = None) -> OpenRun:
     path = folder.claim(out, file.name.split(".")[0], config.method, overwrite=False)
     try:
         with folder_written_whole(path) as partial:
-            folder.prepare(partial, ResolvedConfig(config, origins), None)
+            folder.prepare(partial, ResolvedConfig(config, origins), None, imported_from=file.name)
             checkpoint.save_network(partial, config, model)
             weights.write_model(partial, model, config)
     except OSError as error:

@@ -97,12 +97,13 @@ def check_writable(folder: Path) -> None:
         raise CheckpointError(f"run folder {str(folder)!r} may not be written; copy it to a place of yours")
 
 
-def prepare(folder: Path, resolved: ResolvedConfig, data: Data | None) -> None:
+def prepare(folder: Path, resolved: ResolvedConfig, data: Data | None, *, imported_from: str = "") -> None:
     """The folder holds what is known before training, and nothing of an earlier run; files that are not a run's stay.
 
     Args:
         folder, resolved: of the run.
         data: its images; None for a run that was trained elsewhere, on images that are not known here.
+        imported_from: name of the file that the weights were imported from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in [*(folder / name for name in _OWN_FILES), *folder.glob("evaluation-*.json")]:
@@ -116,6 +117,7 @@ def prepare(folder: Path, resolved: ResolvedConfig, data: Data | None) -> None:
         "threads": torch.get_num_threads(),
         "ranks": distributed.n_ranks(),
         "versions": {name: version(name) for name in ("selfcluster", "torch", "torchvision", "timm", "numpy")},
+        **({"imported_from": imported_from} if imported_from else {}),
     }
     write_atomically(folder / "environment.json", json.dumps(environment, indent=1).encode())
     if data is not None:

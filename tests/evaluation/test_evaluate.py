@@ -97,7 +97,7 @@ def test_other_labeled_data_and_its_test_set(folder: Path, tmp_path: Path) -> No
     assert figures["raw pixels"]["eval/knn_top1_k20"] == 1.0
 
 
-def test_shuffled_labels_give_chance() -> None:
+def test_shuffled_labels_score_chance() -> None:
     train, labels = _blobs(300)
     test, wanted = _blobs(300)
     figures = dict(knn.run(train, RNG.permutation(labels), test, wanted, ks=(20,)))
@@ -164,7 +164,7 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
     return sc.train(folder / "toys.npz", out=folder / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
 
 
-def test_with_labels_there_is_everything_but_fine_tuning(labeled: sc.Run) -> None:
+def test_with_labels_everything_but_fine_tuning_is_computed(labeled: sc.Run) -> None:
     figures = labeled.evaluate().figures["trained encoder"]
     against = {f"eval/{name}" for name in ("knn_top1_k20", "knn_top1_k200", "linear_top1", "linear_strength", "retrieval_map")}
     of_clusters = {f"cluster/{name}" for name in ("accuracy", "purity", "nmi", "ami", "ari")}
@@ -192,7 +192,7 @@ def test_evaluators_run_one_after_the_other_are_merged(labeled: sc.Run) -> None:
     assert "eval/retrieval_map" not in other_share.figures["raw pixels"], "results on other test images do not share a table"
 
 
-def test_fine_tuning_is_done_where_it_is_asked_for(labeled: sc.Run) -> None:
+def test_fine_tuning_is_done_on_request(labeled: sc.Run) -> None:
     evaluation = labeled.evaluate(only=("finetune",), finetune_minutes=0.002)
     assert "eval/finetune_10_top1" not in evaluation.figures["raw pixels"]
     for name in ("untrained encoder", "trained encoder"):
@@ -212,7 +212,7 @@ def test_other_data_are_noted_and_saved_separately(labeled: sc.Run, folder: Path
     assert own.file.read_bytes() == before
 
 
-def test_the_runs_own_data_named_again_is_its_own(labeled: sc.Run) -> None:
+def test_the_runs_own_data_given_by_name_are_its_own(labeled: sc.Run) -> None:
     evaluation = labeled.evaluate(labeled.opened.images, only=("knn",))
     assert evaluation.file.name == "evaluation.json"
     assert evaluation.figures == labeled.evaluate(only=("knn",)).figures

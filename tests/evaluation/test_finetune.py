@@ -48,7 +48,7 @@ def figures() -> dict[str, float]:
     model = tiny.training(threads=1).model
     before = copy.deepcopy(model.state_dict())
     found = _measurements(model, _recipe(minutes=10, max_steps=40))
-    assert all((model.state_dict()[name] == value).all() for name, value in before.items()), "the model is another afterwards"
+    assert all((model.state_dict()[name] == value).all() for name, value in before.items()), "the model was changed"
     return found
 
 
@@ -64,7 +64,7 @@ def test_the_mean_and_each_draw_are_reported(figures: dict[str, float]) -> None:
         assert figures[f"eval/finetune_{percent}_top1_se"] >= 0
 
 
-def test_the_time_is_limited_and_the_schedule_with_it(figures: dict[str, float]) -> None:
+def test_the_time_limit_shortens_the_schedule(figures: dict[str, float]) -> None:
     assert figures["eval/finetune_10_steps"] == 40
     hurried = list(finetune.run(tiny.training(threads=1).model, *_sides(), _recipe(minutes=0.003)))
     assert hurried[1].n_steps < hurried[1].n_planned == finetune.n_steps_of(12) == 200
@@ -74,7 +74,7 @@ def test_steps_follow_from_the_number_of_images() -> None:
     assert [finetune.n_steps_of(n) for n in (10, 640, 10**6)] == [200, 300, 2000]
 
 
-def test_a_training_sees_only_its_images_and_every_one_of_them() -> None:
+def test_a_training_uses_all_of_its_images_and_no_others() -> None:
     index = np.array([4, 7, 9])
     plan = finetune._plan(index, 5, seed=0)
     assert len(plan.order) == 5 * 64

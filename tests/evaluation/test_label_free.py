@@ -54,7 +54,7 @@ def test_silhouettes() -> None:
     assert (label_free.silhouettes(torch.ones(20, 4), 5) == 0).all()
 
 
-def test_all_figures_of_two_images_and_of_many() -> None:
+def test_all_metrics_of_two_images_and_of_many() -> None:
     many = dict(label_free.run(_rows(50), (_rows(50), _rows(50, seed=1)), k=5))
     names = {"eval/silhouette", "eval/view_top1", "eval/neighbor_overlap"}
     assert many.keys() == {"collapse/rankme"} | names | {f"{name}_se" for name in names}

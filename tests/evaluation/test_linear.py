@@ -13,19 +13,19 @@ RNG = np.random.default_rng(0)
 
 
 def _blobs(n: int, noise: float, *, classes: int = 4, width: int = 12) -> tuple[torch.Tensor, np.ndarray]:
-    """Classes about different corners, far from the origin, with features of very different scale."""
+    """Classes around different corners, far from the origin, with features on very different scales."""
     labels = RNG.integers(0, classes, n).astype(np.int64)
     rows = np.eye(classes, width)[labels] * 2 + noise * RNG.standard_normal((n, width))
     return torch.from_numpy(rows * np.logspace(-2, 2, width) + 5).float(), labels
 
 
-def test_what_is_told_apart_by_a_plane_is_told_apart() -> None:
+def test_separable_classes_are_classified_correctly() -> None:
     figures = dict(linear.run(*_blobs(300, 0.1), *_blobs(100, 0.1)))
     assert figures["eval/linear_top1"] == 1
     assert figures["eval/linear_top1_se"] == 0
 
 
-def test_shuffled_labels_give_chance() -> None:
+def test_shuffled_labels_score_chance() -> None:
     features, labels = _blobs(600, 0.1)
     test, test_labels = _blobs(600, 0.1)
     top1 = dict(linear.run(features, RNG.permutation(labels), test, test_labels))["eval/linear_top1"]
@@ -62,7 +62,7 @@ def test_the_gradient_is_that_of_the_loss() -> None:
     assert gradient == pytest.approx(parameters.grad.numpy(), abs=1e-5)
 
 
-def test_the_test_labels_change_nothing_that_is_chosen() -> None:
+def test_the_strength_does_not_depend_on_the_test_images() -> None:
     train, labels = _blobs(120, 2.0)
     test, test_labels = _blobs(60, 2.0)
     chosen = dict(linear.run(train, labels, test, test_labels))["eval/linear_strength"]
@@ -71,20 +71,20 @@ def test_the_test_labels_change_nothing_that_is_chosen() -> None:
     assert dict(linear.run(train, labels, torch.rand(5, 12) * 100, np.zeros(5, dtype=np.int64)))["eval/linear_strength"] == chosen
 
 
-def test_the_strength_is_the_best_of_those_tried_on_the_images_kept_out() -> None:
+def test_the_strength_is_the_best_on_the_held_out_images() -> None:
     # 30 images in 200 directions: with little regularization the noise is learned.
     features, labels = _blobs(60, 1.0, classes=2, width=200)
     probe = linear.fit(features, labels, seed=1)
     problem = SoftmaxRegression(features, torch.from_numpy(labels), 2, torch.device("cpu"))
     kept_out = linear.share_of_each_class(labels, 0.2, 1, linear._SPLIT, left=1)
     shares = [problem.accuracy(problem.minimum(problem.zeros(), s, problem.weights_without(kept_out)), kept_out) for s in linear.STRENGTHS]
-    # The fit on all images is held in as firmly, by all of them.
+    # For the fit on all images, the strength is lowered in proportion to their number.
     place = int(np.abs(np.array(linear.STRENGTHS) * (60 - len(kept_out)) / 60 - probe.strength).argmin())
     assert probe.strength == pytest.approx(linear.STRENGTHS[place] * (60 - len(kept_out)) / 60)
     assert shares[place] >= max(shares) - 1 / len(kept_out)
 
 
-def test_images_kept_out_do_not_matter_to_the_fit() -> None:
+def test_held_out_images_do_not_affect_the_fit() -> None:
     features, labels = _blobs(100, 1.0)
     problem = SoftmaxRegression(features, torch.from_numpy(labels), 4, torch.device("cpu"))
     other = torch.from_numpy(np.where(np.arange(100) < 20, 3 - labels, labels))
@@ -107,7 +107,7 @@ def test_awkward_features_and_labels() -> None:
     assert (features == before).all()
 
 
-def test_sgd_finds_about_the_same_where_images_are_many() -> None:
+def test_sgd_is_about_as_accurate_as_lbfgs() -> None:
     train, labels = _blobs(6000, 1.5)
     test, test_labels = _blobs(2000, 1.5)
     by_sgd = linear.fit(train, labels, large=0)
@@ -117,14 +117,14 @@ def test_sgd_finds_about_the_same_where_images_are_many() -> None:
     assert 0.5 < exact < 0.99
 
 
-def test_of_many_images_the_strength_is_chosen_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_many_images_the_strength_is_chosen_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     train, labels = _blobs(2000, 1.5)
     test, test_labels = _blobs(1000, 1.5)
     whole = linear.fit(train, labels)
     monkeypatch.setattr(linear, "_MOST_TO_CHOOSE", 400)
     monkeypatch.setattr(softmax_regression, "_CURVATURE_ROWS", 300)
     sampled = linear.fit(train, labels)
-    # Some 320 of the sample's 400 images were fitted, and the fit on all is held in as firmly, by 2,000.
+    # About 320 of the sample's 400 images were fitted; the strength is lowered in proportion for all 2,000.
     tried = np.array(linear.STRENGTHS) * 320 / 2000
     assert np.abs(tried / sampled.strength - 1).min() < 0.03
     right = [(probe.predict(test) == test_labels).mean() for probe in (whole, sampled)]

@@ -15,7 +15,7 @@ def _features(n: int = 60, width: int = 5) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def _naive(features: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
-    """By scikit-learn's average precision of each query, and by looking for its nearest."""
+    """scikit-learn's average precision, and recall@1, one query at a time."""
     rows = torch.nn.functional.normalize(features).double().numpy()
     precision, right = [], []
     for query in range(len(rows)):
@@ -43,7 +43,7 @@ def test_equal_images_share_a_rank() -> None:
     assert dict(retrieval.run(features, labels))["eval/retrieval_map"] == pytest.approx(_naive(features, labels)[0], abs=1e-5)
 
 
-def test_perfect_features_find_everything_and_constant_ones_nothing() -> None:
+def test_perfect_features_score_1_and_constant_ones_chance() -> None:
     _, labels = _features()
     figures = dict(retrieval.run(torch.eye(4)[torch.from_numpy(labels)], labels))
     assert figures["eval/retrieval_map"] == figures["eval/retrieval_recall1"] == 1
@@ -51,7 +51,7 @@ def test_perfect_features_find_everything_and_constant_ones_nothing() -> None:
     assert dict(retrieval.run(torch.ones(60, 3), labels))["eval/retrieval_map"] == pytest.approx(chance)
 
 
-def test_shuffled_labels_give_chance() -> None:
+def test_shuffled_labels_score_chance() -> None:
     labels = np.arange(400) % 4
     features = torch.eye(4)[torch.from_numpy(labels)] + 0.1 * torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
     figures = dict(retrieval.run(features, RNG.permutation(labels)))
@@ -59,13 +59,13 @@ def test_shuffled_labels_give_chance() -> None:
     assert figures["eval/retrieval_recall1"] == pytest.approx(0.25, abs=0.08)
 
 
-def test_an_image_alone_in_its_class_does_not_ask() -> None:
+def test_an_image_alone_in_its_class_is_not_a_query() -> None:
     labels = np.array([0, 0, 1, 2, 2])
     assert retrieval.queries_of(labels).tolist() == [0, 1, 3, 4]
     assert dict(retrieval.run(torch.eye(5), np.arange(5))) == {}
 
 
-def test_of_many_images_a_seeded_draw_asks() -> None:
+def test_of_many_images_a_seeded_sample_is_queried() -> None:
     labels = np.zeros(100, dtype=np.int64)
     drawn = retrieval.queries_of(labels, at_most=10)
     assert len(set(drawn)) == 10

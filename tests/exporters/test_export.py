@@ -1,4 +1,4 @@
-"""What leaves the house is what is in it: each format is loaded by those it is for, without us where that is promised."""
+"""Exports: each format is loaded by the library it is for, without selfcluster where possible."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PHOTO: dict[str, Any] = {**FAST, "encoder": "resnet18", "crop_pixels": (32, 16),
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
-    """A run with one of our own networks."""
+    """A run with one of our networks."""
     return sc.train(tiny.images(), out=tmp_path_factory.mktemp("runs") / "small", **FAST)
 
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
-    """A run with a network that everybody has, on files."""
+    """A run with one of timm's networks, on files."""
     root = tmp_path_factory.mktemp("runs")
     (root / "secret place" / "pictures").mkdir(parents=True)
     data = tiny.folder_of_images(root / "secret place" / "pictures")
@@ -44,22 +44,22 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
 
 
 def _alone(code: str, **environment: str) -> str:
-    """What a fresh Python prints."""
+    """Return the output of a new Python process."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def _hub_cache(files: Path, name: str, cache: Path) -> None:
-    """The folder where huggingface_hub keeps what it has downloaded, with these files in it."""
+    """Fill the cache of huggingface_hub with these files."""
     place = cache / f"models--{name.replace('/', '--')}"
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text("0" * 40)
     shutil.copytree(files, place / "snapshots" / ("0" * 40))
 
 
-def test_others_load_it_by_the_line_that_was_printed_and_without_us(photo: sc.Run, small: sc.Run, tmp_path: Path) -> None:
-    """In one fresh Python, since starting it is what takes time; at its end, one of our own networks, which needs our names."""
+def test_exports_load_by_the_printed_line_without_selfcluster(photo: sc.Run, small: sc.Run, tmp_path: Path) -> None:
+    """In one new process, since starting it takes time; last, one of our networks, which timm knows only after our import."""
     pytest.importorskip("onnxruntime")
     exported = {name: photo.export(name, out=tmp_path / name) for name in ("timm", "torchvision", "onnx", "hub")}
     _hub_cache(tmp_path / "hub", "YOUR-NAME/photo", tmp_path / "cache")
@@ -106,11 +106,11 @@ print(encoder.num_features)
     allowed = 1e-4 * np.abs(wanted).max()
     for name in ("timm", "torchvision", "onnx"):
         np.testing.assert_allclose(np.load(tmp_path / f"by-{name}.npy"), wanted, rtol=0, atol=allowed, err_msg=name)
-    # The card's own preparation of an image is the one that the network was trained with.
+    # The card prepares the image as in training.
     np.testing.assert_allclose(np.load(tmp_path / "by-hub.npy"), wanted_of_image, rtol=0, atol=allowed)
 
 
-def test_the_graph_takes_any_batch_gives_the_layer_and_tells_how_to_prepare(small: sc.Run, tmp_path: Path) -> None:
+def test_the_graph_takes_any_batch_returns_the_layer_and_describes_preprocessing(small: sc.Run, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     exported = small.export("onnx", out=tmp_path / "graph", layer="head")
     session = onnxruntime.InferenceSession(str(tmp_path / "graph" / "model.onnx"))
@@ -122,12 +122,12 @@ def test_the_graph_takes_any_batch_gives_the_layer_and_tells_how_to_prepare(smal
         found = session.run(None, {"images": images[:n].numpy()})[0]
         np.testing.assert_allclose(found, network.project(images[:n]).detach(), rtol=0, atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
-    told = session.get_modelmeta().custom_metadata_map
-    beside = json.loads((tmp_path / "graph" / "preprocessing.json").read_text())
-    assert json.loads(told["preprocessing"]) == beside
-    assert beside["mean"] == [0.485, 0.456, 0.406]
-    assert beside["output"]["name"] == "head"
-    assert told["encoder"] == "resnet10_small_quarter_s2"
+    metadata = session.get_modelmeta().custom_metadata_map
+    description = json.loads((tmp_path / "graph" / "preprocessing.json").read_text())
+    assert json.loads(metadata["preprocessing"]) == description
+    assert description["mean"] == [0.485, 0.456, 0.406]
+    assert description["output"]["name"] == "head"
+    assert metadata["encoder"] == "resnet10_small_quarter_s2"
     assert exported.files == ("model.onnx", "preprocessing.json")
     assert str(Path(sc.__file__).parent).encode() not in (tmp_path / "graph" / "model.onnx").read_bytes()
     assert 0 < exported.difference.largest < 1e-5
@@ -139,26 +139,26 @@ def test_a_transformer_becomes_a_graph_too(tmp_path: Path) -> None:
     run = sc.train(tiny.images(), out=tmp_path / "run", **settings)
     assert run.export("onnx").difference.largest > 0
     assert run.export("timm").path == run.path / "export" / "timm"
-    with pytest.raises(sc.ConfigError, match="'vit_tiny_patch16_224' is no network of torchvision: only plain ResNets"):
+    with pytest.raises(sc.ConfigError, match="'vit_tiny_patch16_224' is not a torchvision architecture: only plain ResNets"):
         run.export("torchvision")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "'resnet10_small_quarter_s2' is no network of torchvision: its stem is 3 x 3"),
-        ({"encoder": "resnet50d"}, "'resnet50d' is no network of torchvision: its stem or its blocks"),
-        ({"encoder": "vit_tiny_patch16_224.augreg_in21k"}, "'vit_tiny_patch16_224' is no network of torchvision: only plain ResNets"),
+        ({}, "'resnet10_small_quarter_s2' is not a torchvision architecture: its stem is 3 x 3"),
+        ({"encoder": "resnet50d"}, "'resnet50d' is not a torchvision architecture: its stem or blocks"),
+        ({"encoder": "vit_tiny_patch16_224.augreg_in21k"}, "'vit_tiny_patch16_224' is not a torchvision architecture: only plain ResNets"),
         ({"encoder": "resnet18", "sobel": True}, "takes edges"),
     ],
 )
-def test_what_torchvision_has_not_is_refused_with_the_reason(settings: dict[str, Any], message: str) -> None:
+def test_other_architectures_are_refused_for_torchvision_with_the_reason(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(sc.ConfigError, match=message):
         torchvision_weights.check(tiny.config(**settings))
 
 
 @pytest.mark.parametrize("name", torchvision_weights.SHARED)
-def test_networks_taken_for_the_same_have_the_same_tensors(name: str) -> None:
+def test_shared_networks_have_the_same_tensors(name: str) -> None:
     import timm
     import torchvision
 
@@ -168,9 +168,9 @@ def test_networks_taken_for_the_same_have_the_same_tensors(name: str) -> None:
     assert {tensor: value.shape for tensor, value in ours.state_dict().items()} == shapes
 
 
-def test_the_card_tells_what_the_run_recorded_and_no_more(photo: sc.Run, tmp_path: Path) -> None:
+def test_the_card_reports_what_the_run_recorded(photo: sc.Run, tmp_path: Path) -> None:
     bare = photo.export("hub", out=tmp_path / "bare").path / "README.md"
-    assert "None was recorded." in bare.read_text()
+    assert "Not evaluated." in bare.read_text()
     figures = {"raw pixels": {"eval/knn_top1_k20": 0.25}, "trained encoder": {"eval/knn_top1_k20": 0.5, "cluster/ami": 0.125}}
     shutil.copytree(photo.path, tmp_path / "photo")
     where = json.dumps(photo.opened.images)
@@ -237,7 +237,7 @@ def test_a_whole_run_is_trained_from_but_not_resumed(small: sc.Run, tmp_path: Pa
         sc.load(whole).embed()
     with pytest.raises(sc.CheckpointError, match=r"no data\.parquet"):
         sc.load(whole).opened.trained_on()
-    assert "is not recorded here" in (sc.load(whole).export("hub", out=tmp_path / "hub").path / "README.md").read_text()
+    assert "are not recorded here" in (sc.load(whole).export("hub", out=tmp_path / "hub").path / "README.md").read_text()
 
 
 def test_a_half_trained_run_is_exported_and_trained_from(small: sc.Run, tmp_path: Path) -> None:
@@ -250,22 +250,22 @@ def test_a_half_trained_run_is_exported_and_trained_from(small: sc.Run, tmp_path
     )
 
 
-def test_an_export_is_replaced_when_asked_and_nothing_else_ever(small: sc.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_an_export_is_replaced_and_only_on_request(small: sc.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = small.export("timm", out=tmp_path / "timm").path
-    with pytest.raises(sc.CheckpointError, match="holds an export already; replace it by --overwrite"):
+    with pytest.raises(sc.CheckpointError, match="already contains an export; use --overwrite"):
         small.export("timm", out=out)
     (out / "config.json").write_text("{}")
     small.export("timm", out=out, overwrite=True)
     assert json.loads((out / "config.json").read_text())["architecture"] == "resnet10_small_quarter_s2"
     (out / "notes.txt").write_text("mine")
     for target, name in ((out, "notes.txt"), (small.path, "checkpoints")):
-        with pytest.raises(sc.CheckpointError, match=f"holds '{name}', which is no part of such an export"):
+        with pytest.raises(sc.CheckpointError, match=f"contains '{name}', which is not part of an export"):
             small.export("timm", out=target, overwrite=True)
     for target in (tmp_path / "encoder.onnx", tmp_path / "encoder.pt"):
         with pytest.raises(sc.ConfigError, match=r"an export is a folder; use --out \S*encoder$"):
             small.export("timm", out=target)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(sc.ConfigError, match="is the folder you are in"):
+    with pytest.raises(sc.ConfigError, match="is the current folder"):
         small.export("timm", out=".", overwrite=True)
     with pytest.raises(sc.CheckpointError, match="is a file"):
         small.export("timm", out=out / "notes.txt", overwrite=True)
@@ -275,20 +275,20 @@ def test_an_export_is_replaced_when_asked_and_nothing_else_ever(small: sc.Run, t
 
 
 @pytest.mark.parametrize("format", ["timm", "whole", "onnx"])
-def test_what_gives_other_features_is_not_written(format: str, small: sc.Run, tmp_path: Path) -> None:
+def test_an_export_with_other_features_is_not_written(format: str, small: sc.Run, tmp_path: Path) -> None:
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     broken = sc.load(small.path)
     with torch.no_grad():
         broken.model.encoder.conv1.weight[0] = torch.nan
-    with pytest.raises(sc.CheckpointError, match="gives other features than the run"):
+    with pytest.raises(sc.CheckpointError, match="the export does not reproduce the run"):
         broken.export(format, out=tmp_path / "new" / "place")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_extra_is_one_line(small: sc.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_with_its_install_command(small: sc.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(sc.ConfigError, match=r"--format onnx needs onnx and onnxruntime and onnxscript: pip install 'selfcluster\[onnx\]'"):
+    with pytest.raises(sc.ConfigError, match=r"--format onnx requires onnx, onnxruntime, onnxscript: pip install 'selfcluster\[onnx\]'"):
         small.export("onnx", out=tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -297,5 +297,5 @@ def test_unknown_formats_and_layers(small: sc.Run) -> None:
     assert set(FORMATS) == {"timm", "torchvision", "onnx", "hub", "whole"}
     with pytest.raises(sc.ConfigError, match="unknown format 'onxx'; did you mean 'onnx'"):
         small.export("onxx")
-    with pytest.raises(sc.ConfigError, match="format 'timm' has no --layer head"):
+    with pytest.raises(sc.ConfigError, match="format 'timm' does not support --layer head"):
         small.export("timm", layer="head")

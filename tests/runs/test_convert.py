@@ -221,6 +221,6 @@ def test_an_imported_run_is_exported_with_its_origin(imported: sc.Run, tmp_path:
     assert imported.export("torchvision", out=tmp_path / "torchvision").difference.largest < 1e-4
     card = (imported.export("hub", out=tmp_path / "hub").path / "README.md").read_text()
     assert "imported from `ckp-3.pth`" in card
-    assert "The weights began as those of ckp-3.pth, so the license of these binds too." in card
-    assert "Which images it saw is not recorded here." in card
+    assert "The weights are those of ckp-3.pth, whose license applies." in card
+    assert "The training images are not recorded here." in card
     assert sc.load(imported.export("whole", out=tmp_path / "whole").path).config == imported.config
