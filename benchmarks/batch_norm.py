@@ -59,7 +59,7 @@ def _taken_anew(encoder: torch.nn.Module, data: Data, config: Any) -> torch.nn.M
 def _accuracy(encoder: torch.nn.Module, data: Data, config: Any) -> float:
     features = extract_features(encoder, data.images, pixels=config.crops.crop_pixels[0], device=CPU)
     assert data.images.labels is not None
-    return dict(clusters.run(features, data.images.labels.codes))["cluster/accuracy"]
+    return dict(clusters.measure(features, data.images.labels.codes))["cluster/accuracy"]
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def timed(turns: dict[str, Callable[[], Any]], n: int) -> tuple[dict[str, list[f
 
 def compare_knn(sides: Sides, n: int) -> dict[str, Any]:
     turns: dict[str, Callable[[], Any]] = {
-        "selfcluster": lambda: dict(knn.run(*sides, ks=KS)),
+        "selfcluster": lambda: dict(knn.measure(*sides, ks=KS)),
         "lightly": lambda: {k: lightlys_knn(sides, knn.usable_k(k, sides[1])) for k in KS},
     }
     seconds, gave = timed(turns, n)
@@ -104,7 +104,7 @@ def compare_linear(sides: Sides, n: int) -> dict[str, Any]:
     turns: dict[str, Callable[[], Any]] = {
         "selfcluster": lambda: linear.fit(features, labels, strength=strength),
         "scikit-learn": theirs,
-        "selfcluster, strength chosen": lambda: dict(linear.run(*sides)),
+        "selfcluster, strength chosen": lambda: dict(linear.measure(*sides)),
     }
     seconds, gave = timed(turns, n)
     ours, sklearns = gave["selfcluster"], gave["scikit-learn"]

@@ -27,7 +27,7 @@ _N_RESAMPLES = 100
 """Bootstrap resamples; the standard error itself then has a relative error of 7 %."""
 
 
-def run(
+def measure(
     features: Float[Tensor, "n f"],
     labels: NDArray[np.int64],
     *,

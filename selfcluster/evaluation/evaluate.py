@@ -22,8 +22,6 @@ from selfcluster.settings.commands import EVALUATORS
 
 __all__ = ["Evaluation", "evaluate"]
 
-_NEEDS_LABELS = ("knn", "linear", "retrieval", "clusters", "finetune")
-
 
 def evaluate(
     run: OpenRun,
@@ -69,12 +67,12 @@ def evaluate(
     with distributed.alone():
         opened = evaluation_data(run, data, test, test_share, labels)
         if opened.split is None:
-            if asked and asked <= set(_NEEDS_LABELS):
+            if asked and "label-free" not in asked:
                 raise DataError(
-                    f"cannot evaluate {', '.join(evaluators)}: {opened.why_unlabeled} in {opened.name}; "
+                    f"cannot evaluate {', '.join(name for name in EVALUATORS if name in asked)}: {opened.why_unlabeled} in {opened.name}; "
                     "give --labels FILE.csv, one folder per class, or --only label-free"
                 )
-            evaluators = [name for name in evaluators if name not in _NEEDS_LABELS]
+            evaluators = ["label-free"]
         notes = [*opened.notes]
         if not opened.is_own:
             notes.insert(0, f"transfer: the encoder was trained on {run.images or 'an array'}, and evaluated on {opened.identity['data']}")

@@ -95,7 +95,7 @@ class Outcome:
         yield f"eval/finetune_{self.percent}_steps", self.n_steps
 
 
-def run(model: Encoder, train: LabeledSubset, test: LabeledSubset, recipe: Recipe) -> Iterator[Outcome]:
+def measure(model: Encoder, train: LabeledSubset, test: LabeledSubset, recipe: Recipe) -> Iterator[Outcome]:
     """Fine-tune on 1 % and on 10 % of the labels, and yield the outcome of each.
 
     Args:

@@ -17,7 +17,7 @@ from selfcluster.evaluation.standard_errors import mean_and_error
 _CHUNK = 1024
 
 
-def run(
+def measure(
     train: Float[Tensor, "n f"],
     train_labels: NDArray[np.int64],
     test: Float[Tensor, "m f"],

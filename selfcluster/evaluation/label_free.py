@@ -30,7 +30,7 @@ N_NEIGHBORS = 10
 _CHUNK = 1024
 
 
-def run(
+def measure(
     features: Float[Tensor, "n f"],
     views: tuple[Float[Tensor, "m f"], Float[Tensor, "m f"]],
     *,

@@ -65,7 +65,7 @@ class Probe:
         return self.classes[np.concatenate(parts)]
 
 
-def run(
+def measure(
     train: Float[Tensor, "n f"],
     train_labels: NDArray[np.int64],
     test: Float[Tensor, "m f"],
@@ -137,11 +137,10 @@ def _chosen(problem: SoftmaxRegression, kept_out: NDArray[np.int64]) -> tuple[fl
     parameters, best, worse = problem.zeros(), (-1.0, STRENGTHS[0], problem.zeros()), 0
     for strength in STRENGTHS:
         parameters = problem.minimum(parameters, strength, weights, tolerance=_ROUGH)
-        right = problem.accuracy(parameters, kept_out)
-        worse = 0 if right > best[0] else worse + 1
-        if right > best[0]:
-            best = (right, strength, parameters)
-        if worse == 2:
+        accuracy = problem.accuracy(parameters, kept_out)
+        if accuracy > best[0]:
+            best, worse = (accuracy, strength, parameters), 0
+        elif (worse := worse + 1) == 2:
             break
     return best[1], best[2]
 

@@ -34,7 +34,7 @@ def queries_of(labels: NDArray[np.int64], *, seed: int = 0, at_most: int = _MAX_
     return np.sort(able[randomness.permutation(len(able), seed, _QUERIES)[:at_most]])
 
 
-def run(
+def measure(
     features: Float[Tensor, "n f"],
     labels: NDArray[np.int64],
     *,

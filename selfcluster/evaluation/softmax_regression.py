@@ -50,7 +50,7 @@ class SoftmaxRegression:
         return (rows.T @ rows / len(rows)).cpu().double().numpy()
 
     def zeros(self) -> NDArray[np.float64]:
-        """Return the parameters under which all classes are equally likely."""
+        """Return the starting point of a fit, where all classes are equally likely."""
         return np.zeros((self.features.shape[1] + 1) * self.n_classes)
 
     def uniform_weights(self) -> Tensor:

@@ -61,13 +61,13 @@ class Suite:
 
     def figures(self, evaluators: Iterable[str]) -> dict[str, float]:
         """Run these evaluators and return the values by metric."""
-        measure: dict[str, Callable[[], Measurements]] = {"label-free": self._label_free}
+        measures: dict[str, Callable[[], Measurements]] = {"label-free": self._label_free}
         if self.data.split is not None:
-            measure |= self._against_labels(self.data.split)
+            measures |= self._against_labels(self.data.split)
         found: dict[str, float] = {}
         for evaluator in evaluators:
             started = time.perf_counter()
-            found.update(measure[evaluator]())
+            found.update(measures[evaluator]())
             self.log.say(f"{self.representation.name}: {evaluator} in {duration(time.perf_counter() - started)}")
         return found
 
@@ -105,7 +105,7 @@ class Suite:
             f"without labels: {len(chosen):,} images, silhouette of {k} clusters, overlap of {label_free.N_NEIGHBORS} neighbors between "
             f"two crops; prototypes of {len(index):,} images"
         )
-        yield from label_free.run(features[torch.from_numpy(chosen)], representation.of_views(points.images, index[chosen]), k=k)
+        yield from label_free.measure(features[torch.from_numpy(chosen)], representation.of_views(points.images, index[chosen]), k=k)
         if isinstance(representation, Network) and (nearest := representation.prototypes_of(features)) is not None:
             yield from label_free.prototype_use(*nearest)
 
@@ -118,19 +118,19 @@ class Suite:
             for k in (20, 200):
                 if (used := knn.usable_k(k, trained.codes)) < k:
                     self.notes.append(f"k = {k} is lowered to {used}, below the size of the smallest class")
-            return knn.run(train, trained.codes, test, tested.codes, device=device)
+            return knn.measure(train, trained.codes, test, tested.codes, device=device)
 
         def retrieved() -> Measurements:
             queries = retrieval.queries_of(tested.codes)
             sample = f", with {len(queries):,} queries" if len(queries) < len(tested.codes) else ""
             self.notes.append(f"retrieval among the {len(tested.codes):,} test images{sample}")
-            return retrieval.run(test, tested.codes, queries=queries, device=device)
+            return retrieval.measure(test, tested.codes, queries=queries, device=device)
 
         return {
             "knn": nearest_neighbors,
-            "linear": partial(linear.run, train, trained.codes, test, tested.codes, device=device),
+            "linear": partial(linear.measure, train, trained.codes, test, tested.codes, device=device),
             "retrieval": retrieved,
-            "clusters": partial(clusters.run, points, clustered.codes, device=device),
+            "clusters": partial(clusters.measure, points, clustered.codes, device=device),
             "finetune": partial(self._finetune, trained, tested),
         }
 
@@ -148,7 +148,7 @@ class Suite:
             minutes=self.minutes,
             **network.readers(train.images),
         )
-        for outcome in finetune.run(network.network, train, test, recipe):
+        for outcome in finetune.measure(network.network, train, test, recipe):
             yield from outcome.measurements()
             if outcome.n_steps < outcome.n_planned:
                 self.notes.append(

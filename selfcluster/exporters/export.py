@@ -94,7 +94,7 @@ def export(
             f"format {format!r} does not support --layer head; use --format onnx for the head's output, or --format whole for the whole network"
         )
     target = Path(out).expanduser() if out is not None else run.path / "export" / (f"{format}-head" if layer == "head" else format)
-    _claim(target, form.FILES, overwrite=overwrite)
+    _check_target(target, form.FILES, overwrite=overwrite)
     form.check(run.config)
     source = Source(run.path, run.config, plain_copy(run.model, run.config), layer)
     try:
@@ -106,7 +106,7 @@ def export(
     return ExportResult(target, written, found, form.notes(source), form.next_step(target, source))
 
 
-def _claim(target: Path, files: tuple[str, ...], *, overwrite: bool) -> None:
+def _check_target(target: Path, files: tuple[str, ...], *, overwrite: bool) -> None:
     """Check that the folder may be written.
 
     Raises:

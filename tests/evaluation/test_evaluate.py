@@ -34,7 +34,7 @@ def test_knn_equals_a_naive_vote() -> None:
         for i in nearest.tolist():
             votes[labels[i]] += np.exp(cosine[i].item() / 0.1)
         right += votes.argmax() == label
-    figures = dict(knn.run(train, labels, test, wanted, ks=(k,)))
+    figures = dict(knn.measure(train, labels, test, wanted, ks=(k,)))
     assert figures["eval/knn_top1_k5"] == pytest.approx(right / 20)
     assert figures["eval/knn_top1_k5_se"] == pytest.approx((right / 20 * (1 - right / 20) / 20) ** 0.5, rel=0.1)
 
@@ -48,7 +48,7 @@ def test_k_is_lowered_below_the_smallest_class() -> None:
 def test_clusters_of_separate_blobs_are_the_classes() -> None:
     names = [f"cluster/{name}" for name in ("accuracy", "purity", "nmi", "ami", "ari")]
     wanted = {name: pytest.approx(1) for name in names} | {f"{name}_se": pytest.approx(0) for name in names}
-    assert dict(clusters.run(*_blobs(90))) == wanted
+    assert dict(clusters.measure(*_blobs(90))) == wanted
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def test_other_labeled_data_and_its_test_set(folder: Path, tmp_path: Path) -> No
 def test_shuffled_labels_score_chance() -> None:
     train, labels = _blobs(300)
     test, wanted = _blobs(300)
-    figures = dict(knn.run(train, RNG.permutation(labels), test, wanted, ks=(20,)))
+    figures = dict(knn.measure(train, RNG.permutation(labels), test, wanted, ks=(20,)))
     assert figures["eval/knn_top1_k20"] == pytest.approx(1 / 3, abs=0.15)
-    figures = dict(clusters.run(train, RNG.permutation(labels)))
+    figures = dict(clusters.measure(train, RNG.permutation(labels)))
     assert figures["cluster/ami"] == pytest.approx(0, abs=0.03)
     assert 0 < figures["cluster/ami_se"] < 0.03
     assert 1 / 3 < figures["cluster/purity"] < 0.5

@@ -40,7 +40,7 @@ def _sides() -> tuple[LabeledSubset, LabeledSubset]:
 
 
 def _measurements(model: ClusterModel, recipe: finetune.Recipe) -> dict[str, float]:
-    return dict(pair for outcome in finetune.run(model, *_sides(), recipe) for pair in outcome.measurements())
+    return dict(pair for outcome in finetune.measure(model, *_sides(), recipe) for pair in outcome.measurements())
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_mean_and_each_draw_are_reported(figures: dict[str, float]) -> None:
 
 def test_the_time_limit_shortens_the_schedule(figures: dict[str, float]) -> None:
     assert figures["eval/finetune_10_steps"] == 40
-    hurried = list(finetune.run(tiny.training(threads=1).model, *_sides(), _recipe(minutes=0.003)))
+    hurried = list(finetune.measure(tiny.training(threads=1).model, *_sides(), _recipe(minutes=0.003)))
     assert hurried[1].n_steps < hurried[1].n_planned == finetune.n_steps_of(12) == 200
 
 

@@ -20,7 +20,7 @@ def _blobs(n: int, noise: float, *, classes: int = 4, width: int = 12) -> tuple[
 
 
 def test_separable_classes_are_classified_correctly() -> None:
-    figures = dict(linear.run(*_blobs(300, 0.1), *_blobs(100, 0.1)))
+    figures = dict(linear.measure(*_blobs(300, 0.1), *_blobs(100, 0.1)))
     assert figures["eval/linear_top1"] == 1
     assert figures["eval/linear_top1_se"] == 0
 
@@ -28,7 +28,7 @@ def test_separable_classes_are_classified_correctly() -> None:
 def test_shuffled_labels_score_chance() -> None:
     features, labels = _blobs(600, 0.1)
     test, test_labels = _blobs(600, 0.1)
-    top1 = dict(linear.run(features, RNG.permutation(labels), test, test_labels))["eval/linear_top1"]
+    top1 = dict(linear.measure(features, RNG.permutation(labels), test, test_labels))["eval/linear_top1"]
     assert top1 == pytest.approx(0.25, abs=0.12)
 
 
@@ -65,10 +65,10 @@ def test_the_gradient_is_that_of_the_loss() -> None:
 def test_the_strength_does_not_depend_on_the_test_images() -> None:
     train, labels = _blobs(120, 2.0)
     test, test_labels = _blobs(60, 2.0)
-    chosen = dict(linear.run(train, labels, test, test_labels))["eval/linear_strength"]
+    chosen = dict(linear.measure(train, labels, test, test_labels))["eval/linear_strength"]
     for others in (np.zeros_like(test_labels), RNG.permutation(test_labels), 3 - test_labels):
-        assert dict(linear.run(train, labels, test, others))["eval/linear_strength"] == chosen
-    assert dict(linear.run(train, labels, torch.rand(5, 12) * 100, np.zeros(5, dtype=np.int64)))["eval/linear_strength"] == chosen
+        assert dict(linear.measure(train, labels, test, others))["eval/linear_strength"] == chosen
+    assert dict(linear.measure(train, labels, torch.rand(5, 12) * 100, np.zeros(5, dtype=np.int64)))["eval/linear_strength"] == chosen
 
 
 def test_the_strength_is_the_best_on_the_held_out_images() -> None:
@@ -103,7 +103,7 @@ def test_awkward_features_and_labels() -> None:
     test_labels = test_labels + 10
     test_labels[:4] = 5  # a class that no training image has
     test[:, 3] = 7.0
-    assert dict(linear.run(features, labels, test, test_labels))["eval/linear_top1"] == pytest.approx(0.9, abs=0.05)
+    assert dict(linear.measure(features, labels, test, test_labels))["eval/linear_top1"] == pytest.approx(0.9, abs=0.05)
     assert (features == before).all()
 
 

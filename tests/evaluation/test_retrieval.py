@@ -31,7 +31,7 @@ def _naive(features: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
 def test_equals_a_naive_loop_in_chunks_of_any_size(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "_CHUNK_VALUES", chunk)
     features, labels = _features()
-    figures = dict(retrieval.run(features, labels))
+    figures = dict(retrieval.measure(features, labels))
     wanted = _naive(features, labels)
     assert figures["eval/retrieval_map"] == pytest.approx(wanted[0], abs=1e-6)
     assert figures["eval/retrieval_recall1"] == wanted[1]
@@ -40,21 +40,21 @@ def test_equals_a_naive_loop_in_chunks_of_any_size(chunk: int, monkeypatch: pyte
 def test_equal_images_share_a_rank() -> None:
     features, labels = _features(40)
     features[10:20] = features[0]
-    assert dict(retrieval.run(features, labels))["eval/retrieval_map"] == pytest.approx(_naive(features, labels)[0], abs=1e-5)
+    assert dict(retrieval.measure(features, labels))["eval/retrieval_map"] == pytest.approx(_naive(features, labels)[0], abs=1e-5)
 
 
 def test_perfect_features_score_1_and_constant_ones_chance() -> None:
     _, labels = _features()
-    figures = dict(retrieval.run(torch.eye(4)[torch.from_numpy(labels)], labels))
+    figures = dict(retrieval.measure(torch.eye(4)[torch.from_numpy(labels)], labels))
     assert figures["eval/retrieval_map"] == figures["eval/retrieval_recall1"] == 1
     chance = np.mean([((labels == label).sum() - 1) / (len(labels) - 1) for label in labels])
-    assert dict(retrieval.run(torch.ones(60, 3), labels))["eval/retrieval_map"] == pytest.approx(chance)
+    assert dict(retrieval.measure(torch.ones(60, 3), labels))["eval/retrieval_map"] == pytest.approx(chance)
 
 
 def test_shuffled_labels_score_chance() -> None:
     labels = np.arange(400) % 4
     features = torch.eye(4)[torch.from_numpy(labels)] + 0.1 * torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
-    figures = dict(retrieval.run(features, RNG.permutation(labels)))
+    figures = dict(retrieval.measure(features, RNG.permutation(labels)))
     assert figures["eval/retrieval_map"] == pytest.approx(0.25, abs=0.05)
     assert figures["eval/retrieval_recall1"] == pytest.approx(0.25, abs=0.08)
 
@@ -62,7 +62,7 @@ def test_shuffled_labels_score_chance() -> None:
 def test_an_image_alone_in_its_class_is_not_a_query() -> None:
     labels = np.array([0, 0, 1, 2, 2])
     assert retrieval.queries_of(labels).tolist() == [0, 1, 3, 4]
-    assert dict(retrieval.run(torch.eye(5), np.arange(5))) == {}
+    assert dict(retrieval.measure(torch.eye(5), np.arange(5))) == {}
 
 
 def test_of_many_images_a_seeded_sample_is_queried() -> None:

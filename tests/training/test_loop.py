@@ -49,7 +49,7 @@ def test_swav_learns_on_digits() -> None:
 
     def accuracy() -> float:
         features = extract_features(t.model.encoder, data.images, pixels=16, device=t.device)
-        return dict(knn.run(features[:1200], labels[:1200], features[1200:], labels[1200:]))["eval/knn_top1_k20"]
+        return dict(knn.measure(features[:1200], labels[:1200], features[1200:], labels[1200:]))["eval/knn_top1_k20"]
 
     before = accuracy()
     log = tiny.Silent()
