@@ -287,7 +287,7 @@ def test_bad_parameters_are_told_before_training(given: dict[str, Any], says: st
 def test_it_can_be_fitted_again_into_its_own_folder(tmp_path: Path) -> None:
     again = learner(epochs=1, out=tmp_path / "run").fit(tiny.images())
     again.fit(tiny.images())
-    with pytest.raises(sc.CheckpointError, match="holds a run already"):
+    with pytest.raises(sc.CheckpointError, match="already contains a run"):
         learner(epochs=1, out=tmp_path / "run").fit(tiny.images())
 
 

@@ -18,7 +18,7 @@ from selfcluster.data.readers.labels import Labels
 from selfcluster.data.sources import Data, open_data
 from selfcluster.data.splits import split
 from selfcluster.errors import DataError
-from selfcluster.runs.folder import check_same_data
+from selfcluster.runs.manifest import check_same_data
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import DataSettings
 

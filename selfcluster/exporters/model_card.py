@@ -6,13 +6,14 @@ The license is left open, since the owner of the weights has to choose it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfcluster.formatting import duration
 from selfcluster.runs.checkpoint import read_state
-from selfcluster.runs.folder import has_data, read_config, read_trained_on
+from selfcluster.runs.environment import read_environment
+from selfcluster.runs.folder import read_config
+from selfcluster.runs.manifest import has_manifest, read_manifest
 from selfcluster.settings.config import Config, flatten
 
 _PAPERS = {
@@ -29,7 +30,6 @@ _SHOWN = (
     "n_crops",
     "crop_pixels",
     "area",
-    "augmentation",
     "max_steps",
     "batch",
     "optimizer",
@@ -53,9 +53,8 @@ def model_card(path: Path, config: Config[Any], *, n_features: int, loading: str
         loading: Python code that loads the encoder.
     """
     name, paper = _PAPERS.get(config.method, (config.method, ""))
-    environment = json.loads((path / "environment.json").read_text())
     origin, inherited = f"It was trained by {name}.", ""
-    if source := environment.get("imported_from"):
+    if source := read_environment(path).imported_from:
         origin = f"It was imported from `{source}`, a checkpoint in the layout of the original code."
         inherited = f" The weights are those of {source}, whose license applies."
     elif config.model.init != "random":
@@ -70,7 +69,7 @@ def model_card(path: Path, config: Config[Any], *, n_features: int, loading: str
             f"An image encoder (`{config.model.encoder}`, {n_features} features) that was trained without labels, by clustering. {origin}",
             f"Method: {name}{f', [arXiv {paper}](https://arxiv.org/abs/{paper})' if paper else ''}, as implemented in selfcluster.",
             f"## Training images\n\n{_images(path, config)}",
-            f"## Training\n\n{_training(path, config, environment)}\n\n{settings}",
+            f"## Training\n\n{_training(path, config)}\n\n{settings}",
             f"## Evaluation\n\n{_evaluation(path)}",
             f"## How to use it\n\n```python\n{loading}\n```",
             f"## Limitations\n\n{_limitations(config)}",
@@ -95,24 +94,24 @@ def _front_matter(method: str) -> str:
 
 
 def _images(path: Path, config: Config[Any]) -> str:
-    if not has_data(path):
+    if not has_manifest(path):
         return "The training images are not recorded here."
-    n, where = len(read_trained_on(path)), read_config(path)[1]
+    n, where = len(read_manifest(path).trained_on), read_config(path)[1]
     # The name alone, since the full path is private.
     named = f"from `{Path(where).name}`" if where else "from an array"
     held_out = f"; a share of {config.data.test_share:g} was held out" if config.data.test_share else ""
     return f"{n:,} images {named}{held_out}. No labels were used."
 
 
-def _training(path: Path, config: Config[Any], environment: Mapping[str, Any]) -> str:
-    _, state = read_state(path / "checkpoints")
-    versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
-    if not state["step"]:
+def _training(path: Path, config: Config[Any]) -> str:
+    state, environment = read_state(path), read_environment(path)
+    versions = ", ".join(f"{name} {number}" for name, number in environment.versions.items())
+    if not state.step:
         return f"The length of training is not recorded here. Written with {versions}."
-    ranks = f" in {environment['ranks']} processes" if environment["ranks"] > 1 else ""
-    n = len(read_trained_on(path)) if has_data(path) else 0
-    passes = f" ({state['step'] * config.optim.batch / n:.3g} passes over the images)" if n else ""
-    return f"{state['step']:,} steps{passes} in {duration(state['seconds'])} on {environment['device']}{ranks}, with {versions}."
+    ranks = f" in {environment.ranks} processes" if environment.ranks > 1 else ""
+    n = len(read_manifest(path).trained_on) if has_manifest(path) else 0
+    passes = f" ({state.step * config.optim.batch / n:.3g} passes over the images)" if n else ""
+    return f"{state.step:,} steps{passes} in {duration(state.seconds)} on {environment.device}{ranks}, with {versions}."
 
 
 def _value(value: Any) -> str:

@@ -6,8 +6,7 @@ What describes the user's machine is left out: the location of the images, their
 
 from __future__ import annotations
 
-import json
-import re
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,13 @@ from torch import Tensor
 from selfcluster.exporters.model_card import evaluations
 from selfcluster.exporters.verification import Difference, Source, difference, probe
 from selfcluster.models.model import ClusterModel
-from selfcluster.runs import checkpoint
 from selfcluster.runs.atomic import write_atomically
-from selfcluster.runs.checkpoint import read_state
-from selfcluster.runs.folder import read_model
+from selfcluster.runs.checkpoint import read_state, save_network
+from selfcluster.runs.environment import read_environment, write_environment
+from selfcluster.runs.folder import read_model, read_origins, write_config
+from selfcluster.runs.json_files import write_json
 from selfcluster.settings.config import Config
+from selfcluster.settings.resolve import ResolvedConfig
 
 FILES: tuple[str, ...] = ("config.toml", "environment.json", "metrics.jsonl", "evaluation*.json", "checkpoints")
 
@@ -32,19 +33,15 @@ def check(config: Config[Any]) -> None:
 
 
 def write(folder: Path, source: Source) -> Difference:
-    """Write a run that can be loaded, evaluated on given images, exported and trained from, but not resumed."""
-    settings = (source.path / "config.toml").read_text("utf-8")
-    write_atomically(folder / "config.toml", re.sub(r"(?m)^images = .*$", 'images = ""', settings, count=1).encode())
-    environment = json.loads((source.path / "environment.json").read_text())
-    environment.pop("command", None)
-    write_atomically(folder / "environment.json", json.dumps(environment, indent=1).encode())
+    """The folder is a run that can be loaded, evaluated on given images, exported and trained from, but not resumed."""
+    write_config(folder, ResolvedConfig(source.config, read_origins(source.path)), images="")
+    write_environment(folder, dataclasses.replace(read_environment(source.path), command=[]))
     if (source.path / "metrics.jsonl").is_file():
         write_atomically(folder / "metrics.jsonl", (source.path / "metrics.jsonl").read_bytes())
-    for name, evaluation in evaluations(source.path).items():
-        write_atomically(folder / name, json.dumps(evaluation, indent=1).encode())
-    _, state = read_state(source.path / "checkpoints")
-    trained = {"step": state["step"], "epoch": state["epoch"], "seconds": state["seconds"]}
-    checkpoint.save_network(folder, source.config, source.network, **trained)
+    for name, kept in evaluations(source.path).items():
+        write_json(folder / name, kept)
+    state = read_state(source.path)
+    save_network(folder, source.config, source.network, step=state.step, epoch=state.epoch, seconds=state.seconds)
     loaded = read_model(folder)[2].eval()
     return difference(_scores_of(loaded), _scores_of(source.network), probe(source))
 

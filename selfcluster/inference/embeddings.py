@@ -96,8 +96,8 @@ def in_layer(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer) -> Floa
 
 def _rows(run: OpenRun, images: Images, begin: int = 0) -> Iterator[Float[NDArray[np.float32], "b w"]]:
     """Yield features and thumbnails from an image on, reading every image once."""
-    batches = run.stream(images, index=np.arange(begin, len(images)), beside=thumbnails)
-    for batch in with_progress(batches, "embedding", len(images), settings=run.config.run, done=begin):
+    batches = run.stream(images, index=np.arange(begin, len(images)), extra=thumbnails)
+    for batch in with_progress(batches, "embedding", len(images), n_done=begin):
         yield batch.numpy()
 
 

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, checkpoints, weights and log; opened to be used. No training here."""
+"""A run on disk: its folder, checkpoints, weights and log. No training here."""

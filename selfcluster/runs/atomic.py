@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfcluster.errors import ConfigError
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """The file holds the content, or, if anything goes wrong, what it held before."""
+    """Write the file; if anything goes wrong, its previous content stays."""
     partial = file.with_name(f".{file.name}.partial")
     write_synced(partial, content)
     os.replace(partial, file)
@@ -21,11 +21,7 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def folder_written_whole(target: Path) -> Iterator[Path]:
-    """Inside, an empty folder to fill; afterwards it stands in the target's place, or, if anything goes wrong, nothing has changed.
-
-    Args:
-        target: what stands there goes only when the new folder is on the disk.
-    """
+    """Yield an empty folder, which replaces the target on exit; if anything goes wrong, the target stays as it was."""
     target = target.resolve()
     new, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "replaced"))
     missing = [parent for parent in target.parents if not parent.exists()]
@@ -34,7 +30,8 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
         yield new
         for file in new.rglob("*"):
             if file.is_file():
-                _sync(file)
+                with file.open("r+b") as written:
+                    os.fsync(written.fileno())
         sync_folder(new)
         if target.exists():
             os.rename(target, old)
@@ -55,20 +52,15 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """The file holds the content, and the disk has it."""
+    """Write the file and sync it to disk."""
     with file.open("wb") as out:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
 
 
-def _sync(file: Path) -> None:
-    with file.open("r+b") as there:
-        os.fsync(there.fileno())
-
-
 def sync_folder(folder: Path) -> None:
-    """The disk has the names in the folder: a new name is there only when the folder is; Windows has no such call and needs none."""
+    """Sync the folder itself, which makes new names in it durable. Windows has no such call and needs none."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -78,18 +70,18 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_destination(out: Path, endings: tuple[str, ...], *, overwrite: bool) -> None:
-    """A file can be written there.
+    """Check that a file can be written there.
 
     Raises:
-        ConfigError: another ending, no such folder, or it is there already.
+        ConfigError: the suffix is not among the endings, the folder does not exist or is read-only, or the file exists.
     """
     if out.is_dir():
-        raise ConfigError(f"--out {str(out)!r} is a folder; name a file, such as {str(out / f'out{endings[0]}')!r}")
+        raise ConfigError(f"--out {str(out)!r} is a folder; name a file such as {str(out / f'out{endings[0]}')!r}")
     if out.suffix not in endings:
         raise ConfigError(f"--out {str(out)!r} must end in {' or '.join(endings)}")
     if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; make it, or choose another file")
+        raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; create it, or choose another file")
     if not os.access(out.absolute().parent, os.W_OK):
         raise ConfigError(f"--out {str(out)!r} cannot be written: no permission in {str(out.absolute().parent)!r}; choose another folder")
     if out.exists() and not overwrite:
-        raise ConfigError(f"--out {str(out)!r} is there already; choose another file, or replace it by --overwrite")
+        raise ConfigError(f"--out {str(out)!r} already exists; choose another file, or add --overwrite to replace it")

@@ -1,16 +1,18 @@
-"""Checkpoints that are written whole or not at all: safetensors and readable JSON, never pickle.
+"""Checkpoints, as safetensors and JSON, never pickle.
 
 checkpoints/<step>/model.safetensors, method.safetensors, optimizer.safetensors, plan.safetensors
-checkpoints/<step>/state.json      last: counts, list of broken images, and the size and sha256 of each file above
-checkpoints/last.json              swapped in when all that is on the disk; older checkpoints go after that
+checkpoints/<step>/state.json      written last, with the size and sha256 of each file above
+checkpoints/last.json              swapped in once all of that is on disk; older checkpoints are deleted afterwards
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,121 +23,161 @@ from torch import Tensor
 from selfcluster.errors import CheckpointError
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs.atomic import sync_folder, write_atomically, write_synced
+from selfcluster.runs.json_files import read_json
 from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, flatten
 
 VERSION = 1
 
+_RESTART = "start again with --overwrite"
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """The checkpoint is on the disk and is the last one; an earlier one survives whatever goes wrong here.
+NamedTensors = dict[str, dict[str, Tensor]]
+"""Tensors by part (model, method, optimizer, plan) and name."""
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """Size and hash of a file, by which damage is detected."""
+
+    bytes: int
+    sha256: str
+
+
+def _digest(content: bytes) -> FileDigest:
+    return FileDigest(len(content), hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """Contents of state.json."""
+
+    step: int
+    epoch: int = 0
+    step_in_epoch: int = 0
+    seconds: float = 0.0
+    """Time spent training."""
+    broken: dict[int, str] = field(default_factory=dict)
+    """Reason why an image cannot be read, by image index."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the run by flat name."""
+    files: dict[str, FileDigest] = field(default_factory=dict)
+    """Digests by file name, filled in by `save_checkpoint`."""
+
+
+def save_checkpoint(folder: Path, tensors: NamedTensors, state: CheckpointState) -> None:
+    """Write a checkpoint and make it the last one; if anything goes wrong, the previous one is kept.
 
     Args:
-        folder: the run's folder `checkpoints`.
-        step: names the checkpoint.
-        tensors: by part (model, method, ...) and name.
-        state: anything JSON holds.
+        folder: the run folder.
+        tensors: tensors of all parts.
+        state: counts and settings; its step names the checkpoint.
     Raises:
-        CheckpointError: it could not be written, for want of space for instance.
+        CheckpointError: it could not be written, for example because the disk is full.
     """
-    target, partial = folder / str(step), folder / f".{step}.partial"
+    checkpoints = folder / "checkpoints"
+    target, partial = checkpoints / str(state.step), checkpoints / f".{state.step}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         files = {}
         for part, named in tensors.items():
             content = save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
-            files[f"{part}.safetensors"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            files[f"{part}.safetensors"] = _digest(content)
             write_synced(partial / f"{part}.safetensors", content)
-        write_synced(partial / "state.json", json.dumps({"version": VERSION, "step": step, "files": files, **state}, indent=1).encode())
+        values = dataclasses.asdict(dataclasses.replace(state, files=files)) | {"broken": sorted(state.broken.items())}
+        write_synced(partial / "state.json", json.dumps({"version": VERSION, **values}, indent=1).encode())
         sync_folder(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(partial, target)
-        write_atomically(folder / "last.json", json.dumps({"step": step}).encode())
+        write_atomically(checkpoints / "last.json", json.dumps({"step": state.step}).encode())
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"cannot write checkpoint {str(target)!r}: {error.strerror or error}; the previous checkpoint is kept. Make room and go on with --resume"
+            f"cannot write checkpoint {str(target)!r}: {error.strerror or error}; the previous checkpoint is kept. Free some space and use --resume"
         ) from None
-    for other in folder.iterdir():
+    for other in checkpoints.iterdir():
         if other.is_dir() and other != target:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The last checkpoint's tensors, by part and name, and its state.
+def load_checkpoint(folder: Path) -> tuple[NamedTensors, CheckpointState]:
+    """Return the tensors and the state of a run's last checkpoint.
 
     Raises:
         CheckpointError: there is none, it is damaged (the file is named), or a newer version wrote it.
     """
-    here, state = read_state(folder)
+    state = read_state(folder)
     tensors = {}
-    for name, expected in state["files"].items():
-        file = here / name
+    for name, expected in state.files.items():
+        file = folder / "checkpoints" / str(state.step) / name
         try:
-            content_is_whole = (
-                file.stat().st_size == expected["bytes"] and hashlib.sha256(file.read_bytes()).hexdigest() == expected["sha256"]
-            )
-            if not content_is_whole:
-                raise CheckpointError(
-                    f"checkpoint file {str(file)!r} is damaged: size or hash differ from state.json; start again with --overwrite"
-                )
+            if _digest(file.read_bytes()) != expected:
+                raise CheckpointError(f"checkpoint file {str(file)!r} is damaged: size or hash differ from state.json; {_RESTART}")
             tensors[name.removesuffix(".safetensors")] = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"cannot read checkpoint file {str(file)!r}: {error}; start again with --overwrite") from None
+            raise CheckpointError(f"cannot read checkpoint file {str(file)!r}: {error}; {_RESTART}") from None
     return tensors, state
 
 
-def read_state(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder of the last checkpoint and its state, without its tensors.
+def last_step(folder: Path) -> int:
+    """Return the step of a run's last checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or last.json is damaged.
+    """
+    last = folder / "checkpoints" / "last.json"
+    if not last.is_file():
+        raise CheckpointError(f"run {str(folder)!r} has no checkpoint: it stopped before its first one; {_RESTART}")
+    return read_json(last, "step", advice=_RESTART)["step"]
+
+
+def read_state(folder: Path) -> CheckpointState:
+    """Return the state of a run's last checkpoint, without its tensors.
 
     Raises:
         CheckpointError: there is none, its JSON is damaged, or a newer version wrote it.
     """
-    last = folder / "last.json"
-    if not last.is_file():
-        raise CheckpointError(f"no checkpoint in {str(folder)!r}: the run stopped before its first one; start again with --overwrite")
-    here = folder / str(_read_json(last, "step")["step"])
-    state = _read_json(here / "state.json", "version", "files")
-    if state.get("version") != VERSION:
+    file = folder / "checkpoints" / str(last_step(folder)) / "state.json"
+    content = read_json(file, "version", advice=_RESTART)
+    if content["version"] != VERSION:
         raise CheckpointError(
-            f"checkpoint {str(here)!r} has version {state.get('version')}, this selfcluster reads {VERSION}; use the one that wrote it"
+            f"checkpoint {str(file)!r} has version {content['version']}, this selfcluster reads {VERSION}; use the version that wrote it"
         )
-    return here, state
-
-
-def _read_json(file: Path, *keys: str) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
-        if not set(keys) <= set(content):
-            raise ValueError(f"it does not hold {' and '.join(keys)}")
-        return content
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint file {str(file)!r} is damaged: {error}; start again with --overwrite") from None
+        values: dict[str, Any] = {f.name: content[f.name] for f in dataclasses.fields(CheckpointState)}
+        values["broken"] = {int(index): reason for index, reason in content["broken"]}
+        values["files"] = {name: FileDigest(**digest) for name, digest in content["files"].items()}
+        return CheckpointState(**values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{str(file)!r} is damaged: {error}; {_RESTART}") from None
 
 
 def save_network(folder: Path, config: Config[Any], model: ClusterModel, *, step: int = 0, epoch: int = 0, seconds: float = 0.0) -> None:
-    """A checkpoint of the network alone is in the run folder: it can be loaded and trained from (`--init`), but not resumed.
+    """Write a checkpoint of the network alone, which can be loaded and trained from (`--init`), but not resumed.
 
     Args:
-        folder, config, model: of the run.
+        folder: the run folder.
+        config: settings of the run.
+        model: the network.
         step, epoch, seconds: how long it was trained.
     """
-    counts = {"epoch": epoch, "step_in_epoch": 0, "seconds": seconds}
-    save_checkpoint(folder / "checkpoints", step, {"model": model.state_dict()}, {**counts, "broken": [], "settings": flatten(config)})
+    state = CheckpointState(step, epoch, seconds=seconds, settings=flatten(config))
+    save_checkpoint(folder, {"model": model.state_dict()}, state)
 
 
 def require_resumable(folder: Path) -> None:
-    """Raises CheckpointError where the last checkpoint holds the network alone, as `save_network` writes it."""
-    if "optimizer.safetensors" not in read_state(folder / "checkpoints")[1]["files"]:
+    """Check that the last checkpoint is more than a network alone, see `save_network`; raise CheckpointError if not."""
+    if "optimizer.safetensors" not in read_state(folder).files:
         raise CheckpointError(
-            f"{str(folder)!r} holds a network without the state of its training, since it was imported or exported; train from it by --init {folder}"
+            f"cannot resume {str(folder)!r}: it contains a network without optimizer state, since it was imported or exported; "
+            f"train from it with --init {folder}"
         )
 
 
-def check_settings(state: dict[str, Any], config: Config[Any]) -> None:
-    """Raises CheckpointError where the checkpoint was written under other settings; the first is named."""
+def check_settings(state: CheckpointState, config: Config[Any]) -> None:
+    """Check that the checkpoint was written under these settings; raise CheckpointError, with the first that differs, if not."""
     for name, value in json.loads(json.dumps(flatten(config))).items():
-        if name not in CHANGEABLE_ON_RESUME and state["settings"].get(name) != value:
-            had = state["settings"].get(name)
-            raise CheckpointError(f"the checkpoint is of another configuration: {name} was {had!r} and is {value!r}; restore config.toml")
+        if name not in CHANGEABLE_ON_RESUME and state.settings.get(name) != value:
+            raise CheckpointError(
+                f"the checkpoint has {name} {state.settings.get(name)!r}, but config.toml has {value!r}; restore config.toml"
+            )

@@ -1,16 +1,16 @@
-"""Checkpoints of the original SwAV and DeepCluster-v2, read into runs.
+"""Import of checkpoints of the original SwAV and DeepCluster-v2.
 
-They are flat dictionaries of tensors: torchvision's names for the ResNet, `projection_head.{0,1,3}` for linear, batch norm and
-linear, and `prototypes.weight` (SwAV) or `prototypes.prototypes0.weight` and so on (DeepCluster-v2, one for each head), each behind
-`module.` where it was written by data parallelism. What the network looks like is read from the tensors themselves; of how it was
-trained the file tells nothing, so the other settings of the run are the paper's.
+These are flat dictionaries of tensors: torchvision's names for the ResNet, `projection_head.{0,1,3}` for linear, batch norm and
+linear, and `prototypes.weight` (SwAV) or `prototypes.prototypes0.weight` and so on (DeepCluster-v2, one per head), with the prefix
+`module.` if data parallelism wrote them. The settings of the network follow from the tensors; the other settings are the paper's,
+since the file does not contain them.
 
 Source: arXiv 2006.09882. The originals' weights are published under CC BY-NC 4.0; none are shipped here.
 """
 
 from __future__ import annotations
 
-import re
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from selfcluster import methods
 from selfcluster.errors import CheckpointError
-from selfcluster.models.model import Prototypes
-from selfcluster.runs import checkpoint, folder, weights
 from selfcluster.runs.atomic import folder_written_whole
+from selfcluster.runs.checkpoint import save_network
+from selfcluster.runs.folder import claim, prepare
 from selfcluster.runs.run import OpenRun, open_run
-from selfcluster.runs.weights import read_tensors
+from selfcluster.runs.weights import read_tensors, write_model
 from selfcluster.settings.config import Config, default_config, flatten, replace
 from selfcluster.settings.resolve import ResolvedConfig
 from selfcluster.settings.validation import check
@@ -54,99 +54,99 @@ _HEAD = {
     "projection_head.3.weight": "head.3.weight",
     "projection_head.3.bias": "head.3.bias",
 }
-"""Our names for the originals' projection head."""
+"""Names of the tensors of the projection head here, by the originals' names."""
 
 _STEM_CHANNELS = 64
-"""Of a ResNet of normal width; the originals' wider ones have a multiple."""
+"""Channels after the stem of a ResNet of normal width; the originals' wider ones have a multiple."""
 
 
 def import_original(file: str | Path, out: str | Path | None = None) -> OpenRun:
-    """A run with the weights of an original's checkpoint.
+    """Create a run from a checkpoint of the originals.
 
     Args:
-        file: as torch.save wrote it, read with weights_only; the training checkpoint or the published weights.
-        out: the run's folder; None for runs/<name>-<method>-<n>.
+        file: written by torch.save and read with weights_only; a training checkpoint or the published weights.
+        out: the run folder; None for runs/<name>-<method>-<n>.
     Returns:
-        the run: it can be loaded, evaluated on given images, exported and trained from (--init), but not resumed.
+        the run, which can be loaded, evaluated on given images, exported and trained from (--init), but not resumed.
     Raises:
-        CheckpointError: the file cannot be read, is no such checkpoint, holds a network that timm has not, or the folder is in use.
+        CheckpointError: the file cannot be read, is not such a checkpoint, contains a network that timm does not have, or the folder is in use.
     """
     file = Path(file).expanduser()
     if not file.is_file():
-        raise CheckpointError(f"no file {str(file)!r}; give a checkpoint of SwAV or DeepCluster-v2 as the originals wrote it")
-    if out is not None:
-        _require_free(Path(out))
+        raise CheckpointError(f"no file {str(file)!r}; name a checkpoint of the original SwAV or DeepCluster-v2")
+    if out is not None and (Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())) or Path(out).resolve() == Path.cwd()):
+        raise CheckpointError(f"{str(out)!r} is in use; choose another --out")
     tensors = {name.removeprefix("module."): tensor for name, tensor in read_tensors(file).items()}
-    config, told = _settings(tensors, file)
+    config, from_tensors = _settings(tensors, file)
     model = methods.build_model(config)
     model.load_state_dict(_renamed(tensors, model.state_dict(), file))
-    assert isinstance(model.prototypes, Prototypes)
-    model.prototypes.normalize()
-    origins = dict.fromkeys(flatten(config), "default") | dict.fromkeys(told, f"imported from {file.name}")
-    path = folder.claim(out, file.name.split(".")[0], config.method, overwrite=False)
+    origins = dict.fromkeys(flatten(config), "default") | dict.fromkeys(from_tensors, f"imported from {file.name}")
+    path = claim(out, file.name.split(".")[0], config.method, overwrite=False)
     try:
         with folder_written_whole(path) as partial:
-            folder.prepare(partial, ResolvedConfig(config, origins), None, imported_from=file.name)
-            checkpoint.save_network(partial, config, model)
-            weights.write_model(partial, model, config)
+            prepare(partial, ResolvedConfig(config, origins), None, imported_from=file.name)
+            save_network(partial, config, model)
+            write_model(partial, model, config)
     except OSError as error:
-        raise CheckpointError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another --out, or make room") from None
+        raise CheckpointError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another --out, or free some space") from None
     return open_run(path)
 
 
-def _require_free(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir())) or out.resolve() == Path.cwd():
-        raise CheckpointError(f"{str(out)!r} is in use; choose another --out")
-
-
 def _settings(tensors: Mapping[str, Tensor], file: Path) -> tuple[Config[Any], list[str]]:
-    """The config of the network that these tensors are of, and the names of the settings that they tell.
+    """Return the config of the network with these tensors, and the names of the settings that follow from the tensors.
 
     Raises:
-        CheckpointError: they are of no network of the originals.
+        CheckpointError: a tensor is missing or left over (the first of each is named).
     """
     heads = _prototypes(tensors)
     encoder = _encoder(tensors, file)
     method = "swav" if list(heads) == ["prototypes.weight"] else "deepcluster-v2"
-    _require_all(tensors, [*_encoder_shapes(encoder), *_HEAD, *(heads or ["prototypes.weight"])], encoder, file)
+    expected = [*_encoder_shapes(encoder), *_HEAD, *(heads or ["prototypes.weight"])]
+    # Checkpoints of old torch versions lack the counters, which eval mode does not need.
+    missing = next((name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")), None)
+    surplus = next((name for name in tensors if name not in expected), None)
+    if missing or surplus:
+        mismatch = [f"{missing!r} is missing"] * bool(missing) + [f"{surplus!r} is unexpected"] * bool(surplus)
+        raise CheckpointError(
+            f"{file.name!r} is not a checkpoint of SwAV or DeepCluster-v2 with a {encoder}: {' and '.join(mismatch)}; "
+            f"to use the encoder alone, train from it with --init {file}"
+        )
     n_prototypes = tuple(len(rows) for rows in heads.values())
-    told = {
+    found = {
         "encoder": encoder,
         "head_width": len(tensors["projection_head.0.weight"]),
         "embedding_width": len(tensors["projection_head.3.weight"]),
         "n_prototypes": n_prototypes[0] if method == "swav" else n_prototypes,
     }
-    config = replace(default_config(method), told)
+    config = replace(default_config(method), found)
     check(config)
-    return config, list(told)
+    return config, list(found)
 
 
 def _prototypes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The prototypes of each head, in the order of the heads."""
+    """Return the prototypes of each head, in the order of the heads."""
     if "prototypes.weight" in tensors:
         return {"prototypes.weight": tensors["prototypes.weight"]}
-    numbered = {int(found[1]): name for name in tensors if (found := re.fullmatch(r"prototypes\.prototypes(\d+)\.weight", name))}
-    return {numbered[head]: tensors[numbered[head]] for head in sorted(numbered)}
+    names = (f"prototypes.prototypes{head}.weight" for head in itertools.count())
+    return {name: tensors[name] for name in itertools.takewhile(tensors.__contains__, names)}
 
 
 def _encoder(tensors: Mapping[str, Tensor], file: Path) -> str:
-    """The timm ResNet that has the most of these tensors, in name and shape."""
+    """Return the timm ResNet that has the most of these tensors, in name and shape."""
     stem = tensors.get("conv1.weight")
     if stem is not None and len(stem) != _STEM_CHANNELS:
-        deep = sum(1 for name in tensors if re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name))
-        what = {16: "a ResNet-50", 33: "a ResNet-101", 50: "a ResNet-152"}.get(deep, "a ResNet")
+        n_blocks = sum(name.endswith(".conv3.weight") for name in tensors)
+        network = {16: "ResNet-50", 33: "ResNet-101", 50: "ResNet-152"}.get(n_blocks, "ResNet")
         raise CheckpointError(
-            f"{file.name!r} holds {what} of {len(stem) / _STEM_CHANNELS:g} times the normal width ({len(stem)} channels after the stem), which timm has not; "
-            "import the one of normal width"
+            f"{file.name!r} contains a {network} of {len(stem) / _STEM_CHANNELS:g} times the normal width ({len(stem)} channels after the stem), "
+            "which timm does not have; import the one of normal width"
         )
-    kin = _BOTTLENECK if "layer1.0.conv3.weight" in tensors else _BASIC
 
-    def agreeing(name: str) -> tuple[int, int]:
+    def agreement(name: str) -> tuple[int, int]:
         shapes = _encoder_shapes(name)
-        same = sum(1 for tensor, shape in shapes.items() if tensor in tensors and tensors[tensor].shape == shape)
-        return same, -len(shapes)
+        return sum(1 for tensor, shape in shapes.items() if tensor in tensors and tensors[tensor].shape == shape), -len(shapes)
 
-    return max(kin, key=agreeing)
+    return max(_BOTTLENECK if "layer1.0.conv3.weight" in tensors else _BASIC, key=agreement)
 
 
 def _encoder_shapes(name: str) -> dict[str, torch.Size]:
@@ -155,35 +155,17 @@ def _encoder_shapes(name: str) -> dict[str, torch.Size]:
     return {tensor: value.shape for tensor, value in network.state_dict().items()}
 
 
-def _require_all(tensors: Mapping[str, Tensor], wanted: list[str], encoder: str, file: Path) -> None:
-    """Raises CheckpointError where a tensor is missing or left over; the first of each is named."""
-    missing = next((name for name in wanted if name not in tensors and not _may_lack(name)), None)
-    surplus = next((name for name in tensors if name not in wanted), None)
-    said = [f"lacks {missing!r}"] if missing else []
-    said += [f"holds {surplus!r} besides"] if surplus else []
-    if said:
-        raise CheckpointError(
-            f"{file.name!r} is no checkpoint of SwAV or DeepCluster-v2: as one with a {encoder} it {' and '.join(said)}; "
-            f"for the encoder alone, train from it by --init {file}"
-        )
-
-
-def _may_lack(name: str) -> bool:
-    """Counters that checkpoints of old torch versions have not, and eval mode does not need."""
-    return name.endswith("num_batches_tracked")
-
-
 def _renamed(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The tensors under our names, all of them, in the shapes of our network.
+    """Return all tensors under the names of our network.
 
     Raises:
-        CheckpointError: one has another shape.
+        CheckpointError: a tensor has another shape than ours.
     """
     heads = _prototypes(tensors)
     for name, rows in heads.items():
         if rows.shape[1:] != ours["prototypes.weight"].shape[1:]:
             raise CheckpointError(
-                f"{file.name!r} holds {name!r} with shape {tuple(rows.shape)}, its head gives {ours['prototypes.weight'].shape[1]}"
+                f"{file.name!r} contains {name!r} with shape {tuple(rows.shape)}, but its head has {ours['prototypes.weight'].shape[1]} outputs"
             )
     encoder = {f"encoder.{name}": tensor for name, tensor in tensors.items() if not name.startswith(("projection_head.", "prototypes."))}
     head = {_HEAD[name]: tensor for name, tensor in tensors.items() if name in _HEAD}
@@ -191,6 +173,6 @@ def _renamed(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor], file: Pa
     for name, tensor in renamed.items():
         if tensor.shape != ours[name].shape:
             raise CheckpointError(
-                f"{file.name!r} holds {name!r} with shape {tuple(tensor.shape)}, its other tensors want {tuple(ours[name].shape)}"
+                f"{file.name!r} contains {name!r} with shape {tuple(tensor.shape)}, where its other tensors need {tuple(ours[name].shape)}"
             )
     return {name: renamed.get(name, value).to(value.dtype) for name, value in ours.items()}

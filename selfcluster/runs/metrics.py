@@ -1,7 +1,8 @@
-"""The rows of metrics.jsonl: one JSON object a line, and the same to TensorBoard or Weights & Biases where they are asked for."""
+"""metrics.jsonl: one JSON object per line, also sent to TensorBoard or Weights & Biases on request."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -12,63 +13,72 @@ from selfcluster.runs.atomic import write_atomically
 from selfcluster.settings.config import RunSettings
 
 Sink = Callable[[int, dict[str, float]], object]
-"""Takes the values of a step to another tool."""
+"""Sends the values of a step to another tool."""
+
+
+class MetricsWriter:
+    """Appends rows to metrics.jsonl, and sends them to the tools that the settings name.
+
+    Args:
+        folder: the run folder.
+        settings: the tools to send them to.
+    """
+
+    def __init__(self, folder: Path, settings: RunSettings) -> None:
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._sinks: list[Sink] = []
+        if settings.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(folder)
+
+            def add_scalars(step: int, values: dict[str, float]) -> None:
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+
+            self._sinks.append(add_scalars)
+        if settings.wandb:
+            import wandb
+
+            run = wandb.init(project=settings.wandb, name=folder.name, dir=str(folder), resume="allow", id=folder.name)
+            self._sinks.append(lambda step, values: run.log(values, step=step))
+
+    def write(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Write one row."""
+        self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+        self._file.flush()
+        for sink in self._sinks:
+            sink(step, values)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_rows(metrics: Path) -> list[dict[str, float]]:
+    """Return the rows of a metrics.jsonl, oldest first."""
+    rows = []
+    for line in metrics.read_text().splitlines() if metrics.is_file() else []:
+        with contextlib.suppress(ValueError):  # the last line is incomplete if the run was killed while writing it
+            rows.append(json.loads(line))
+    return rows
 
 
 def cut_back(metrics: Path, step: int, epoch: int | None = None) -> None:
     """Drop the rows written after a checkpoint.
 
     Args:
-        metrics: the file.
-        step: of the checkpoint.
-        epoch: that begins with it, if one does: its rows are written again.
+        metrics: the metrics.jsonl.
+        step: step of the checkpoint; later rows are dropped.
+        epoch: the epoch that begins with the checkpoint, if one does: its rows will be written again, and are dropped too.
     """
     if metrics.is_file():
-        kept = [line for line in metrics.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-        if epoch is not None:
-            kept = [line for line in kept if json.loads(line)["epoch"] < epoch]
-        write_atomically(metrics, "".join(kept).encode())
-
-
-def read_rows(metrics: Path) -> list[dict[str, float]]:
-    """Return the rows of a metrics.jsonl, oldest first."""
-    lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # the run was cut off while it wrote this line
+        kept = [row for row in read_rows(metrics) if row["step"] <= step and (epoch is None or row["epoch"] < epoch)]
+        write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
 def check_extras(settings: RunSettings) -> None:
-    """Raises ConfigError where the settings want a tool that is not installed."""
+    """Check that the tools that the settings name are installed; raise ConfigError if not."""
     for wanted, extra in ((settings.tensorboard, "tensorboard"), (settings.wandb, "wandb")):
         if wanted and importlib.util.find_spec(extra) is None:
-            raise ConfigError(f"--{extra} needs the extra: pip install 'selfcluster[{extra}]'")
-
-
-def sinks_of(settings: RunSettings, folder: Path) -> list[Sink]:
-    """The tools that get every row, too."""
-    return ([_tensorboard(folder)] if settings.tensorboard else []) + ([_wandb(settings.wandb, folder)] if settings.wandb else [])
-
-
-def _tensorboard(folder: Path) -> Sink:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(folder)
-
-    def write(step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-
-    return write
-
-
-def _wandb(project: str, folder: Path) -> Sink:
-    import wandb
-
-    run = wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow", id=folder.name)
-    return lambda step, values: run.log(values, step=step)
+            raise ConfigError(f"--{extra} needs an extra: pip install 'selfcluster[{extra}]'")

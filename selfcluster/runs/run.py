@@ -1,10 +1,9 @@
-"""A run's folder, opened: its settings, its weights and its images. What every use of a run is given."""
+"""An opened run: settings, weights and images. Every use of a run takes one."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +22,16 @@ from selfcluster.distributed import logger
 from selfcluster.errors import DataError
 from selfcluster.models.features import stream_features
 from selfcluster.models.model import ClusterModel
-from selfcluster.runs import folder
+from selfcluster.runs.checkpoint import last_step
+from selfcluster.runs.folder import read_model
+from selfcluster.runs.manifest import has_manifest, read_manifest
 from selfcluster.runs.metrics import read_rows
 from selfcluster.settings.config import Config, DataSettings
 
 
 @final
 class OpenRun:
-    """A trained (or half-trained) run in its folder.
+    """A trained or partly trained run in its folder.
 
     Attributes:
         path: the folder.
@@ -42,7 +43,7 @@ class OpenRun:
     def __init__(self, path: Path, config: Config[Any], images: str, model: ClusterModel) -> None:
         self.path, self.config, self.model = path, config, model.eval()
         self.images = images
-        """Where the images were, or "" for an array that was passed in."""
+        """Location of the images; "" for an array, or if it is not known."""
         self.device = next(model.parameters()).device
 
     def __repr__(self) -> str:
@@ -54,69 +55,74 @@ class OpenRun:
 
     @property
     def pixels(self) -> int:
-        """Side to which images are resized for this encoder outside training."""
+        """Side to which images are resized outside training."""
         return self.config.crops.crop_pixels[0]
 
     @property
     def step(self) -> int:
-        """Of the checkpoint that the weights are of."""
-        return json.loads((self.path / "checkpoints" / "last.json").read_text())["step"]
+        """Step of the checkpoint that the weights come from."""
+        return last_step(self.path)
 
     @cached_property
     def weights_digest(self) -> str:
-        """Changes with the encoder's weights."""
+        """Hash of the encoder's weights."""
         digest = hashlib.sha256()
         for name, tensor in self.model.encoder.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def data(self, given: Any = None, *, labels: str = "auto") -> Data:
-        """The run's own data with its labels, unless others are named; or other data under the run's limits. Opened data stay as they are.
+        """Open data; of data with splits, the training split.
 
-        Where they have splits, it is the training split that is meant, and that is said.
-
+        Args:
+            given: anything that `train` takes, which is opened under the run's limits; None for the run's own data. Opened data are returned as they are.
+            labels: as the setting; "auto" for the run's own labels of its own data.
         Raises:
-            DataError: the run was trained on an array, which has to be given again, or elsewhere, on images that nobody knows here.
+            DataError: the run's own data are not available, since it was trained on an array, or imported or exported.
         """
         if isinstance(given, Data):
             return given
-        if given is None and not folder.has_data(self.path):
-            raise DataError(f"run {str(self.path)!r} was imported or exported, and knows no images of its own; give the images (DATA)")
+        if given is None and not has_manifest(self.path):
+            raise DataError(f"run {str(self.path)!r} was imported or exported without its images; name the images (DATA)")
         if given is None and not self.images:
-            raise DataError(f"run {str(self.path)!r} was trained on an array that is not kept; give the images again")
+            raise DataError(f"run {str(self.path)!r} was trained on an array, which is not saved; pass the images again")
         own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)
         opened = open_data(self.images if given is None else given, own if labels == "auto" else dataclasses.replace(own, labels=labels))
         if opened.test is not None:
             logger.info(
-                f"{opened.name} has splits: these are the {len(opened.images):,} images of its training split; name the other to have that one"
+                f"{opened.name} has splits: using the {len(opened.images):,} images of the training split; name another split to use that one"
             )
         return opened
 
     def is_own(self, images: Images) -> bool:
-        """Whether these are the images that the run was trained on."""
-        return folder.has_data(self.path) and folder.read_digest(self.path) == images.digest()
+        """Return whether these are the run's own images."""
+        return has_manifest(self.path) and read_manifest(self.path).digest == images.digest()
 
     def trained_on(self) -> NDArray[np.int64]:
-        """Indices of the images that it was trained on; the others were kept out."""
-        return folder.read_trained_on(self.path)
+        """Return the indices of the images that the run was trained on; the others were held out."""
+        return read_manifest(self.path).trained_on
 
     def stream(
         self,
         images: Images,
         *,
         index: NDArray[np.int64] | None = None,
-        beside: Callable[[Tensor], Tensor] | None = None,
+        extra: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[Float[Tensor, "b _"]]:
-        """The features of images, batch by batch; rows of images that cannot be read are NaN.
+        """Yield the features of images, batch by batch; rows of images that cannot be read are NaN.
 
         Args:
-            images: where they come from.
-            index: which of them, in which order; None for all.
-            beside: what else is made of the prepared images, as further columns.
+            images: the source.
+            index: images to read, in this order; None for all.
+            extra: further columns, computed from the prepared images.
         """
-        encode = self.model.encode
+
+        def columns(prepared: Tensor) -> Tensor:
+            features = self.model.encode(prepared)
+            return features if extra is None else torch.cat([features.float(), extra(prepared)], dim=1)
+
         return stream_features(
-            encode if beside is None else lambda prepared: torch.cat([encode(prepared).float(), beside(prepared)], dim=1),
+            columns,
             images,
             index=index,
             pixels=self.pixels,
@@ -128,10 +134,10 @@ class OpenRun:
 
 
 def open_run(path: str | Path, *, device: str = "cpu") -> OpenRun:
-    """The run in this folder, with the weights of its last checkpoint.
+    """Open the run in a folder, with the weights of its last checkpoint.
 
     Raises:
-        CheckpointError: it is no run, has no checkpoint yet, or is damaged.
+        CheckpointError: the folder is not a run, has no checkpoint yet, or is damaged.
     """
-    config, images, model = folder.read_model(Path(path))
+    config, images, model = read_model(Path(path))
     return OpenRun(Path(path), config, images, model.to(start(device)))

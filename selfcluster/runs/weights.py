@@ -1,8 +1,7 @@
-"""Weights of an encoder: where a run starts from, and as timm loads them. All of an encoder is loaded, or it is an error."""
+"""Encoder weights: starting weights are loaded, and trained ones are written in timm's format."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +16,7 @@ from selfcluster.errors import CheckpointError, ConfigError
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.runs.checkpoint import load_checkpoint
+from selfcluster.runs.json_files import write_json
 from selfcluster.settings.config import Config
 
 _PREFIXES = ("", "module.", "encoder.", "model.", "backbone.", "module.encoder.")
@@ -24,105 +24,96 @@ _NOT_ENCODER = ("fc.", "head.", "classifier.", "projection_head.", "prototypes."
 
 
 def load_initial_weights(model: ClusterModel, init: str) -> None:
-    """The model starts from what `--init` names.
+    """Load the starting weights that `--init` names.
 
     Args:
-        init: "random" or "pretrained" (both done when the encoder was made), a run folder, a weights file (safetensors, or a
+        model: whose encoder is loaded.
+        init: "random" or "pretrained" (for both there is nothing to do here), a run folder, a weights file (safetensors, or a
             checkpoint that torch reads with weights_only), or a timm name with a tag, whose weights are downloaded.
     Raises:
-        ConfigError: none of these.
-        CheckpointError: a file that cannot be read, or that does not hold every tensor of the encoder.
+        ConfigError: none of these, or a download that failed.
+        CheckpointError: a file that cannot be read, or that does not contain every tensor of the encoder.
     """
     if init in ("random", "pretrained"):
         return
     path = Path(init).expanduser()
-    if path.is_dir():
-        load_encoder(model, _of_run(path), init)
+    if path.is_dir() and not (path / "model").exists() and (path / "checkpoints" / "last.json").is_file():
+        tensors = load_checkpoint(path)[0]["model"]  # the run is partly trained, or was exported whole
+    elif path.is_dir():
+        tensors = read_tensors(path / "model" / "model.safetensors")
     elif path.is_file():
-        load_encoder(model, read_tensors(path), init)
+        tensors = read_tensors(path)
     elif timm.is_model(init.split(".")[0]):
-        load_encoder(model, _from_timm(init), init)
+        try:
+            tensors = timm.create_model(init, pretrained=True, num_classes=0).state_dict()
+        except Exception as error:  # huggingface_hub raises many types when a download fails
+            raise ConfigError(
+                f"cannot get the weights of {init!r} from timm: {' '.join(str(error).split())[:200]}; check the name and the network connection"
+            ) from None
     else:
-        raise ConfigError(f"init {init!r} is no run folder, weights file or timm name; use random, pretrained, or one of these")
-
-
-def _from_timm(name: str) -> dict[str, Tensor]:
-    try:
-        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
-    except Exception as error:  # huggingface_hub raises many kinds when weights are not to be had
-        raise ConfigError(
-            f"cannot get the weights of {name!r} from timm: {' '.join(str(error).split())[:200]}; check the name and the network"
-        ) from None
-
-
-def _of_run(folder: Path) -> dict[str, Tensor]:
-    """The encoder in model/, or, where a run is half trained or was exported whole, the network of its checkpoint."""
-    if not (folder / "model").exists() and (folder / "checkpoints" / "last.json").is_file():
-        return load_checkpoint(folder / "checkpoints")[0]["model"]
-    return read_tensors(folder / "model" / "model.safetensors")
+        raise ConfigError(f"init {init!r} is not a run folder, weights file or timm name; use one of these, random or pretrained")
+    load_encoder(model, tensors, init)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name: safetensors, or a checkpoint that torch reads with weights_only.
+    """Return the tensors of a weights file by name: safetensors, or a checkpoint that torch reads with weights_only.
 
     Raises:
-        CheckpointError: it cannot be read, or holds no dictionary.
+        CheckpointError: the file cannot be read, or does not contain a dictionary.
     """
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # whose message advises to trust the file
+    except UnpicklingError:  # its message advises to trust the file
         raise CheckpointError(
-            f"cannot read weights from {str(file)!r}: it is no checkpoint, or holds more than tensors and plain values; save its state_dict alone"
+            f"cannot read weights from {str(file)!r}: it is not a checkpoint, or contains more than tensors and plain values; save its state_dict alone"
         ) from None
-    except Exception as error:  # a damaged file raises nearly anything
+    except Exception as error:  # a damaged file raises many types
         raise CheckpointError(f"cannot read weights from {str(file)!r}: {' '.join(str(error).split())[:200]}") from None
     for key in ("state_dict", "model", "model_state_dict"):
         content = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
-        raise CheckpointError(f"{str(file)!r} holds a {type(content).__name__}, not a dictionary of tensors")
+        raise CheckpointError(f"{str(file)!r} contains a {type(content).__name__}, not a dictionary of tensors; save a state_dict")
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def load_encoder(model: ClusterModel, tensors: dict[str, Tensor], source: str) -> None:
-    """Every tensor of the encoder comes from these, whatever prefix they stand under.
+    """Load all tensors of the encoder.
 
+    Args:
+        model: whose encoder is loaded.
+        tensors: by name, with or without one of the usual prefixes.
+        source: where they come from, for messages.
     Raises:
-        CheckpointError: one is missing or of another shape (the first is named), or some are left over.
+        CheckpointError: a tensor is missing, has the wrong shape, or does not belong to the encoder (the first is named).
     """
     wanted = model.encoder.state_dict()
 
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-    found = max((under(prefix) for prefix in _PREFIXES), key=lambda named: len(wanted.keys() & named.keys()))
-    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
+    candidates = ({name.removeprefix(p): value for name, value in tensors.items() if name.startswith(p)} for p in _PREFIXES)
+    found = max(candidates, key=lambda named: len(wanted.keys() & named.keys()))
     for name, value in wanted.items():
-        if name not in found and name not in optional:
-            raise CheckpointError(
-                f"{source!r} does not hold the encoder's tensor {name!r}; it is of another network, or --encoder is wrong"
-            )
+        if name not in found and not name.endswith("num_batches_tracked"):
+            raise CheckpointError(f"{source!r} does not contain the encoder's tensor {name!r}; use the --encoder that it belongs to")
         if name in found and found[name].shape != value.shape:
             raise CheckpointError(
-                f"{source!r} holds {name!r} with shape {tuple(found[name].shape)}, the encoder wants {tuple(value.shape)}"
+                f"{source!r} contains {name!r} with shape {tuple(found[name].shape)}, the encoder needs {tuple(value.shape)}; "
+                "use the --encoder that it belongs to"
             )
     surplus = [name for name in found if name not in wanted and not name.startswith(_NOT_ENCODER)]
     if surplus:
-        raise CheckpointError(
-            f"{source!r} holds {surplus[0]!r}, which the encoder has not; it is of another network, or --encoder is wrong"
-        )
+        raise CheckpointError(f"{source!r} contains {surplus[0]!r}, which the encoder does not have; use the --encoder that it belongs to")
     model.encoder.load_state_dict({name: found.get(name, value) for name, value in wanted.items()})
 
 
 def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
-    """model/ holds the encoder; see `write_encoder`."""
+    """Write the encoder into model/ of a run folder, see `write_encoder`."""
     (folder / "model").mkdir(exist_ok=True)
     write_encoder(folder / "model", model, config)
 
 
 def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> None:
-    """The folder holds the encoder as `timm.create_model('local-dir:...')` loads it: model.safetensors and config.json."""
+    """Write model.safetensors and config.json, as `timm.create_model('local-dir:...')` loads them."""
     own = getattr(model.encoder, "pretrained_cfg", {})
     side = config.crops.crop_pixels[0]
     description = {
@@ -142,9 +133,9 @@ def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> Non
     }
     arguments: dict[str, Any] = {"dynamic_img_size": True} if getattr(model.encoder, "dynamic_img_size", False) else {}
     if config.model.sobel:
-        arguments["in_chans"] = 2  # edges: what `model.Sobel` makes of an image
+        arguments["in_chans"] = 2  # the output of `model.Sobel`
     if arguments:
         description["model_args"] = arguments
     encoder = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
     write_atomically(target / "model.safetensors", save(encoder, metadata={"format": "pt"}))
-    write_atomically(target / "config.json", json.dumps(description, indent=1).encode())
+    write_json(target / "config.json", description)

@@ -58,7 +58,7 @@ def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             known(name, vars(by_group[group]), f"setting in [{group}] of {str(file)!r}:")
         settings |= values
     for name in top:
-        known(name, ("method", "images", "preset", "augmentation", "imported_from"), f"key in {str(file)!r}:")
+        known(name, ("method", "images", "preset", "augmentation"), f"key in {str(file)!r}:")
     return top, settings
 
 

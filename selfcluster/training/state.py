@@ -28,7 +28,7 @@ from selfcluster.methods import METHODS, Method, build_model
 from selfcluster.models.batch_norm import running_statistics_kept, synchronize_batch_norm
 from selfcluster.models.encoders import compile_encoder, recompute_activations
 from selfcluster.models.model import ClusterModel
-from selfcluster.runs.checkpoint import check_settings, load_checkpoint, save_checkpoint
+from selfcluster.runs.checkpoint import CheckpointState, check_settings, load_checkpoint, save_checkpoint
 from selfcluster.runs.weights import load_initial_weights
 from selfcluster.settings.config import Config, flatten
 from selfcluster.training.collapse import Watch, require_finite
@@ -184,9 +184,7 @@ def save(t: Training, folder: Path) -> None:
     }
     s, broken = t.state, distributed.joined(t.loader.broken)
     if distributed.rank() == 0:
-        counts = {"epoch": s.epoch, "step_in_epoch": s.step_in_epoch, "seconds": s.seconds}
-        state = {**counts, "broken": sorted(broken.items()), "settings": flatten(t.config)}
-        save_checkpoint(folder / "checkpoints", s.step, tensors, state)
+        save_checkpoint(folder, tensors, CheckpointState(s.step, s.epoch, s.step_in_epoch, s.seconds, broken, flatten(t.config)))
     distributed.barrier()
 
 
@@ -196,13 +194,13 @@ def restore(t: Training, folder: Path) -> None:
     Raises:
         CheckpointError: there is none, it is damaged, or it belongs to another configuration.
     """
-    tensors, state = load_checkpoint(folder / "checkpoints")
+    tensors, state = load_checkpoint(folder)
     check_settings(state, t.config)
     t.model.load_state_dict(tensors["model"])
     t.method.load_state_dict(tensors["method"])
     optim.load_state_by_name(t.optimizers, t.parameter_names, tensors["optimizer"])
-    t.loader.broken = {int(index): reason for index, reason in state["broken"]}
+    t.loader.broken = state.broken
     plan = EpochPlan(tensors["plan"]["order"].numpy()) if tensors["plan"] else None
-    t.state = State(state["epoch"], state["step"], state["step_in_epoch"], state["seconds"], plan)
-    if state["step_in_epoch"] >= t.method.steps_per_epoch:
-        t.state.epoch, t.state.step_in_epoch = state["epoch"] + 1, 0
+    t.state = State(state.epoch, state.step, state.step_in_epoch, state.seconds, plan)
+    if state.step_in_epoch >= t.method.steps_per_epoch:
+        t.state.epoch, t.state.step_in_epoch = state.epoch + 1, 0

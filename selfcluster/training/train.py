@@ -21,6 +21,7 @@ from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import duration, short, table
 from selfcluster.runs import checkpoint, folder, weights
 from selfcluster.runs.log import Log
+from selfcluster.runs.manifest import check_same_data, read_manifest
 from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import default_config, flatten, replace
@@ -160,10 +161,10 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
     checkpoint.require_resumable(path)
     device = start(config.run.device)
     if data is None and not images:
-        raise DataError(f"run {str(out)!r} was trained on an array, which is not stored; pass the images again")
+        raise DataError(f"run {out!r} was trained on an array, which is not saved; pass the images again")
     opened = open_data(images if data is None else data, config.data)
-    folder.check_same_data(path, opened)
-    t = build(replace(config, {"init": "random"}), opened, device, trained_on=folder.read_trained_on(path))
+    check_same_data(path, opened)
+    t = build(replace(config, {"init": "random"}), opened, device, trained_on=read_manifest(path).trained_on)
     t.config = config
     restore(t, path)
     if distributed.rank() == 0:

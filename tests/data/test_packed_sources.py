@@ -171,10 +171,10 @@ def test_resume_refuses_packed_images_that_have_changed(same: dict[str, Path], t
     sc.train(tmp_path / kind, out=tmp_path / "run", **{**FAST, "epochs": 1})
     if kind == "tars":
         packing.tar(tmp_path / kind / "2.tar", {"b/999.png": PNGS[0]})
-        message = r"0 images lost and 1 added \(\+2.tar/b/999.png\)"
+        message = r"0 images removed, 1 added \(\+2.tar/b/999.png\)"
     else:
         contents = packing.pngs(11, seed=1)
         packing.parquet(tmp_path / kind / "0.parquet", {"image": packing.structs(contents), "label": ["a"] * 11}, group=4)
-        message = "the images themselves have changed"
+        message = "the contents of images differ"
     with pytest.raises(sc.DataError, match=message):
         sc.train(out=tmp_path / "run", resume=True)

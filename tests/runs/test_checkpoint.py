@@ -10,12 +10,12 @@ import torch
 from selfcluster.errors import CheckpointError
 from selfcluster.runs import atomic, checkpoint
 from selfcluster.runs.atomic import folder_written_whole
-from selfcluster.runs.checkpoint import load_checkpoint, save_checkpoint
+from selfcluster.runs.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 
 
 def _save(folder: Path, step: int, value: float = 1.0) -> None:
     tensors = {"model": {"w": torch.full((3,), value), "n": torch.tensor(step)}, "method": {}}
-    save_checkpoint(folder, step, tensors, {"epoch": 1})
+    save_checkpoint(folder, tensors, CheckpointState(step, epoch=1, broken={7: "truncated", 3: "not an image"}))
 
 
 def test_what_was_saved_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
@@ -24,8 +24,9 @@ def test_what_was_saved_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
     tensors, state = load_checkpoint(tmp_path)
     assert torch.equal(tensors["model"]["w"], torch.full((3,), 2.0))
     assert tensors["method"] == {}
-    assert (state["step"], state["epoch"]) == (10, 1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "last.json"]
+    assert (state.step, state.epoch, state.broken) == (10, 1, {7: "truncated", 3: "not an image"})
+    assert set(state.files) == {"model.safetensors", "method.safetensors"}
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["10", "last.json"]
 
 
 def test_no_checkpoint_is_said(tmp_path: Path) -> None:
@@ -33,25 +34,31 @@ def test_no_checkpoint_is_said(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "state", "last", "version"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "state", "no list", "missing", "last", "empty last", "version"])
 def test_damage_is_found_and_the_file_named(tmp_path: Path, damage: str) -> None:
     _save(tmp_path, 5)
-    file = tmp_path / "5" / "model.safetensors"
-    content = bytearray(file.read_bytes())
+    last = tmp_path / "checkpoints" / "last.json"
+    weights, written = tmp_path / "checkpoints" / "5" / "model.safetensors", tmp_path / "checkpoints" / "5" / "state.json"
+    content, state = bytearray(weights.read_bytes()), json.loads(written.read_text())
     if damage == "flip":
         content[-1] ^= 1
-        file.write_bytes(content)
+        weights.write_bytes(content)
     elif damage == "cut":
-        file.write_bytes(content[:-4])
+        weights.write_bytes(content[:-4])
     elif damage == "gone":
-        file.unlink()
+        weights.unlink()
     elif damage == "state":
-        (tmp_path / "5" / "state.json").write_text("{")
+        written.write_text("{")
+    elif damage == "no list":
+        written.write_text(json.dumps({**state, "broken": 3}))
+    elif damage == "missing":
+        written.write_text(json.dumps({name: value for name, value in state.items() if name != "seconds"}))
     elif damage == "last":
-        (tmp_path / "last.json").write_text("")
+        last.write_text("")
+    elif damage == "empty last":
+        last.write_text("{}")
     else:
-        state = json.loads((tmp_path / "5" / "state.json").read_text())
-        (tmp_path / "5" / "state.json").write_text(json.dumps({**state, "version": 99}))
+        written.write_text(json.dumps({**state, "version": 99}))
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(tmp_path)
     assert str(tmp_path) in str(error.value)
@@ -72,9 +79,9 @@ def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch
     with pytest.raises(CheckpointError, match="No space left on device; the previous checkpoint is kept"):
         _save(tmp_path, 10, 2.0)
     tensors, state = load_checkpoint(tmp_path)
-    assert state["step"] == 5
+    assert state.step == 5
     assert tensors["model"]["w"][0] == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["5", "last.json"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["5", "last.json"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="needs /dev/full")

@@ -142,19 +142,25 @@ def _with(name: str, *shape: int) -> Any:
     [
         (
             _without("layer2.0.bn1.weight"),
-            r"as one with a resnet18 it lacks 'layer2.0.bn1.weight'; for the encoder alone, train from it by --init",
+            "with a resnet18: 'layer2.0.bn1.weight' is missing; to use the encoder alone, train from it with --init",
         ),
-        (_without("layer4.1.conv1.weight"), "lacks 'layer4.1.conv1.weight'"),
-        (_without("projection_head.3.bias"), "lacks 'projection_head.3.bias'"),
-        (_without("prototypes.weight"), "lacks 'prototypes.weight'"),
-        (_with("fc.weight", 10, 512), "holds 'fc.weight' besides"),
-        (_with("layer1.0.se.weight", 3), "holds 'layer1.0.se.weight' besides"),
-        (_with("conv1.weight", 128, 3, 7, 7), r"a ResNet of 2 times the normal width \(128 channels after the stem\), which timm has not"),
+        (_without("layer4.1.conv1.weight"), "'layer4.1.conv1.weight' is missing"),
+        (_without("projection_head.3.bias"), "'projection_head.3.bias' is missing"),
+        (_without("prototypes.weight"), "'prototypes.weight' is missing"),
+        (_with("fc.weight", 10, 512), "'fc.weight' is unexpected"),
+        (_with("layer1.0.se.weight", 3), "'layer1.0.se.weight' is unexpected"),
+        (
+            _with("conv1.weight", 128, 3, 7, 7),
+            r"a ResNet of 2 times the normal width \(128 channels after the stem\), which timm does not have",
+        ),
         (
             _with("layer1.0.conv2.weight", 64, 32, 3, 3),
-            r"holds 'encoder.layer1.0.conv2.weight' with shape \(64, 32, 3, 3\), its other tensors want \(64, 64, 3, 3\)",
+            r"contains 'encoder.layer1.0.conv2.weight' with shape \(64, 32, 3, 3\), where its other tensors need \(64, 64, 3, 3\)",
         ),
-        (_with("prototypes.weight", 9, WIDTH + 1), rf"holds 'prototypes.weight' with shape \(9, {WIDTH + 1}\), its head gives {WIDTH}"),
+        (
+            _with("prototypes.weight", 9, WIDTH + 1),
+            rf"contains 'prototypes.weight' with shape \(9, {WIDTH + 1}\), but its head has {WIDTH} outputs",
+        ),
     ],
 )
 def test_what_does_not_match_is_refused_by_name(change: Any, message: str, resnet18: nn.Module, tmp_path: Path) -> None:
@@ -168,7 +174,7 @@ def test_what_does_not_match_is_refused_by_name(change: Any, message: str, resne
 
 def test_both_the_first_missing_and_the_first_surplus_are_named(resnet18: nn.Module, tmp_path: Path) -> None:
     torch.save(resnet18.state_dict(), tmp_path / "supervised.pth")
-    with pytest.raises(sc.CheckpointError, match=r"lacks 'projection_head.0.weight' and holds 'fc.weight' besides"):
+    with pytest.raises(sc.CheckpointError, match=r"'projection_head.0.weight' is missing and 'fc.weight' is unexpected"):
         import_original(tmp_path / "supervised.pth", tmp_path / "run")
 
 
@@ -178,7 +184,7 @@ def test_files_and_folders_that_cannot_be_used(imported: sc.Run, tmp_path: Path)
     for name, message in (
         ("none.pth", "no file"),
         ("text.pth", "cannot read weights .* save its state_dict alone"),
-        ("list.pth", "holds a list"),
+        ("list.pth", "contains a list"),
     ):
         with pytest.raises(sc.CheckpointError, match=message):
             import_original(tmp_path / name, tmp_path / "run")
@@ -196,7 +202,7 @@ def test_an_imported_run_is_evaluated_on_given_images_only(imported: sc.Run) -> 
     figures = imported.evaluate(imported.path.parent / "toys.npz").figures
     assert list(figures) == ["raw pixels", "untrained encoder", "trained encoder"]
     assert figures["untrained encoder"] != figures["trained encoder"]
-    with pytest.raises(sc.DataError, match=r"was imported or exported, and knows no images of its own; give the images \(DATA\)"):
+    with pytest.raises(sc.DataError, match=r"was imported or exported without its images; name the images \(DATA\)"):
         imported.evaluate()
     assert imported.embed(images[:3]).shape == (3, 512)
     assert "eval/silhouette" in imported.evaluate(images, only=["label-free"]).figures["trained encoder"]
@@ -212,7 +218,7 @@ def test_training_starts_from_an_imported_run_with_its_encoder(imported: sc.Run,
     run = sc.train(tiny.images(), out=tmp_path / "run", init=str(imported.path), **settings)
     assert run.config.model.encoder == "resnet18"
     assert torch.equal(run.model.encoder.layer4[0].conv1.weight, imported.model.encoder.layer4[0].conv1.weight)
-    with pytest.raises(sc.CheckpointError, match="since it was imported or exported; train from it by --init"):
+    with pytest.raises(sc.CheckpointError, match="since it was imported or exported; train from it with --init"):
         sc.train(tiny.images(), out=imported.path, resume=True)
 
 

@@ -74,7 +74,7 @@ def test_a_run_loads_with_the_same_weights_and_embeds_the_same(run: sc.Run) -> N
 
 
 def test_a_run_on_an_array_asks_for_it_again(run: sc.Run) -> None:
-    with pytest.raises(sc.DataError, match="give the images again"):
+    with pytest.raises(sc.DataError, match="pass the images again"):
         run.embed()
 
 
@@ -107,9 +107,9 @@ def test_init_from_a_run_from_a_file_and_refusals(run: sc.Run, tmp_path: Path) -
     del saved["module.encoder.layer1.0.conv1.weight"]
     torch.save(saved, tmp_path / "part.pth")
     for init, error, message in (
-        (tmp_path / "part.pth", sc.CheckpointError, "does not hold the encoder's tensor 'layer1.0.conv1.weight'"),
+        (tmp_path / "part.pth", sc.CheckpointError, "does not contain the encoder's tensor 'layer1.0.conv1.weight'"),
         (run.path / "config.toml", sc.CheckpointError, "cannot read weights"),
-        ("nonsense", sc.ConfigError, "no run folder, weights file or timm name"),
+        ("nonsense", sc.ConfigError, "is not a run folder, weights file or timm name"),
     ):
         with pytest.raises(error, match=message):
             sc.train(tiny.images(), out=tmp_path / "refused", **{**settings, "init": str(init)})
@@ -122,7 +122,7 @@ def test_a_used_folder_is_refused_but_for_resume_and_overwrite(run: sc.Run, tmp_
     out = tmp_path / "run"
     shutil.copytree(run.path, out)
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(sc.CheckpointError, match=r"holds a run already; go on with it by --resume, or replace it by --overwrite"):
+    with pytest.raises(sc.CheckpointError, match="already contains a run; use --resume to continue it, or --overwrite to replace it"):
         sc.train(tiny.images(), out=out, **FAST)
     sc.train(tiny.images(), out=out, overwrite=True, **{**FAST, "max_steps": 2})
     assert json.loads((out / "checkpoints" / "last.json").read_text())["step"] == 2
@@ -162,7 +162,7 @@ def test_resume_refuses_other_data_and_names_three(tmp_path: Path) -> None:
     sc.train(photos, out=tmp_path / "run", **FAST)
     for i in range(4):
         (photos / f"{i:02}.png").rename(photos / f"renamed{i}.png")
-    with pytest.raises(sc.DataError, match=r"4 images lost and 4 added \(-00.png, -01.png, -02.png\)"):
+    with pytest.raises(sc.DataError, match=r"4 images removed, 4 added \(-00.png, -01.png, -02.png\)"):
         sc.train(out=tmp_path / "run", resume=True)
 
 
@@ -172,7 +172,7 @@ def test_evaluation_refuses_the_runs_own_data_when_it_has_changed(tmp_path: Path
     np.savez(tmp_path / "toys.npz", images=images, labels=labels)
     run = sc.train(tmp_path / "toys.npz", out=tmp_path / "run", test_share=0.25, **FAST)
     np.savez(tmp_path / "toys.npz", images=images[::-1], labels=labels)
-    with pytest.raises(sc.DataError, match="the images themselves have changed"):
+    with pytest.raises(sc.DataError, match="the contents of images differ"):
         run.evaluate()
 
 
@@ -196,7 +196,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(run: sc.Run, tmp_path:
     shutil.copytree(run.path, tmp_path / "run")
     file = tmp_path / "run" / "config.toml"
     file.write_text(file.read_text().replace("head_width = 32", "head_width = 48"))
-    with pytest.raises(sc.CheckpointError, match=r"another configuration: head_width was 32 and is 48"):
+    with pytest.raises(sc.CheckpointError, match=r"the checkpoint has head_width 32, but config\.toml has 48"):
         sc.load(tmp_path / "run")
 
 
