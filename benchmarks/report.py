@@ -30,6 +30,7 @@ from selfcluster.data.sources import open_data
 from selfcluster.models.features import raw_pixels
 from selfcluster.reporting.page import Page
 from selfcluster.reporting.render import build
+from selfcluster.runs.environment import Environment
 from selfcluster.settings.config import DataSettings, default_config
 
 
@@ -60,7 +61,7 @@ def page_of(files: list[Path], n: int, k: int) -> Page:
         }
     )
     where = " and ".join(file.name for file in files)
-    return Page("benchmark", where, default_config("swav"), [], {}, None, table, features.numpy(), images)
+    return Page("benchmark", where, default_config("swav"), [], Environment(), None, table, features.numpy(), images)
 
 
 def _measured(files: list[Path], n: int, k: int) -> dict[str, float]:

@@ -196,7 +196,7 @@ def _report(arguments: Report) -> None:
     from selfcluster.reporting.page import Limits
 
     run = load(arguments.run, device=arguments.device)
-    limits = Limits(points=arguments.points, seed=arguments.seed)
+    limits = Limits(n_points=arguments.points, seed=arguments.seed)
     file = run.report(arguments.images, out=arguments.out, k=arguments.k, seed=arguments.seed, limits=limits)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     print(f"next, in a browser: {file.resolve().as_uri()}")

@@ -1,4 +1,4 @@
-"""Clusters of images and a page of them, without a network: the pixels themselves serve as features."""
+"""Clusters of images and a page of them, without a network: the features are the pixels."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from selfcluster.clustering.kmeans import kmeans
 from selfcluster.data.readers.images import Images
 from selfcluster.models.features import raw_pixels
 from selfcluster.reporting.page import Page
+from selfcluster.runs.environment import Environment
 from tests import tiny
 
 
 @dataclass(frozen=True)
 class Clustered:
-    """A table of clusters and the features behind it."""
+    """A table of clusters, and the features of its images."""
 
     table: pa.Table
     features: NDArray[np.float32]
 
 
 def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None = None, labels: list[str | None] | None = None) -> Clustered:
-    """The images in k clusters by k-means; the map shows the two directions in which they vary most."""
+    """Cluster images by k-means; the map shows their two principal components."""
     features = raw_pixels(images, pixels=8).numpy() if features is None else features
     rows = np.flatnonzero(~np.isnan(features).any(axis=1))
     known = normalize(torch.from_numpy(features[rows]))
@@ -68,14 +69,14 @@ def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None =
 
 
 def page(images: Images, made: Clustered | None = None, **changed: Any) -> Page:
-    """A page of these images."""
+    """Return a page of these images."""
     made = made or clustered(images)
     given: dict[str, Any] = dict(
         name="tiny",
         where="an array",
         config=tiny.config("swav"),
         metrics=[],
-        environment={},
+        environment=Environment(),
         evaluation=None,
         table=made.table,
         features=made.features,

@@ -1,1 +1,1 @@
-"""The page about a run: what it shows, and how it is made."""
+"""The report: one HTML page about a run."""

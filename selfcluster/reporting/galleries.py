@@ -1,53 +1,63 @@
-"""Clusters as people look at them: the images most typical of each, those at its border, those that hardly belong.
+"""Galleries of clusters: the most typical images, border cases, and the least typical images.
 
-All is taken from the cluster table and the features: how far an image lies from its centroid (distance), how much nearer it is to
-its own centroid than to the next (margin), and how near the images of a cluster are to it on average (cohesion).
+All follow from the table of clusters and the features: distance of an image to its centroid, margin to the next centroid, and cohesion
+of a cluster, the mean cosine of its images with the centroid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from selfcluster.clustering.neighbors import nearest_neighbors
 
 _SIZES = ((12, 8, 8), (6, 3, 3), (3, 2, 2))
-"""Typical images, border cases and outliers in a gallery: the first for which the page has room, in whole rows."""
+"""Typical images, border cases and least typical images of a gallery, in full rows; the first that fits the page is used."""
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """One cluster, with rows of the table."""
+class ClusterGallery:
+    """A cluster and its gallery, as rows of the table; no image is shown twice."""
 
     number: int
-    """As in the table."""
+    """Number of the cluster in the table."""
     size: int
-    """Readable images."""
+    """Number of readable images."""
     cohesion: float
-    """Mean cosine of its images with its centroid; 1 where all are the same."""
+    """Mean cosine of the images with the centroid; 1 if all are alike."""
     typical: tuple[int, ...]
     """Lowest rank in the cluster, lowest first."""
     border: tuple[int, ...]
-    """Smallest margin first."""
-    outliers: tuple[int, ...]
-    """Largest distance first."""
+    """Smallest margin, smallest first."""
+    least_typical: tuple[int, ...]
+    """Largest distance, largest first."""
     similar: tuple[int, ...]
-    """Numbers of the clusters whose mean features are nearest by cosine, nearest first."""
+    """Numbers of the clusters with the nearest mean features by cosine, nearest first."""
     label: str | None
-    """The class of most of its labeled images; None where there are no labels."""
+    """Most frequent label; None without labels."""
     label_share: float
-    """Share of its labeled images that are of this class."""
+    """Share of the labeled images that have this label."""
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """All images of the gallery."""
+        return self.typical + self.border + self.least_typical
 
 
-def clusters_of(table: pa.Table, features: NDArray[np.float32], *, large: int, n_similar: int = 3) -> list[Cluster]:
-    """Every cluster that has a readable image, the largest first.
+def cluster_galleries(table: pa.Table, features: NDArray[np.float32], *, n_large: int, n_similar: int = 3) -> list[ClusterGallery]:
+    """Return a gallery for each cluster with a readable image, largest first.
 
     Args:
-        table: see `Page`.
-        features: see `Page`.
-        large: images for which there are large thumbnails; galleries shrink to keep within it, to seven images at the least.
+        table: as for `Page`.
+        features: as for `Page`.
+        n_large: images with a large thumbnail; galleries shrink to stay within it, down to seven images.
         n_similar: similar clusters to name.
     """
     cluster, rank, distance, margin = (table[name].to_numpy() for name in ("cluster", "rank_in_cluster", "distance", "margin"))
@@ -55,53 +65,35 @@ def clusters_of(table: pa.Table, features: NDArray[np.float32], *, large: int, n
     order = readable[np.lexsort((rank[readable], cluster[readable]))]
     numbers, starts = np.unique(cluster[order], return_index=True)
     members = np.split(order, starts[1:])
-    n_typical, n_border, n_outliers = next((sizes for sizes in _SIZES if len(numbers) * sum(sizes) <= large), _SIZES[-1])
-    means = np.stack([_unit(features[rows]).mean(axis=0) for rows in members])
-    similar = _similar(_unit(means), n_similar)
+    n_typical, n_border, n_least = next((sizes for sizes in _SIZES if len(numbers) * sum(sizes) <= n_large), _SIZES[-1])
+    means = torch.stack([normalize(torch.from_numpy(features[rows])).mean(dim=0) for rows in members])
+    similar = numbers[nearest_neighbors(means, n_similar)[0].numpy()]
     labels = pc.dictionary_encode(table["label"]).combine_chunks() if "label" in table.column_names else None
-    found = []
+    galleries = []
     for i, rows in enumerate(members):
-        label, label_share = _label_of(labels, rows)
-        typical = rows[:n_typical]
-        others = rows[n_typical:]  # an image is shown once in a gallery
-        outliers = others[np.argsort(-distance[others], kind="stable")][:n_outliers]
-        others = np.setdiff1d(others, outliers)
+        label, label_share = _most_frequent_label(labels, rows) if labels is not None else (None, 0.0)
+        others = rows[n_typical:]
+        least_typical = others[np.argsort(-distance[others], kind="stable")][:n_least]
+        others = np.setdiff1d(others, least_typical)
         border = others[np.argsort(margin[others], kind="stable")][:n_border]
-        found.append(
-            Cluster(
+        galleries.append(
+            ClusterGallery(
                 number=int(numbers[i]),
                 size=len(rows),
                 cohesion=float(1 - distance[rows].mean()),
-                typical=tuple(typical.tolist()),
+                typical=tuple(rows[:n_typical].tolist()),
                 border=tuple(border.tolist()),
-                outliers=tuple(outliers.tolist()),
-                similar=tuple(numbers[similar[i]].tolist()),
+                least_typical=tuple(least_typical.tolist()),
+                similar=tuple(similar[i].tolist()),
                 label=label,
                 label_share=label_share,
             )
         )
-    return sorted(found, key=lambda c: (-c.size, c.number))
+    return sorted(galleries, key=lambda gallery: (-gallery.size, gallery.number))
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _similar(unit_means: NDArray[np.float32], n: int) -> list[NDArray[np.int64]]:
-    """Places of the nearest other means, for each."""
-    n = min(n, len(unit_means) - 1)
-    found = []
-    for i, mean in enumerate(unit_means):
-        cosine = unit_means @ mean
-        cosine[i] = -np.inf
-        found.append(np.argsort(-cosine, kind="stable")[:n])
-    return found
-
-
-def _label_of(labels: pa.DictionaryArray | None, rows: NDArray[np.int64]) -> tuple[str | None, float]:
-    """The most frequent label of these images, and its share of those that have one."""
-    if labels is None:
-        return None, 0.0
+def _most_frequent_label(labels: pa.DictionaryArray, rows: NDArray[np.int64]) -> tuple[str | None, float]:
+    """Return the most frequent label of these images, and its share of the labeled ones."""
     codes = labels.indices.take(pa.array(rows)).drop_null().to_numpy()
     if not len(codes):
         return None, 0.0
@@ -109,22 +101,18 @@ def _label_of(labels: pa.DictionaryArray | None, rows: NDArray[np.int64]) -> tup
     return labels.dictionary[int(counts.argmax())].as_py(), float(counts.max() / len(codes))
 
 
-def rows_on_page(
-    clusters: list[Cluster], more: NDArray[np.int64], readable: NDArray[np.int64], *, most: int, seed: int
-) -> NDArray[np.int64]:
-    """The images that the page shows, in the order of the data: all that are readable, or a sample of them with the galleries in it.
+def sample_rows(readable: NDArray[np.int64], required: Sequence[int], *, n_points: int, seed: int) -> NDArray[np.int64]:
+    """Return the images to show, ascending: all readable ones, or a random sample that includes the required ones.
 
     Args:
-        clusters: whose galleries are shown.
-        more: other rows that are shown.
-        readable: rows to choose from, rising.
-        most: images on the page.
-        seed: of the sample.
+        readable: rows to choose from, ascending.
+        required: rows of galleries; all are returned, even if they are more than `n_points`.
+        n_points: images to show.
+        seed: random seed of the sample.
     """
-    if len(readable) <= most:
+    if len(readable) <= n_points:
         return readable
-    shown = np.array([row for c in clusters for row in (*c.typical, *c.border, *c.outliers)], dtype=np.int64)
-    first = np.unique(np.concatenate([shown, more]))
+    first = np.unique(np.array(required, dtype=np.int64))
     others = np.setdiff1d(readable, first)
-    n_others = max(0, most - len(first))
-    return np.sort(np.concatenate([first, np.random.default_rng(seed).choice(others, size=n_others, replace=False)]))
+    chosen = np.random.default_rng(seed).choice(others, size=max(0, n_points - len(first)), replace=False)
+    return np.sort(np.concatenate([first, chosen]))

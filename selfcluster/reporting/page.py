@@ -1,4 +1,4 @@
-"""What the page is made of: one record that holds all of it, so that the page can be made and tested without training."""
+"""Inputs of the page in one record, so that a page can be built and tested without training."""
 
 from __future__ import annotations
 
@@ -12,83 +12,64 @@ from numpy.typing import NDArray
 
 from selfcluster.data.readers.images import Images
 from selfcluster.errors import ConfigError
+from selfcluster.reporting.prototypes import PrototypeGalleries
+from selfcluster.runs.environment import Environment
 from selfcluster.settings.config import Config
 
 COLUMNS = frozenset(["path", "index", "cluster", "distance", "margin", "rank_in_cluster", "x", "y", "is_outlier", "duplicate_of"])
-"""Of the table of clusters, which a page is made from."""
+"""Columns that the table of clusters must have."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a page holds. With these, 50,000 images come to less than 40 MB."""
+    """Limits on the contents of a page. With these, 50,000 images take less than 40 MB."""
 
-    points: int = 50_000
-    """Images on the page; of more, a sample."""
-    large: int = 4_000
-    """Images that have a thumbnail of `large_pixels`; the others have a small one only."""
+    n_points: int = 50_000
+    """Images on the page; more are sampled."""
+    n_large: int = 4_000
+    """Images with a thumbnail of `large_pixels`; the others have only a small one."""
     large_pixels: int = 96
-    prototypes: int = 100
-    """Prototypes that are shown, those used most."""
-    neighbors: int = 8
+    """Side of a large thumbnail."""
+    n_prototypes: int = 100
+    """Prototypes shown, the most used first."""
+    n_neighbors: int = 8
     """Nearest neighbors of each image."""
     seed: int = 0
-    """The sample follows from it."""
+    """Random seed of the sample."""
 
     def __post_init__(self) -> None:
-        if self.points < 1:
-            raise ConfigError(f"points {self.points} must be at least 1: the page shows images")
-
-
-@dataclass(frozen=True)
-class TopImages:
-    """What one prototype looks like."""
-
-    prototype: int
-    n_nearest: int
-    """Images to which no other prototype of its head is nearer."""
-    rows: tuple[int, ...]
-    """The images nearest to it, nearest first, as rows of the table."""
-
-
-@dataclass(frozen=True)
-class TopOfPrototypes:
-    """The prototypes of a run's first head that are used most."""
-
-    n: int
-    """Prototypes of that head."""
-    n_heads: int
-    n_used: int
-    """Prototypes that are nearest to some image."""
-    shown: tuple[TopImages, ...]
+        if self.n_points < 1:
+            raise ConfigError(f"points {self.n_points} must be at least 1; the page shows images")
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the page says.
+    """All inputs of a page.
 
     Args:
-        name: of the run.
-        where: what the run was trained on, in words.
-        config: of the run.
+        name: name of the run.
+        where: location of the images, in words.
+        config: settings of the run.
         metrics: rows of metrics.jsonl, oldest first.
-        environment: of environment.json; empty where there is none.
-        evaluation: of evaluation.json; None where nothing was measured.
-        table: one row an image in the order of the data, as in `clusters.Clusters`, with the `COLUMNS` below and perhaps label.
-        features: (n, F) float32, in the order of the table; NaN where the image cannot be read.
-        images: those of the table.
-        prototypes: what the prototypes look like; None where they are the clusters.
-        threads: that decode images.
+        environment: environment of the run.
+        evaluation: contents of an evaluation file; None without an evaluation.
+        table: one row per image in the order of the data, as in `clusters.Clusters`, with the `COLUMNS` and optionally label.
+        features: (n, F) float32, in the order of the table; NaN for an unreadable image.
+        images: the images of the table.
+        prototypes: galleries of the prototypes; None if the prototypes are the clusters.
+        threads: threads that decode images.
+        limits: limits on the contents.
     """
 
     name: str
     where: str
     config: Config[Any]
     metrics: Sequence[Mapping[str, float]]
-    environment: Mapping[str, Any]
+    environment: Environment
     evaluation: Mapping[str, Any] | None
     table: pa.Table
     features: NDArray[np.float32]
     images: Images
-    prototypes: TopOfPrototypes | None = None
+    prototypes: PrototypeGalleries | None = None
     threads: int = 1
     limits: Limits = field(default_factory=Limits)

@@ -1,17 +1,17 @@
-"""What the script of the page is given: clusters and lists as JSON, a number for each image as packed columns, pictures as sheets.
+"""Data for the script of the page: clusters and lists as JSON, one number per image as packed columns, thumbnails as sheets.
 
-An image on the page is a *point*; points are numbered in the order of the data. Columns hold a value for each point in the fewest
-bytes that serve; coordinates, distances and margins are brought to 16 bits, which is finer than any screen.
+An image on the page is a *point*; points are numbered in the order of the data. A column has one value per point, in as few bytes as
+possible; coordinates, distances and margins are rounded to 16 bits, which is finer than any screen.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,61 +20,62 @@ import torch
 from numpy.typing import NDArray
 
 from selfcluster.clustering.neighbors import nearest_neighbors
-from selfcluster.reporting.galleries import Cluster, rows_on_page
+from selfcluster.reporting.galleries import ClusterGallery, sample_rows
 from selfcluster.reporting.page import Page
-from selfcluster.reporting.thumbnails import Sheets, cut_tiles, sheets, small_side
+from selfcluster.reporting.thumbnails import Sheets, cut_tiles, make_sheets, small_side
 
-_DUPLICATES = 60
-"""Groups of near-duplicates that are shown, the largest first."""
+_MAX_DUPLICATE_GROUPS = 60
+"""Groups of near-duplicates on the page."""
 
 _COLUMNS = {"small": 64, "large": 16}
-"""Thumbnails in a row of a sheet. A browser decodes a sheet whole, so that of the larger ones fewer stand together."""
+"""Thumbnails in a row of a sheet. A browser decodes a whole sheet at a time, so a sheet has fewer of the large ones."""
+
+Json = dict[str, object]
+"""An object of JSON."""
 
 
 @dataclass(frozen=True)
-class Content:
-    """What is behind the page."""
+class Payload:
+    """Data for the script, and counts for the text of the page."""
 
-    data: dict[str, Any]
-    """For the script."""
+    data: Json
     sheets: dict[str, Sheets]
-    """By size: small for every point, and large for some of them, where these are larger at all."""
+    """Thumbnails by size: small for every point, and large for some, unless the images themselves are small."""
     n_points: int
-    n_duplicates: int
-    """Groups of near-duplicates."""
+    n_duplicate_groups: int
+    """Groups of near-duplicates, including those that are not shown."""
     n_unreadable: int
     """Images that could be read when they were clustered, but not now."""
 
 
-def content_of(page: Page, clusters: list[Cluster]) -> Content:
-    """All that the script needs to know, and the pictures."""
-    table, limits = page.table, page.limits
-    tops = page.prototypes.shown if page.prototypes else ()
-    of_prototypes = np.array([row for top in tops for row in top.rows], dtype=np.int64)
-    readable = np.flatnonzero(table["cluster"].to_numpy() >= 0)
-    rows = rows_on_page(clusters, of_prototypes, readable, most=limits.points, seed=limits.seed)
-    shown = table.take(pa.array(rows))
+def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
+    """Return the data for the script.
+
+    Args:
+        page: inputs of the page.
+        clusters: galleries of the clusters.
+    """
+    prototypes = page.prototypes.galleries if page.prototypes else ()
+    gallery_rows = [row for c in clusters for row in c.rows] + [row for p in prototypes for row in p.rows]
+    readable = np.flatnonzero(page.table["cluster"].to_numpy() >= 0)
+    rows = sample_rows(readable, gallery_rows, n_points=page.limits.n_points, seed=page.limits.seed)
+    shown = page.table.take(pa.array(rows))
     point = {int(row): i for i, row in enumerate(rows)}
-    neighbors, _ = nearest_neighbors(torch.from_numpy(page.features[rows]), limits.neighbors)
+    sheets, large_place, n_unreadable = _thumbnails(page, shown, [point[row] for row in gallery_rows])
+    neighbors, _ = nearest_neighbors(torch.from_numpy(page.features[rows]), page.limits.n_neighbors)
 
-    side = small_side(len(rows))
-    large_side = _large_side(page, side)
-    galleries = [row for c in clusters for row in (*c.typical, *c.border, *c.outliers)]
-    place = _large_places(shown, [point[row] for row in [*galleries, *of_prototypes.tolist()]], limits.large if large_side > side else 0)
-    index = shown["index"].to_numpy().astype(np.int64)
-    tiles = cut_tiles(page.images, index, place, side=side, large_side=large_side, threads=page.threads)
-    duplicates = _duplicates(shown)
-    pictures = {"small": sheets(tiles.small, columns=_COLUMNS["small"], size="small")}
-    if len(tiles.large):
-        pictures["large"] = sheets(tiles.large, columns=_COLUMNS["large"], size="large")
+    groups = defaultdict(list)
+    for i, (index, first) in enumerate(zip(shown["index"].to_pylist(), shown["duplicate_of"].to_pylist(), strict=True)):
+        groups[index if first is None else first].append(i)
+    duplicates = sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)
 
-    def points(of: Iterable[int]) -> list[int]:
-        return [point[row] for row in of]
-
-    data = {
+    # Another clustering of the run has another key, so that names given to clusters are not mixed up.
+    key = hashlib.sha256(f"{page.name} {page.environment.started}".encode("utf-8", "backslashreplace"))
+    key.update(page.table["cluster"].to_numpy().tobytes())
+    data: Json = {
         "name": page.name,
-        "key": _key(page),
-        "sheets": {name: {"side": s.side, "columns": s.columns, "n": len(s.files)} for name, s in pictures.items()},
+        "key": key.hexdigest()[:16],
+        "sheets": {size: {"side": s.side, "columns": s.columns, "n": len(s.files)} for size, s in sheets.items()},
         "clusters": [
             {
                 "number": c.number,
@@ -83,27 +84,48 @@ def content_of(page: Page, clusters: list[Cluster]) -> Content:
                 "label": c.label,
                 "share": round(c.label_share, 4),
                 "similar": c.similar,
-                "typical": points(c.typical),
-                "border": points(c.border),
-                "outliers": points(c.outliers),
+                "typical": [point[row] for row in c.typical],
+                "border": [point[row] for row in c.border],
+                "least_typical": [point[row] for row in c.least_typical],
             }
             for c in clusters
         ],
-        "prototypes": [{"number": top.prototype, "n": top.n_nearest, "points": points(top.rows)} for top in tops],
-        "duplicates": duplicates[:_DUPLICATES],
-        **_columns(shown, clusters, neighbors.numpy(), place),
+        "prototypes": [{"number": p.prototype, "n": p.n_nearest, "points": [point[row] for row in p.rows]} for p in prototypes],
+        "duplicates": duplicates[:_MAX_DUPLICATE_GROUPS],
+        **_columns(shown, clusters, neighbors.numpy(), large_place),
     }
-    return Content(data, pictures, len(rows), len(duplicates), tiles.n_unreadable)
+    return Payload(data, sheets, len(rows), len(duplicates), n_unreadable)
 
 
-def _columns(shown: pa.Table, clusters: list[Cluster], neighbors: NDArray[np.int64], large_place: NDArray[np.int64]) -> dict[str, Any]:
-    """A value for each point."""
+def _thumbnails(page: Page, shown: pa.Table, first: Sequence[int]) -> tuple[dict[str, Sheets], NDArray[np.int64], int]:
+    """Return the sheets, the place of each point's large thumbnail (-1 for none), and the number of images that cannot be read.
+
+    Args:
+        page: inputs of the page.
+        shown: rows of the table that are points.
+        first: points that get a large thumbnail first, before the most typical of the others; a gallery's stay next to each other.
+    """
+    side, large_side = small_side(shown.num_rows), page.limits.large_pixels
+    if page.images.in_memory:  # images are not enlarged
+        large_side = min(large_side, *page.images.decoded_size(0))
+    by_rank = np.argsort(shown["rank_in_cluster"].to_numpy(), kind="stable").tolist()
+    large = list(dict.fromkeys([*first, *by_rank]))[: page.limits.n_large] if large_side > side else []
+    large_place = np.full(shown.num_rows, -1, dtype=np.int64)
+    large_place[large] = np.arange(len(large))
+    index = shown["index"].to_numpy().astype(np.int64)
+    tiles = cut_tiles(page.images, index, large_place, side=side, large_side=max(side, large_side), threads=page.threads)
+    sheets = {"small": make_sheets(tiles.small, columns=_COLUMNS["small"], size="small")}
+    if large:
+        sheets["large"] = make_sheets(tiles.large, columns=_COLUMNS["large"], size="large")
+    return sheets, large_place, tiles.n_unreadable
+
+
+def _columns(shown: pa.Table, clusters: list[ClusterGallery], neighbors: NDArray[np.int64], large_place: NDArray[np.int64]) -> Json:
     shared, suffixes = front_coded(shown["path"].to_pylist())
     place = {c.number: i for i, c in enumerate(clusters)}
     x, y = shown["x"].to_numpy().astype(np.float64), shown["y"].to_numpy().astype(np.float64)
-    # One scale for both axes, so that the map keeps its shape.
-    extent = max(np.ptp(x), np.ptp(y), 1e-12)
-    columns: dict[str, Any] = {
+    extent = max(np.ptp(x), np.ptp(y), 1e-12)  # of both axes, so that the map keeps its shape
+    columns: Json = {
         "paths": suffixes,
         "shared": packed(np.array(shared)),
         "index": packed(shown["index"].to_numpy()),
@@ -114,8 +136,7 @@ def _columns(shown: pa.Table, clusters: list[Cluster], neighbors: NDArray[np.int
         "margin": scaled(shown["margin"].to_numpy()),
         "is_outlier": packed(shown["is_outlier"].to_numpy().astype(np.uint8)),
         "neighbors": {**packed(neighbors.reshape(-1)), "each": neighbors.shape[1]},
-        # Zero is for none, so that the column stays unsigned.
-        "large": packed(large_place + 1),
+        "large": packed(large_place + 1),  # unsigned: 0 for none
     }
     if "label" in shown.column_names:
         labels = pc.dictionary_encode(shown["label"]).combine_chunks()
@@ -124,69 +145,29 @@ def _columns(shown: pa.Table, clusters: list[Cluster], neighbors: NDArray[np.int
     return columns
 
 
-def _duplicates(shown: pa.Table) -> list[list[int]]:
-    """Groups of points that are one picture, the largest first."""
-    index, first = shown["index"].to_numpy(), shown["duplicate_of"].to_pylist()
-    groups: dict[int, list[int]] = {}
-    for point, (own, other) in enumerate(zip(index.tolist(), first, strict=True)):
-        groups.setdefault(own if other is None else other, []).append(point)
-    return sorted((group for group in groups.values() if len(group) > 1), key=lambda group: -len(group))
-
-
-def _large_side(page: Page, small: int) -> int:
-    """Side of the larger thumbnails; images that are smaller themselves are not enlarged."""
-    if not page.images.in_memory:
-        return page.limits.large_pixels
-    height, width = page.images.decoded_size(0)
-    return max(small, min(page.limits.large_pixels, height, width))
-
-
-def _large_places(shown: pa.Table, first: Sequence[int], most: int) -> NDArray[np.int64]:
-    """For each point the place of its large thumbnail, or -1; those of one gallery stand together, and then the most typical of the others."""
-    by_rank = np.argsort(shown["rank_in_cluster"].to_numpy(), kind="stable").tolist()
-    ordered = list(dict.fromkeys([*first, *by_rank]))[:most]
-    place = np.full(shown.num_rows, -1, dtype=np.int64)
-    place[ordered] = np.arange(len(ordered))
-    return place
-
-
-def _key(page: Page) -> str:
-    """Names that are given to clusters are kept under this; another clustering of the same run has another."""
-    digest = hashlib.sha256(f"{page.name} {page.environment.get('started', '')}".encode("utf-8", "backslashreplace"))
-    digest.update(page.table["cluster"].to_numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def front_coded(texts: Sequence[str]) -> tuple[list[int], list[str]]:
-    """How many leading UTF-16 units each text shares with the one before, and the rest of it: paths of one folder repeat it."""
-    shared, rest, before = [], [], ""
+    """Return the number of leading UTF-16 units that each text shares with the previous one, and the rest of it.
+
+    Paths of one folder repeat its name, so this saves space.
+    """
+    shared, rest, previous = [], [], ""
     for text in texts:
-        n = next((i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), min(len(before), len(text)))
-        n = min(n, 0xFFFF)
+        n = min(len(os.path.commonprefix([previous, text])), 0xFFFF)  # noqa: RUF071 - characters are meant, not folders
         shared.append(len(text[:n].encode("utf-16-le", "surrogatepass")) // 2)
         rest.append(text[n:])
-        before = text
+        previous = text
     return shared, rest
 
 
-def packed(values: NDArray) -> dict[str, Any]:
-    """Whole numbers from 0 in the fewest bytes, little-endian, as base64."""
-    largest = int(values.max()) if len(values) else 0
-    kind = next(kind for kind in ("u1", "u2", "u4") if largest < 2 ** (8 * int(kind[1])))
-    return {"kind": kind, "base64": base64.b64encode(values.astype(f"<{kind}").tobytes()).decode()}
+def packed(values: NDArray) -> Json:
+    """Return whole numbers from 0 in the fewest bytes, little-endian, as base64."""
+    kind = np.min_scalar_type(int(values.max(initial=0)))
+    return {"kind": f"u{kind.itemsize}", "base64": base64.b64encode(values.astype(kind.newbyteorder("<")).tobytes()).decode()}
 
 
-def scaled(values: NDArray) -> dict[str, Any]:
-    """Fractions in 16 bits, with what they are to be multiplied by and moved by."""
+def scaled(values: NDArray) -> Json:
+    """Return fractions in 16 bits, with the step and the offset that restore them."""
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, extent = float(values.min()), float(np.ptp(values))
     whole = np.round((values - low) / extent * 65535) if extent else np.zeros_like(values)
     return {**packed(whole), "low": low, "step": extent / 65535}
-
-
-def as_json(value: Any) -> str:
-    """JSON that may stand inside <script>: it holds no <, >, & and no line end of JavaScript's own."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text

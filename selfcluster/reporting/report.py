@@ -1,15 +1,13 @@
-"""The report of a run: one page that opens from disk, with its clusters, its map, its curves and a verdict.
+"""The report of a run: its inputs are gathered, and the page is written.
 
-    run = sc.load("runs/photos-swav-1")
-    run.report()         # runs/photos-swav-1/report.html, of the clusters that are there, or of the method's own
-    run.report(k=20)     # of 20 new clusters
-
-`page` says what a page is made of, `render` makes it, and `report` gathers what it needs from a run.
+run = sc.load("runs/photos-swav-1")
+run.report()         # runs/photos-swav-1/report.html, with the saved clusters, or the method's own
+run.report(k=20)     # with 20 new clusters
 """
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +25,25 @@ from selfcluster.inference import clusters
 from selfcluster.inference.centroids import read_centroids
 from selfcluster.inference.cluster_table import read_table
 from selfcluster.inference.embeddings import embeddings_of
-from selfcluster.reporting.page import COLUMNS, Limits, Page, TopOfPrototypes
-from selfcluster.reporting.prototypes import top_of_prototypes
+from selfcluster.models.features import Layer
+from selfcluster.reporting.page import COLUMNS, Limits, Page
+from selfcluster.reporting.prototypes import prototype_galleries
 from selfcluster.reporting.render import build
 from selfcluster.runs.atomic import check_destination, write_atomically
+from selfcluster.runs.environment import read_environment
+from selfcluster.runs.json_files import read_json
 from selfcluster.runs.run import OpenRun
+
+
+@dataclass(frozen=True)
+class ClusteredImages:
+    """Images with their clusters."""
+
+    table: pa.Table
+    """As in `clusters.Clusters`."""
+    features: Float[Tensor, "n f"]
+    layer: Layer
+    """Space in which images are compared with centroids."""
 
 
 def report(
@@ -43,43 +55,50 @@ def report(
     seed: int = 0,
     limits: Limits | None = None,
 ) -> Path:
-    """One self-contained page about the run is written, whole or not at all.
+    """Write a self-contained page about the run, completely or not at all.
 
     Args:
         run: from `train` or `load`.
-        data: the images to show; None for the run's own.
-        out: the file; None for report.html in the run's folder.
-        k: new clusters to make, as for `clusters.cluster`, kept in the run's folder where the images are its own; None for those that are kept
-            there, if they are of these images, and else for the method's own prototypes.
-        seed: of new clusters.
-        limits: how much the page holds.
+        data: images to show; None for the run's own.
+        out: the file; None for report.html in the run folder.
+        k: number of new clusters, as for `clusters.cluster`, which are saved in the run folder if the images are the run's own; None for
+            the saved clusters if they are of these images, or else for the method's own prototypes.
+        seed: random seed of new clusters.
+        limits: limits on the contents.
     Returns:
         the file.
     Raises:
-        ConfigError: the file cannot be written there, or settings that cannot be.
-        DataError: the images are not there, or cannot be read.
-        CheckpointError: what the run's folder holds is damaged.
+        ConfigError: the file cannot be written there, or k is below 1.
+        DataError: the images are missing or unreadable.
+        CheckpointError: a file of the run is damaged.
     """
-    file = _writable(run.path / "report.html" if out is None else Path(out))
+    file = run.path / "report.html" if out is None else Path(out)
+    check_destination(file, (".html",), overwrite=True)  # before the work
     with distributed.alone():
         opened = run.data(data)
-        found = _kept(run, opened) if k is None else None
-        table, features, layer = found if found is not None else _clustered(run, opened, k, seed)
+        clustered = (_saved_clusters(run, opened) if k is None else None) or _new_clusters(run, opened, k, seed)
+        features = clustered.features
         limits = limits or Limits()
-        logger.info(f"a page of {min(limits.points, len(table)):,} images: neighbors and thumbnails")
+        logger.info(f"building a page of {min(limits.n_points, len(clustered.table)):,} images: neighbors and thumbnails")
+
+        def scores(rows: Tensor) -> Tensor:
+            return run.model.prototypes(run.model.head(rows.to(run.device)).float())[0].cpu()
+
+        prototypes = None  # the clusters are the prototypes
+        if clustered.layer != "head":
+            prototypes = prototype_galleries(features, scores, n_prototypes=run.config.n_prototypes, n_shown=limits.n_prototypes)
         page = Page(
             name=run.path.resolve().name,
             where=opened.where or "an array",
             config=run.config,
             metrics=run.metrics,
-            environment=_json(run.path / "environment.json") or {},
+            environment=read_environment(run.path),
             evaluation=_evaluation(run, opened),
-            table=table,
-            # What could be read when it was clustered, and cannot be now, must be nobody's neighbor.
+            table=clustered.table,
+            # Images that could be read when they were clustered, but not now, must not be neighbors.
             features=features.nan_to_num().numpy(),
             images=opened.images,
-            # Where the clusters are the prototypes, these have been shown already.
-            prototypes=None if layer == "head" else _prototypes(run, features, limits),
+            prototypes=prototypes,
             threads=n_threads(run.config),
             limits=limits,
         )
@@ -87,12 +106,8 @@ def report(
     return file
 
 
-ClusteredImages = tuple[pa.Table, Float[Tensor, "n f"], str]
-"""A table of clusters, the features of its images, and the layer that the clusters were made in."""
-
-
-def _kept(run: OpenRun, data: Data) -> ClusteredImages | None:
-    """The clusters in the run's folder, if they are of these images."""
+def _saved_clusters(run: OpenRun, data: Data) -> ClusteredImages | None:
+    """Return the clusters in the run folder if they are of these images and of the current weights."""
     file = run.path / "clusters.parquet"
     if not file.is_file():
         return None
@@ -103,63 +118,37 @@ def _kept(run: OpenRun, data: Data) -> ClusteredImages | None:
             f"cannot read {str(file)!r}: {' '.join(str(error).split())}; run selfcluster cluster {run.path} again"
         ) from None
     if missing := COLUMNS - set(table.column_names):
-        raise CheckpointError(f"{str(file)!r} has no column {sorted(missing)[0]!r}; run selfcluster cluster {run.path} again")
+        raise CheckpointError(f"{str(file)!r} has no column {min(missing)!r}; run selfcluster cluster {run.path} again")
     centroids = read_centroids(run.path)
     if centroids.digest != data.images.digest() or not table["path"].combine_chunks().equals(data.images.paths().cast(table["path"].type)):
-        logger.info(f"the clusters in {file} are of other images; making new ones, which the page alone has: see selfcluster cluster")
+        logger.info(f"the clusters in {file} are of other images; making new ones for the page")
         return None
     if centroids.step != run.step:
-        logger.info(f"the clusters in {file} are of step {centroids.step:,}, before training went on; making new ones")
+        logger.info(f"the clusters in {file} are of step {centroids.step:,}, but the run is at step {run.step:,}; making new ones")
         return None
     logger.info(f"showing the clusters in {file}")
-    return table, torch.from_numpy(embeddings_of(run, data.images).features), centroids.layer
+    return ClusteredImages(table, torch.from_numpy(embeddings_of(run, data.images).features), centroids.layer)
 
 
-def _clustered(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> ClusteredImages:
-    """New clusters. Those of the run's own images are kept, so that the page and `assign` mean the same ones, unless clusters of other
-    images are there that nobody has asked to replace."""
+def _new_clusters(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> ClusteredImages:
+    """Cluster the images, and save clusters of the run's own images, so that the page and `assign` use the same ones.
+
+    Saved clusters of other images are replaced only if `k` asks for new ones.
+    """
     found = clusters.cluster(run, data, k=k, seed=seed)
     there = run.path / "clusters.safetensors"
     replaces = k is not None or not there.is_file() or read_centroids(run.path).digest == found.centroids.digest
     if replaces and data.where and data.where == run.images:
         clusters.write_clusters(found, run.path)
-    return found.table, torch.from_numpy(found.features), found.centroids.layer
+    return ClusteredImages(found.table, torch.from_numpy(found.features), found.centroids.layer)
 
 
 def _evaluation(run: OpenRun, data: Data) -> dict[str, Any] | None:
-    """What was measured last on these images; of an evaluation that does not say on which, it is taken that it was on the run's own."""
+    """Return the contents of the evaluation file of these images; a file that does not name its images is of the run's own."""
+    images = data.where or data.images.digest()
     for file in sorted(run.path.glob("evaluation*.json")):
-        found = _json(file)
-        if found is not None and found.get("of", {}).get("data", run.images) == (data.where or "an array"):
-            return found
-    own = _json(run.path / "evaluation.json")
-    return own if data.where == run.images else None
-
-
-def _writable(file: Path) -> Path:
-    """The file, of which it is known before the work begins that it can be written."""
-    check_destination(file, (".html",), overwrite=True)
-    return file
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    """What a file of the run holds; None where it is not there."""
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{str(file)!r} is damaged: {error}; remove it, and make it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{str(file)!r} is damaged: it holds no table of values; remove it, and make it again")
-    return content
-
-
-@torch.no_grad()
-def _prototypes(run: OpenRun, features: Float[Tensor, "n f"], limits: Limits) -> TopOfPrototypes:
-    """What the run's prototypes look like; DeepCluster's are the rows of its top layer, on the features themselves."""
-
-    def scores(rows: Tensor) -> Tensor:
-        return run.model.prototypes(run.model.head(rows.to(run.device)).float())[0].cpu()
-
-    return top_of_prototypes(features, scores, n_prototypes=run.config.n_prototypes, most=limits.prototypes)
+        content = read_json(file, advice="delete it and evaluate again")
+        of_images = content.get("of", {}).get("data")
+        if of_images == images or (of_images is None and run.is_own(data.images)):
+            return content
+    return None

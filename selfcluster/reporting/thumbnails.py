@@ -1,4 +1,4 @@
-"""Thumbnails: every image small, some larger, joined to sheets, since thousands of single files would be much larger and slower.
+"""Thumbnails: a small one for every image, a large one for some, joined into sheets, since thousands of files would be larger and slower.
 
 A thumbnail shows what the encoder sees: the largest central square.
 """
@@ -6,6 +6,7 @@ A thumbnail shows what the encoder sees: the largest central square.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,11 @@ from selfcluster.data.readers.images import Images
 from selfcluster.device import in_threads
 from selfcluster.errors import DataError
 
-_GREY = 128
-"""Of an image that cannot be read any more."""
+_GRAY = 128
+"""Pixel value of an image that can no longer be read."""
 
 _QUALITY = {"small": 65, "large": 72}
-"""Of WebP. A small thumbnail is looked at for its colors and outline."""
+"""WebP quality by size; small thumbnails show only colors and outlines."""
 
 
 @dataclass(frozen=True)
@@ -29,48 +30,50 @@ class Tiles:
     """Thumbnails as pixels."""
 
     small: NDArray[np.uint8]
-    """(n, side, side, 3), one for each image."""
+    """(n, side, side, 3), one per image."""
     large: NDArray[np.uint8]
-    """(m, side, side, 3), for those that have one."""
+    """(m, side, side, 3), for some of the images."""
     n_unreadable: int
-    """Images that could be read once and cannot now; they are grey."""
+    """Images that can no longer be read; they are gray."""
 
 
 @dataclass(frozen=True)
 class Sheets:
-    """Thumbnails side by side in files, row by row."""
+    """Thumbnails in a grid, row by row, in one or more files."""
 
     side: int
+    """Side of a thumbnail in pixels."""
     columns: int
-    """In a row; a full sheet has as many rows."""
+    """Thumbnails in a row; a full sheet has as many rows."""
     files: tuple[bytes, ...]
     """WebP."""
 
 
-def small_side(n: int) -> int:
-    """Side of the small thumbnails of so many images, in pixels: more images have smaller ones, so that the page stays within its size."""
-    return 32 if n <= 50_000 else 24
+def small_side(n_images: int) -> int:
+    """Return the side of small thumbnails in pixels, smaller for many images to limit the size of the page."""
+    return 32 if n_images <= 50_000 else 24
 
 
 def cut_tiles(
     images: Images, index: NDArray[np.int64], large_place: NDArray[np.int64], *, side: int, large_side: int, threads: int = 1
 ) -> Tiles:
-    """Both thumbnails of each image; it is decoded once for both.
+    """Return both thumbnails of each image, which is decoded once for both.
 
     Args:
-        images: where they come from.
-        index: which of them.
-        large_place: for each the place of its large thumbnail among those, or -1 for none.
-        side, large_side: in pixels.
-        threads: that decode.
+        images: the source.
+        index: images to read.
+        large_place: place of each image's large thumbnail among the large ones; -1 for none.
+        side: side of a small thumbnail in pixels.
+        large_side: side of a large thumbnail in pixels.
+        threads: threads that decode.
     """
-    small = np.full((len(index), side, side, 3), _GREY, dtype=np.uint8)
-    large = np.full((int((large_place >= 0).sum()), large_side, large_side, 3), _GREY, dtype=np.uint8)
+    small = np.full((len(index), side, side, 3), _GRAY, dtype=np.uint8)
+    large = np.full((int((large_place >= 0).sum()), large_side, large_side, 3), _GRAY, dtype=np.uint8)
 
     def cut(i: int) -> bool:
-        wanted = large_side if large_place[i] >= 0 else side
+        needed = large_side if large_place[i] >= 0 else side
         try:
-            square = resize_center(images.decode(int(index[i]), lambda height, width: min(1.0, wanted / min(height, width))).pixels, wanted)
+            square = resize_center(images.decode(int(index[i]), lambda height, width: min(1.0, needed / min(height, width))).pixels, needed)
         except DataError:
             return False
         small[i] = resize_center(square.contiguous(), side).permute(1, 2, 0).numpy()
@@ -82,19 +85,19 @@ def cut_tiles(
     return Tiles(small, large, were_read.count(False))
 
 
-def sheets(tiles: NDArray[np.uint8], *, columns: int, size: str) -> Sheets:
-    """The thumbnails as sheets.
+def make_sheets(tiles: NDArray[np.uint8], *, columns: int, size: str) -> Sheets:
+    """Join thumbnails into sheets.
 
     Args:
         tiles: (n, side, side, 3).
-        columns: in a row; columns x side is at most 16,383 pixels, the most that WebP takes.
+        columns: thumbnails in a row; columns x side is at most 16,383 pixels, the limit of WebP.
         size: "small" or "large", for the quality.
     """
     side = tiles.shape[1]
     files = []
     for start in range(0, len(tiles), columns * columns):
         part = tiles[start : start + columns * columns]
-        rows = -(-len(part) // columns)
+        rows = math.ceil(len(part) / columns)
         grid = np.zeros((rows * columns, side, side, 3), dtype=np.uint8)
         grid[: len(part)] = part
         sheet = grid.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)

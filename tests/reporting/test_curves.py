@@ -32,7 +32,7 @@ def test_the_path_goes_through_the_values() -> None:
     points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", curve.path(300, 90)) if pair]
     assert points == [(0, 30), (150, 90), (300, 60)]
     assert curve.height(5.0) == 1
-    assert curve.in_words() == "Loss: from 4.00 to 3.00 over steps 0 to 10; ln K is 5.00"
+    assert curve.description() == "Loss: from 4.00 to 3.00 over steps 0 to 10; ln K is 5.00"
 
 
 def test_a_single_value_and_a_flat_curve_are_drawn_too() -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from selfcluster.data.readers.images import ArrayImages
-from selfcluster.reporting.galleries import clusters_of, rows_on_page
+from selfcluster.reporting.galleries import cluster_galleries, sample_rows
 from tests import pages, tiny
 
 
@@ -21,35 +21,35 @@ def made() -> pages.Clustered:
 
 
 def test_every_readable_image_is_in_one_cluster_and_the_largest_comes_first(made: pages.Clustered) -> None:
-    clusters = clusters_of(made.table, made.features, large=1000)
+    clusters = cluster_galleries(made.table, made.features, n_large=1000)
     assert sum(c.size for c in clusters) == 118
     assert [c.size for c in clusters] == sorted((c.size for c in clusters), reverse=True)
 
 
 def test_galleries_are_those_of_the_table(made: pages.Clustered) -> None:
     cluster, rank, distance, margin = (made.table[name].to_numpy() for name in ("cluster", "rank_in_cluster", "distance", "margin"))
-    for c in clusters_of(made.table, made.features, large=60):
+    for c in cluster_galleries(made.table, made.features, n_large=60):
         members = set(np.flatnonzero(cluster == c.number).tolist())
-        shown = [*c.typical, *c.border, *c.outliers]
+        shown = list(c.rows)
         assert set(shown) <= members
         assert len(set(shown)) == len(shown)
         assert rank[list(c.typical)].tolist() == list(range(len(c.typical)))
         others = members - set(c.typical)
-        assert list(c.outliers) == sorted(others, key=lambda i: -distance[i])[: len(c.outliers)]
-        others -= set(c.outliers)
+        assert list(c.least_typical) == sorted(others, key=lambda i: -distance[i])[: len(c.least_typical)]
+        others -= set(c.least_typical)
         assert list(c.border) == sorted(others, key=lambda i: margin[i])[: len(c.border)]
         assert len(shown) == min(len(members), 6 + 3 + 3)
 
 
 def test_galleries_keep_within_the_large_thumbnails(made: pages.Clustered) -> None:
     for large, each in ((140, 28), (139, 12), (60, 12), (59, 7), (0, 7)):
-        clusters = clusters_of(made.table, made.features, large=large)
-        assert max(len(c.typical) + len(c.border) + len(c.outliers) for c in clusters) == min(each, clusters[0].size)
+        clusters = cluster_galleries(made.table, made.features, n_large=large)
+        assert max(len(c.rows) for c in clusters) == min(each, clusters[0].size)
 
 
 def test_cohesion_is_the_mean_cosine_with_the_centroid(made: pages.Clustered) -> None:
     cluster = made.table["cluster"].to_numpy()
-    for c in clusters_of(made.table, made.features, large=60):
+    for c in cluster_galleries(made.table, made.features, n_large=60):
         rows = made.features[cluster == c.number]
         unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         mean = unit.mean(axis=0)
@@ -58,7 +58,7 @@ def test_cohesion_is_the_mean_cosine_with_the_centroid(made: pages.Clustered) ->
 
 def test_labels_are_counted_among_those_that_are_there(made: pages.Clustered) -> None:
     cluster = made.table["cluster"].to_numpy()
-    for c in clusters_of(made.table, made.features, large=60):
+    for c in cluster_galleries(made.table, made.features, n_large=60):
         labels = [i % 2 for i in np.flatnonzero(cluster == c.number) if i != 3]
         most = max(labels.count(0), labels.count(1))
         assert c.label_share == pytest.approx(most / len(labels))
@@ -68,26 +68,23 @@ def test_labels_are_counted_among_those_that_are_there(made: pages.Clustered) ->
 def test_a_table_in_several_pieces_is_the_same_table(made: pages.Clustered) -> None:
     pieces = pa.concat_tables([made.table.slice(30, 50).slice(0, 0), made.table.slice(0, 50), made.table.slice(50)])
     assert pieces["label"].num_chunks > 1
-    assert clusters_of(pieces, made.features, large=60) == clusters_of(made.table, made.features, large=60)
+    assert cluster_galleries(pieces, made.features, n_large=60) == cluster_galleries(made.table, made.features, n_large=60)
 
 
 def test_similar_clusters_are_others(made: pages.Clustered) -> None:
-    clusters = clusters_of(made.table, made.features, large=60)
+    clusters = cluster_galleries(made.table, made.features, n_large=60)
     for c in clusters:
         assert len(c.similar) == 3
         assert c.number not in c.similar
 
 
-def test_a_sample_holds_the_galleries_and_as_many_as_asked(made: pages.Clustered) -> None:
-    clusters = clusters_of(made.table, made.features, large=30)
+def test_a_sample_has_the_galleries_and_as_many_images_as_asked(made: pages.Clustered) -> None:
+    required = [7, 9, *(row for c in cluster_galleries(made.table, made.features, n_large=30) for row in c.rows)]
     readable = np.flatnonzero(made.table["cluster"].to_numpy() >= 0)
-    rows = rows_on_page(clusters, np.array([7, 9]), readable, most=80, seed=0)
+    rows = sample_rows(readable, required, n_points=80, seed=0)
     assert len(rows) == 80
     assert (np.diff(rows) > 0).all()
-    assert {7, 9, *(row for c in clusters for row in (*c.typical, *c.border, *c.outliers))} <= set(rows.tolist())
-    assert set(rows.tolist()) <= set(readable.tolist())
-    assert (
-        rows_on_page(clusters, np.array([7]), readable, most=80, seed=0).tolist()
-        != rows_on_page(clusters, np.array([7]), readable, most=80, seed=1).tolist()
-    )
-    assert rows_on_page(clusters, np.array([7]), readable, most=118, seed=0).tolist() == readable.tolist()
+    assert set(required) <= set(rows.tolist()) <= set(readable.tolist())
+    assert rows.tolist() != sample_rows(readable, required, n_points=80, seed=1).tolist()
+    assert sample_rows(readable, required, n_points=118, seed=0).tolist() == readable.tolist()
+    assert sample_rows(readable, required, n_points=1, seed=0).tolist() == sorted(set(required))

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from selfcluster.data.sources import open_data
-from selfcluster.reporting.page import TopImages, TopOfPrototypes
+from selfcluster.reporting.prototypes import PrototypeGalleries, PrototypeGallery
 from selfcluster.reporting.render import build
 from selfcluster.settings.config import DataSettings
 from tests import browser, pages, tiny
@@ -43,10 +43,10 @@ def file(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"step": 10.0 * i, "epoch": i // 5, "train/loss": 2.1 - i / 40, "train/lr": 0.1, "collapse/mean_embedding": 0.3}
         for i in range(1, 20)
     ]
-    tops = TopOfPrototypes(8, 1, 2, (TopImages(1, 40, (0, 5, 9)), TopImages(6, 21, (3, 2, 1))))
+    prototypes = PrototypeGalleries(8, 1, 2, (PrototypeGallery(1, 40, (0, 5, 9)), PrototypeGallery(6, 21, (3, 2, 1))))
     labels: list[str | None] = [f"<b>label {i % 3}</b>" for i in range(len(images))]
     made = pages.clustered(images, labels=labels)
-    page = pages.page(images, made, name="<i>run</i>", where=str(photos), metrics=metrics, prototypes=tops)
+    page = pages.page(images, made, name="<i>run</i>", where=str(photos), metrics=metrics, prototypes=prototypes)
     out = tmp_path_factory.mktemp("page") / "report.html"
     out.write_bytes(build(page))
     return out
@@ -182,7 +182,7 @@ def test_the_map_can_be_moved_by_mouse_and_keys(page: browser.Browser) -> None:
     page.key("+", 187)
     enlarged = page.value(drawn)
     assert enlarged != whole
-    page.until("document.querySelector('#said').textContent.includes(', Cluster ')")
+    page.until("document.querySelector('#status').textContent.includes(', Cluster ')")
     page.key("ArrowLeft", 37)
     assert page.value(drawn) != enlarged
     page.key("Enter", 13)
@@ -220,7 +220,7 @@ def test_search_finds_paths_names_and_labels(page: browser.Browser) -> None:
     page.until("document.querySelector('#found').textContent.startsWith('20 images')")
     page.value("document.querySelector('#query').value = ''")
     page.type("no such thing")
-    page.until("document.querySelector('#found').textContent.startsWith('No image')")
+    page.until("document.querySelector('#found').textContent.startsWith('No path')")
     assert page.value("document.querySelectorAll('.card').length") == 0
     page.key("Escape", 27)
     page.until("document.querySelectorAll('.card').length === 4")
@@ -285,9 +285,12 @@ def test_everything_that_can_be_used_has_a_name(page: browser.Browser) -> None:
     page.click(".card .thumb")  # the dialog too
     nameless = page.value(
         "[...document.querySelectorAll('button, input, select, [role=img], [role=group], [role=application], nav, dialog')].filter(e =>"
-        "!(e.getAttribute('aria-label') || e.getAttribute('aria-labeledby') || e.textContent.trim() || (e.labels && e.labels.length))).map(e => e.outerHTML)"
+        "!(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.textContent.trim() || (e.labels && e.labels.length))).map(e => e.outerHTML)"
     )
     assert nameless == []
+    missing = "[...document.querySelectorAll('[aria-labelledby]')].filter(e => !document.getElementById(e.getAttribute('aria-labelledby')))"
+    assert page.value(f"{missing}.length") == 0
+    assert page.value("document.querySelectorAll('section:not([aria-labelledby])').length") == 0
     assert page.value("document.documentElement.lang") == "en"
     assert page.value("document.querySelectorAll('main, header, footer, h1').length") == 4
     assert page.value("document.querySelectorAll('#map table tbody tr').length") == 4
@@ -311,10 +314,12 @@ def test_nothing_is_wider_than_the_window(width: int, height: int, page: browser
 
 
 def test_prototypes_and_duplicates_are_shown(page: browser.Browser) -> None:
-    tops = page.value("[...document.querySelectorAll('#tops > div')].map(e => [e.textContent, e.querySelectorAll('.thumb').length])")
-    assert tops == [["Prototype 1 · nearest to 40 images", 3], ["Prototype 6 · nearest to 21 images", 3]]
-    twins = page.value("[...document.querySelectorAll('#twins .thumb')].map(e => e.getAttribute('aria-label')).sort()")
-    assert twins == ["photo-009.png", "photo-copy.png"]
+    galleries = page.value(
+        "[...document.querySelectorAll('#prototype-galleries > div')].map(e => [e.textContent, e.querySelectorAll('.thumb').length])"
+    )
+    assert galleries == [["Prototype 1 · nearest to 40 images", 3], ["Prototype 6 · nearest to 21 images", 3]]
+    duplicates = page.value("[...document.querySelectorAll('#duplicate-groups .thumb')].map(e => e.getAttribute('aria-label')).sort()")
+    assert duplicates == ["photo-009.png", "photo-copy.png"]
 
 
 def test_curves_can_be_read(page: browser.Browser) -> None:

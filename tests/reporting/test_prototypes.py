@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from selfcluster.reporting import prototypes
-from selfcluster.reporting.prototypes import top_of_prototypes
+from selfcluster.reporting.prototypes import prototype_galleries
 from tests import tiny
 
 
@@ -16,14 +16,14 @@ def test_they_are_those_of_the_whole_table_of_scores(chunk_bytes: int, monkeypat
     model = tiny.training().model
     z = torch.nn.functional.normalize(torch.randn(50, 16, generator=torch.Generator().manual_seed(0)))
     z[4] = torch.nan
-    top = top_of_prototypes(z, lambda rows: model.prototypes(rows)[0].detach(), n_prototypes=(8,), most=5, images=6)
+    found = prototype_galleries(z, lambda rows: model.prototypes(rows)[0].detach(), n_prototypes=(8,), n_shown=5, n_images=6)
     readable = [i for i in range(50) if i != 4]
     scores = model.prototypes(z[readable])[0].detach()
     counts = torch.bincount(scores.argmax(dim=1), minlength=8)
-    assert top.n == 8
-    assert top.n_used == int((counts > 0).sum())
-    assert [one.n_nearest for one in top.shown] == counts.sort(descending=True).values[:5].tolist()
-    for one in top.shown:
+    assert found.n_prototypes == 8
+    assert found.n_used == int((counts > 0).sum())
+    assert [one.n_nearest for one in found.galleries] == counts.sort(descending=True).values[:5].tolist()
+    for one in found.galleries:
         assert one.n_nearest == counts[one.prototype]
         expected = [readable[i] for i in scores[:, one.prototype].topk(6).indices.tolist()]
         assert list(one.rows) == expected
@@ -31,6 +31,6 @@ def test_they_are_those_of_the_whole_table_of_scores(chunk_bytes: int, monkeypat
 
 def test_a_prototype_that_no_image_is_nearest_to_is_not_shown() -> None:
     z = torch.eye(4)[:2]
-    top = top_of_prototypes(z, lambda rows: rows @ torch.eye(4), n_prototypes=(4, 3), most=10)
-    assert [one.prototype for one in top.shown] == [0, 1]
-    assert (top.n_used, top.n_heads) == (2, 2)
+    found = prototype_galleries(z, lambda rows: rows @ torch.eye(4), n_prototypes=(4, 3), n_shown=10)
+    assert [one.prototype for one in found.galleries] == [0, 1]
+    assert (found.n_used, found.n_heads) == (2, 2)

@@ -59,7 +59,7 @@ def test_a_run_has_a_page(run: sc.Run) -> None:
     assert "Loss" in text
     assert "ln K" in text
     assert f"All {len(read_toml(run.path / 'config.toml')[1])} settings" in text
-    assert "Nothing was measured." in text
+    assert "Not evaluated yet." in text
     content = _content(page)
     assert content["name"] == "run"
     assert len(content["paths"]) == 35
@@ -83,7 +83,7 @@ def test_where_it_cannot_go_is_said_before_the_work(run: sc.Run, tmp_path: Path)
     with pytest.raises(sc.ConfigError, match="k must be at least 1, got 0"):
         run.report(k=0)
     with pytest.raises(sc.ConfigError, match="points 0 must be at least 1"):
-        Limits(points=0)
+        Limits(n_points=0)
 
 
 def test_what_goes_wrong_leaves_the_old_page(run: sc.Run, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_clusters_of_other_images_are_not_shown(run: sc.Run, tmp_path: Path, cap
     [
         ("clusters.parquet", "no table", "cannot read .*clusters.parquet.*run selfcluster cluster"),
         ("evaluation.json", "{ half", "evaluation.json.* is damaged"),
-        ("evaluation.json", "[1]", "evaluation.json.* is damaged: it holds no table"),
+        ("evaluation.json", "[1]", "evaluation.json.* is damaged: expected an object, found a list; delete it"),
     ],
 )
 def test_a_damaged_file_of_the_run_is_named(name: str, text: str, message: str, run: sc.Run, tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ def _check_prototypes(run: sc.Run, images: Any, page: str) -> None:
     z = torch.from_numpy(run.embed(images, layer="head"))
     scores = run.model.prototypes(z)[0].detach()
     readable = torch.isfinite(scores[:, 0])
-    tops = _content(page)["prototypes"]
-    assert sum(top["n"] for top in tops) == int(readable.sum())
-    for top in tops:
-        of_one = scores[readable, top["number"]]
-        assert of_one[top["points"][0]] == pytest.approx(float(of_one.max()), abs=1e-5)
+    prototypes = _content(page)["prototypes"]
+    assert sum(prototype["n"] for prototype in prototypes) == int(readable.sum())
+    for prototype in prototypes:
+        of_one = scores[readable, prototype["number"]]
+        assert of_one[prototype["points"][0]] == pytest.approx(float(of_one.max()), abs=1e-5)
 
 
 def test_style_and_script_are_those_of_the_policy() -> None:
@@ -205,8 +205,15 @@ def test_style_and_script_are_those_of_the_policy() -> None:
 
 
 def test_a_sample_is_said_to_be_one() -> None:
-    page = build(pages.page(tiny.data(100).images, limits=Limits(points=60, large=20))).decode()
-    assert "The page shows 60 of them, a random sample and every gallery." in _text(page)
+    page = build(pages.page(tiny.data(100).images, limits=Limits(n_points=60, n_large=20))).decode()
+    assert "The page shows 60 of them: a random sample and all galleries." in _text(page)
+
+
+def test_names_cannot_end_the_script() -> None:
+    name = "</script><script>alert(1)</script> \u2028 & <!-- é"
+    text = build(pages.page(tiny.data().images, name=name)).decode()
+    assert _content(text)["name"] == name
+    assert "alert(1)</script>" not in text
 
 
 def test_names_that_are_no_text_are_spelt_out(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from selfcluster.data.readers.images import ArrayImages
-from selfcluster.reporting.thumbnails import cut_tiles, sheets, small_side
+from selfcluster.reporting.thumbnails import cut_tiles, make_sheets, small_side
 from tests import tiny
 
 
@@ -37,7 +37,7 @@ def test_a_thumbnail_shows_the_central_square_in_three_channels() -> None:
     assert (tiles.small == 200).all()
 
 
-def test_an_image_that_cannot_be_read_any_more_is_grey_and_counted(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_any_more_is_gray_and_counted(tmp_path: Path) -> None:
     data = tiny.folder_of_images(tmp_path, n=4, broken=(2,))
     tiles = cut_tiles(data.images, np.arange(4), np.array([0, 1, 2, 3]), side=8, large_side=20, threads=2)
     assert tiles.n_unreadable == 1
@@ -48,7 +48,7 @@ def test_an_image_that_cannot_be_read_any_more_is_grey_and_counted(tmp_path: Pat
 def test_sheets_hold_the_thumbnails_row_by_row() -> None:
     tiles = np.zeros((23, 16, 16, 3), dtype=np.uint8)
     tiles += (np.arange(23, dtype=np.uint8) * 10)[:, None, None, None]
-    made = sheets(tiles, columns=4, size="large")
+    made = make_sheets(tiles, columns=4, size="large")
     assert [Image.open(io.BytesIO(file)).size for file in made.files] == [(64, 64), (64, 32)]
     for i in range(23):
         sheet, within = divmod(i, 16)

@@ -1,15 +1,15 @@
-// Clusters as cards: a name to type, the most typical images, those at the border, and those that hardly belong.
+// Clusters as cards: an editable name, and the most typical images, border cases and least typical images.
 const CARDS_AT_A_TIME = 24;
 const MEMBERS_AT_A_TIME = 300;
 
 const orders = {
   size: (a, b) => content.clusters[b].size - content.clusters[a].size || a - b,
   cohesion: (a, b) => content.clusters[b].cohesion - content.clusters[a].cohesion || a - b,
-  // Named ones first: they are what one is looking for by name.
+  // Clusters with a given name come first.
   name: (a, b) => (givenName(b) !== "") - (givenName(a) !== "") || nameOf(a).localeCompare(nameOf(b), "en", { numeric: true }),
 };
 let listed = [];
-let matchesIn = null; // matching points of each cluster while something is searched for
+let matchesIn = null; // number of matches in each cluster during a search, otherwise null
 
 function card(cluster) {
   const c = content.clusters[cluster];
@@ -25,7 +25,7 @@ function card(cluster) {
   const size = made("span", { className: "size", textContent: `${counted(c.size)} image${c.size === 1 ? "" : "s"}` });
   item.append(made("div", { className: "card-head" }, swatch, input, size), made("p", { className: "meta", textContent: metaOf(cluster) }));
   item.append(inColumns(strip(c.typical, `Most typical images of cluster ${c.number}`), 6));
-  if (c.border.length || c.outliers.length) item.append(kinds(c));
+  if (c.border.length || c.least_typical.length) item.append(kinds(c));
   item.append(foot(cluster, item));
   return item;
 }
@@ -35,28 +35,28 @@ function metaOf(cluster) {
   const parts = [`cohesion ${c.cohesion.toFixed(2)}`];
   if (c.label !== null) parts.push(`${Math.round(100 * c.share)} % ${/^\d+$/.test(c.label) ? "label " : ""}${c.label}`);
   if (givenName(cluster)) parts.push(numberedName(cluster).toLowerCase());
-  if (matchesIn) parts.push(`${counted(matchesIn[cluster])} found here`);
+  if (matchesIn) parts.push(`${counted(matchesIn[cluster])} matches`);
   return parts.join(" · ");
 }
 
 function kinds(c) {
   const element = made("div", { className: "kinds" });
-  for (const [points, title] of [[c.border, "Border cases"], [c.outliers, "Outliers"]]) {
+  for (const [points, title] of [[c.border, "Border cases"], [c.least_typical, "Least typical"]]) {
     element.append(made("div", {}, made("p", { className: "kind", textContent: title }), inColumns(strip(points, `${title} of cluster ${c.number}`), points.length > 3 ? 4 : 3)));
   }
   return element;
 }
 
-// Galleries have full rows: a column for each image, up to so many.
-function inColumns(element, most) {
-  element.style.setProperty("--columns", most);
+// Sets the number of columns of a gallery.
+function inColumns(element, columns) {
+  element.style.setProperty("--columns", columns);
   return element;
 }
 
 function foot(cluster, item) {
   const c = content.clusters[cluster];
   const shown = membersOf[cluster].length;
-  const all = made("button", { type: "button", className: "link", textContent: shown < c.size ? `Show ${counted(shown)} of them` : `Show all ${counted(shown)}` });
+  const all = made("button", { type: "button", className: "link", textContent: shown < c.size ? `Show ${counted(shown)} of ${counted(c.size)}` : `Show all ${counted(shown)}` });
   const onMap = made("button", { type: "button", className: "link", textContent: "On the map" });
   onMap.addEventListener("click", () => focusOnMap(cluster));
   const element = made("div", { className: "card-foot" }, all, onMap);
@@ -132,7 +132,7 @@ get("more").addEventListener("click", () => {
   moreCards();
   cards.children[first].querySelector(".name").focus();
 });
-whenNamed.push((cluster) => {
+nameListeners.push((cluster) => {
   for (const link of document.querySelectorAll(`[data-named="${cluster}"]`)) link.textContent = nameOf(cluster);
   for (const cell of document.querySelectorAll(`th[data-cluster="${cluster}"]`)) cell.textContent = nameOf(cluster);
   const item = get(`cluster-${content.clusters[cluster].number}`);

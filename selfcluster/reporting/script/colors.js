@@ -1,5 +1,5 @@
-// Colors of clusters and labels: hues a golden angle apart, so that numbers near each other look different, in three lightnesses.
-// They are of equal lightness and strength to the eye (OKLCH), one set for light paper and one for dark.
+// Colors of clusters and labels: hues a golden angle apart, so that successive numbers look different, in three lightnesses.
+// Lightness and chroma are perceptual (OKLCH), with one set for light mode and one for dark mode.
 let isPrinting = false;
 const isDark = () => {
   if (isPrinting) return false; // paper is light

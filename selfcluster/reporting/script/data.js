@@ -1,4 +1,4 @@
-// What the page holds, unpacked: a column is one typed array with a value for each point (an image on the page).
+// The data of the page, unpacked: a column is a typed array with a value for each point (an image on the page).
 const content = JSON.parse(document.getElementById("content").textContent);
 const KINDS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
 
@@ -30,12 +30,12 @@ function valueOf(column, values, point) {
   return column.low + column.step * values[point];
 }
 
-// A path is given as the part that it does not share with the path before it.
+// A path is stored without the part that it shares with the previous path.
 const paths = [];
 {
   const shared = unpacked(content.shared);
-  let before = "";
-  for (let i = 0; i < n; i++) paths.push((before = before.slice(0, shared[i]) + content.paths[i]));
+  let previous = "";
+  for (let i = 0; i < n; i++) paths.push((previous = previous.slice(0, shared[i]) + content.paths[i]));
 }
 
 const membersOf = content.clusters.map(() => []);
@@ -44,7 +44,7 @@ for (const members of membersOf) members.sort((a, b) => distances[a] - distances
 
 const get = (id) => document.getElementById(id);
 
-// An element with its text; text is never markup here.
+// Creates an element. Text is never parsed as markup.
 function made(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

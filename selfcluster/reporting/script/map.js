@@ -1,31 +1,31 @@
-// The map: a dot for each image, or as many thumbnails as there is room for. Dots are set pixel by pixel into one picture, which for
-// 50,000 of them is far quicker than as many calls for circles.
+// The map: a dot for each image, or as many thumbnails as fit. Dots are drawn pixel by pixel into one image, which for 50,000 of them is
+// much faster than drawing circles.
 const plot = get("plot");
 const canvas = get("canvas");
 const pen = canvas.getContext("2d");
-const view = { scale: 1, x: 0.5, y: 0.5, width: 0, height: 0, ratio: 1 }; // x and y: the place of the map that stands in the middle
+const view = { scale: 1, x: 0.5, y: 0.5, width: 0, height: 0, ratio: 1 }; // x and y: the point of the map at the center
 const MOST_ZOOM = 400;
-const thumbSide = () => Math.min(84, 34 * view.scale ** 0.3); // of a thumbnail on the map, in CSS pixels
+const thumbSide = () => Math.min(84, 34 * view.scale ** 0.3); // side of a thumbnail on the map, in CSS pixels
 
 let asImages = false;
 let colorBy = "cluster";
-let focused = -1; // the cluster that is shown alone, or -1
-let litBySearch = null; // for each point whether it was found, or null
+let focused = -1; // the only cluster shown, or -1
+let matched = null; // whether each point matches the search, or null
 let hovered = -1;
-let drawnThumbs = new Map(); // cell to point, while thumbnails are drawn
+let drawnThumbs = new Map(); // point by cell, if thumbnails are drawn
 let picture = null;
 let pixels = null;
 let groupColors = null;
 
-const isLit = (i) => (focused < 0 || clusterOf[i] === focused) && (!litBySearch || litBySearch[i] === 1);
+const isHighlighted = (i) => (focused < 0 || clusterOf[i] === focused) && (!matched || matched[i] === 1);
 const groupOf = (i) => (colorBy === "label" ? (labelOf[i] ? labelOf[i] - 1 : labels.length) : clusterOf[i]);
 
-// Screen pixels (CSS) of a place of the map: the whole of it fits at scale 1.
+// CSS pixels per unit of the map, all of which fits at scale 1; and the position of a point on the screen.
 const unit = () => Math.min(view.width, view.height) * 0.94 * view.scale;
 const screenX = (i) => (xs[i] / 65535 - view.x) * unit() + view.width / 2;
 const screenY = (i) => (view.y - ys[i] / 65535) * unit() + view.height / 2;
 
-// Little-endian pixels, as in every browser's typed arrays on the machines of today.
+// Little-endian, as typed arrays are on all current machines.
 const asPixel = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
 
 function prepareColors() {
@@ -35,7 +35,7 @@ function prepareColors() {
   if (colorBy === "label") groupColors[labels.length] = asPixel([140, 140, 140]);
 }
 
-// The pixels of a round dot about its middle: those that are covered, and those at the rim with how much of them is.
+// The pixels of a round dot around its center: those that are fully covered, and those at the rim with their coverage.
 function dotOf(radius, width) {
   const whole = [];
   const rim = [];
@@ -77,22 +77,22 @@ function drawDots(radius) {
   const left = width / 2 - view.x * size;
   const top = height / 2 + view.y * size;
   const each = size / 65535;
-  const everyoneIsLit = focused < 0 && !litBySearch;
-  // Where thumbnails are drawn, one stands wherever there is a point that is lit.
-  const passes = [...(everyoneIsLit ? [] : [false]), ...(asImages ? [] : [true])];
-  for (const lit of passes) {
+  const allHighlighted = focused < 0 && !matched;
+  // Highlighted points are covered by thumbnails, if these are drawn.
+  const passes = [...(allHighlighted ? [] : [false]), ...(asImages ? [] : [true])];
+  for (const highlighted of passes) {
     for (let i = 0; i < n; i++) {
-      if (!everyoneIsLit && isLit(i) !== lit) continue;
+      if (!allHighlighted && isHighlighted(i) !== highlighted) continue;
       const px = (left + xs[i] * each) | 0;
       const py = (top - ys[i] * each) | 0;
       if (px < dot.reach || py < dot.reach || px >= width - dot.reach || py >= height - dot.reach) continue;
-      setDot(dot, py * width + px, lit ? groupColors[groupOf(i)] : faint);
+      setDot(dot, py * width + px, highlighted ? groupColors[groupOf(i)] : faint);
     }
   }
   pen.putImageData(picture, 0, 0);
 }
 
-// Points by how typical they are, so that of those in one cell the most typical is drawn.
+// Points by distance to their centroid, so that the most typical point of a cell is drawn.
 let byTypicality = null;
 
 function drawThumbs() {
@@ -100,9 +100,9 @@ function drawThumbs() {
   drawnThumbs = new Map();
   const size = unit();
   const reach = thumbSide();
-  // Cells are fixed to the map and not to the screen, so that moving it changes no picture.
+  // Cells are fixed to the map, not to the screen, so that panning does not change the thumbnails.
   for (const i of byTypicality) {
-    if (!isLit(i)) continue;
+    if (!isHighlighted(i)) continue;
     const x = screenX(i);
     const y = screenY(i);
     if (x < -reach || y < -reach || x > view.width + reach || y > view.height + reach) continue;
@@ -143,14 +143,14 @@ function sheetImage(size, sheet) {
   return image.complete && image.naturalWidth ? image : null;
 }
 
-let isAsked = false;
+let isScheduled = false;
 
-// However often something changes within a frame, the map is drawn once.
+// Draws the map once per frame, however often this is called.
 function redraw() {
-  if (isAsked) return;
-  isAsked = true;
+  if (isScheduled) return;
+  isScheduled = true;
   requestAnimationFrame(() => {
-    isAsked = false;
+    isScheduled = false;
     draw();
   });
 }
@@ -158,8 +158,8 @@ function redraw() {
 function draw() {
   if (!view.width) return;
   if (!groupColors) prepareColors();
-  const least = n > 20000 ? 1.3 : n > 4000 ? 1.9 : n > 500 ? 2.6 : 4;
-  drawDots(Math.min(6, least * view.scale ** 0.4));
+  const smallest = n > 20000 ? 1.3 : n > 4000 ? 1.9 : n > 500 ? 2.6 : 4;
+  drawDots(Math.min(6, smallest * view.scale ** 0.4));
   if (asImages) drawThumbs();
   if (hovered >= 0) ring(hovered);
 }
@@ -175,7 +175,7 @@ function ring(i) {
   pen.stroke();
 }
 
-// The image under a place of the screen, or -1.
+// The point at a position of the screen, or -1.
 function pointAt(x, y, within = 14) {
   if (asImages) {
     const size = unit();
@@ -191,7 +191,7 @@ function pointAt(x, y, within = 14) {
     const dx = left + xs[i] * each;
     const dy = top - ys[i] * each;
     const d = dx * dx + dy * dy;
-    if (d < nearest && isLit(i)) [best, nearest] = [i, d];
+    if (d < nearest && isHighlighted(i)) [best, nearest] = [i, d];
   }
   return best;
 }
@@ -200,7 +200,7 @@ function zoomBy(factor, x = view.width / 2, y = view.height / 2) {
   const before = unit();
   view.scale = Math.min(MOST_ZOOM, Math.max(1, view.scale * factor));
   const after = unit();
-  // The place under the pointer stays where it is.
+  // The position under the pointer stays fixed.
   view.x += (x - view.width / 2) * (1 / before - 1 / after);
   view.y -= (y - view.height / 2) * (1 / before - 1 / after);
   settle();
@@ -261,7 +261,7 @@ function focusOnMap(cluster) {
   get("map").scrollIntoView();
 }
 
-// Where nine tenths of the values lie.
+// The range of the middle 90 % of the values.
 function middleOf(values) {
   values.sort((a, b) => a - b);
   const at = (share) => values[Math.round(share * (values.length - 1))];
@@ -303,4 +303,4 @@ for (let i = 0; i < content.clusters.length; i++) {
   option.dataset.named = i;
   get("focus").append(option);
 }
-whenNamed.push(() => hovered >= 0 && hover(-1));
+nameListeners.push(() => hovered >= 0 && hover(-1));

@@ -1,4 +1,4 @@
-// Names that people give to clusters. They are kept in this browser, apart for every clustering of every run.
+// Names that the user gives to clusters, stored in the browser for each clustering of each run.
 const STORE = `selfcluster-names-${content.key}`;
 let givenNames = {};
 try {
@@ -6,7 +6,7 @@ try {
 } catch {
   get("not-kept").hidden = false;
 }
-const whenNamed = [];
+const nameListeners = [];
 
 const numberedName = (cluster) => `Cluster ${content.clusters[cluster].number}`;
 const givenName = (cluster) => givenNames[content.clusters[cluster].number] || "";
@@ -21,10 +21,10 @@ function giveName(cluster, name) {
   } catch {
     get("not-kept").hidden = false;
   }
-  for (const tell of whenNamed) tell(cluster);
+  for (const listener of nameListeners) listener(cluster);
 }
 
-// As RFC 4180 wants it: what holds a comma, a quote or a line end stands in quotes, and quotes are doubled.
+// RFC 4180: text with a comma, a quote or a line break is quoted, and quotes are doubled.
 const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
 function namesAsCsv() {

@@ -1,6 +1,6 @@
-// How the map is moved: by mouse, touch and keyboard. One finger moves it only once it is enlarged, so that it never holds up a page
-// that is being scrolled; for the same reason the wheel needs Ctrl, or a click on the map before.
-const down = new Map(); // pointers that are pressed, by id
+// Panning and zooming by mouse, touch and keyboard. One finger pans only a zoomed map, and the wheel zooms only with Ctrl or after a
+// click on the map, so that the map never blocks scrolling of the page.
+const down = new Map(); // positions of pressed pointers, by id
 let traveled = 0;
 
 const placeIn = (event) => {
@@ -77,7 +77,7 @@ const KEYS = {
   "-": () => zoomBy(1 / 1.4),
   0: () => zoomBy(0),
 };
-let sayTimer = 0;
+let announceTimer = 0;
 
 plot.addEventListener("keydown", (event) => {
   if (event.target !== plot || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -87,14 +87,14 @@ plot.addEventListener("keydown", (event) => {
     event.preventDefault();
     KEYS[event.key]();
     get("cross").hidden = false;
-    clearTimeout(sayTimer);
-    sayTimer = setTimeout(sayWhatIsInTheMiddle, 250);
+    clearTimeout(announceTimer);
+    announceTimer = setTimeout(announceCenter, 250);
   }
 });
 plot.addEventListener("blur", () => (get("cross").hidden = true));
 
-function sayWhatIsInTheMiddle() {
+function announceCenter() {
   const point = pointAt(view.width / 2, view.height / 2, Math.max(view.width, view.height));
   hover(point);
-  get("said").textContent = point < 0 ? "No image here" : nameOfPoint(point);
+  get("status").textContent = point < 0 ? "No image here" : nameOfPoint(point);
 }

@@ -1,5 +1,5 @@
-// One search over names of clusters, labels and paths: it shows the images found, the clusters they are in, and lights them on the map.
-const FOUND_AT_MOST = 60;
+// Search of cluster names, labels and paths: shows the images found and their clusters, and highlights them on the map.
+const MAX_FOUND = 60;
 const lowered = [];
 let query = "";
 
@@ -8,11 +8,11 @@ const matchesName = (place) => query !== "" && [nameOf(place), content.clusters[
 function search() {
   query = get("query").value.trim().toLowerCase();
   if (query === "") {
-    [matchesIn, litBySearch] = [null, null];
+    [matchesIn, matched] = [null, null];
     get("found").hidden = true;
   } else {
     if (!lowered.length) for (const path of paths) lowered.push(path.toLowerCase());
-    litBySearch = new Uint8Array(n);
+    matched = new Uint8Array(n);
     matchesIn = new Array(content.clusters.length).fill(0);
     const named = content.clusters.map((_, place) => matchesName(place));
     const found = [];
@@ -22,7 +22,7 @@ function search() {
         found.push(i);
         matchesIn[clusterOf[i]]++;
       }
-      if (byPath || named[clusterOf[i]]) litBySearch[i] = 1;
+      if (byPath || named[clusterOf[i]]) matched[i] = 1;
     }
     showFound(found, named.filter(Boolean).length);
   }
@@ -33,22 +33,22 @@ function search() {
 
 function showFound(found, nNamed) {
   const clusters = matchesIn.filter(Boolean).length;
-  const more = found.length > FOUND_AT_MOST ? `; the first ${FOUND_AT_MOST} are shown` : "";
-  const byName = nNamed ? ` ${counted(nNamed)} cluster${nNamed === 1 ? " goes" : "s go"} by it.` : "";
+  const more = found.length > MAX_FOUND ? `; the first ${MAX_FOUND} are shown` : "";
+  const byName = nNamed ? ` ${counted(nNamed)} cluster name${nNamed === 1 ? " matches" : "s match"}.` : "";
   const text = found.length
     ? `${counted(found.length)} image${found.length === 1 ? "" : "s"} in ${counted(clusters)} cluster${clusters === 1 ? "" : "s"}${more}.${byName}`
-    : `No image has this in its path.${byName}`;
-  const clear = made("button", { type: "button", className: "link", textContent: "Clear the search" });
+    : `No path${labelOf ? " or label" : ""} matches.${byName}`;
+  const clear = made("button", { type: "button", className: "link", textContent: "Clear search" });
   clear.addEventListener("click", () => {
     clearSearch();
     get("query").focus();
   });
   get("found").replaceChildren(
     made("p", {}, text, " ", clear),
-    strip(found.slice(0, FOUND_AT_MOST), "Images found", "small"),
+    strip(found.slice(0, MAX_FOUND), "Images found", "small"),
   );
   get("found").hidden = false;
-  get("said").textContent = text;
+  get("status").textContent = text;
 }
 
 function clearSearch() {

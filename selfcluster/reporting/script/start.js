@@ -1,4 +1,4 @@
-// What begins when the page is there: the switch of colors, the readings of the curves, the cards and the map.
+// Start-up: dark mode, values of the curves under the pointer, cards and map.
 const THEME = "selfcluster-theme";
 
 function applyTheme() {
@@ -12,7 +12,7 @@ for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) 
   addEventListener(event, () => {
     isPrinting = printing;
     applyTheme();
-    draw(); // at once: paper waits for no frame
+    draw(); // now, since printing does not wait for the next frame
   });
 }
 
@@ -22,7 +22,7 @@ get("theme").addEventListener("click", () => {
   try {
     localStorage.setItem(THEME, chosen);
   } catch {
-    // The choice lasts as long as the page then.
+    // Not stored: the choice lasts until the page is closed.
   }
   applyTheme();
 });
@@ -31,7 +31,7 @@ try {
   const chosen = localStorage.getItem(THEME);
   if (chosen) document.documentElement.dataset.theme = chosen;
 } catch {
-  // The system's colors serve.
+  // Nothing is stored; the system's choice applies.
 }
 
 for (const figure of document.querySelectorAll(".curve")) {
@@ -56,7 +56,7 @@ for (const figure of document.querySelectorAll(".curve")) {
 }
 
 for (let i = 0; i < content.clusters.length; i++) {
-  if (givenName(i)) for (const tell of whenNamed) tell(i);
+  if (givenName(i)) for (const listener of nameListeners) listener(i);
 }
 listClusters();
 applyTheme();

@@ -1,4 +1,4 @@
-// Thumbnails are cut out of sheets by their position in the background; a sheet is unpacked when it is first needed.
+// Thumbnails are background images, positioned in a sheet. A sheet is decoded when it is first needed.
 const sheetAddresses = new Map();
 
 function sheetAddress(size, sheet) {
@@ -11,7 +11,7 @@ function sheetAddress(size, sheet) {
   return sheetAddresses.get(id);
 }
 
-// Where a point's thumbnail stands: its sheet, row and column, and the rows of that sheet.
+// The position of a point's thumbnail: sheet, row and column, and the number of rows of the sheet.
 function placeOfThumb(point, wantLarge) {
   const size = wantLarge && largePlace[point] ? "large" : "small";
   const { side, columns } = content.sheets[size];
@@ -44,7 +44,7 @@ function thumb(point, wantLarge = true) {
   return button;
 }
 
-// A row of thumbnails is one stop of the Tab key; arrows move within it.
+// A row of thumbnails is one Tab stop; arrow keys move within it.
 function strip(points, label, className = "", wantLarge = true) {
   const element = made("div", { className: `strip ${className}`, role: "group" }, ...points.map((point) => thumb(point, wantLarge)));
   element.setAttribute("aria-label", label);

@@ -1,4 +1,4 @@
-// One image by itself, with its nearest neighbors, which lead on to theirs.
+// One image with its nearest neighbors, which can be opened in turn.
 const viewer = get("viewer");
 let visited = [];
 
