@@ -14,7 +14,7 @@ ROOT = Path(selfcluster.__file__).parent
 
 ROWS = [
     ["errors"],
-    ["distributed", "randomness", "optim", "formatting"],
+    ["distributed", "randomness", "optim", "formatting", "temporary"],
     ["settings"],
     ["device"],
     ["clustering", "data"],

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+
+from selfcluster.temporary import remove_with, reserve_file
 
 _BLOCK = 4096
 """Rows processed at a time."""
@@ -75,13 +75,13 @@ def map_rows(rows: Rows, function: Callable[[Tensor], Tensor], device: torch.dev
 
 
 def _array(shape: tuple[int, ...], memory_bytes: float, folder: Path | None) -> NDArray[np.float32]:
-    if 4 * math.prod(shape) <= memory_bytes:
+    n_bytes = 4 * math.prod(shape)
+    if n_bytes <= memory_bytes:
         return np.empty(shape, dtype=np.float32)
-    handle, name = tempfile.mkstemp(prefix="features-", suffix=".tmp", dir=folder)
-    os.close(handle)
-    mapped = np.memmap(name, dtype=np.float32, mode="w+", shape=shape)
+    file = reserve_file(n_bytes, suffix=".features", folder=folder)
+    mapped = np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
     if os.name == "posix":
-        os.unlink(name)  # the map keeps its content, and nothing is left behind, however the run ends
+        file.unlink()  # the map keeps its content, and nothing is left behind, however the run ends
     else:
-        weakref.finalize(mapped, Path(name).unlink, missing_ok=True)
+        remove_with(mapped, file)
     return mapped
