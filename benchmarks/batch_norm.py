@@ -19,8 +19,9 @@ import torch
 from benchmarks.record import record, spread
 from benchmarks.step import Rows
 from selfcluster.data.crops import normalize
+from selfcluster.data.dataset import Data
 from selfcluster.data.inspect import look_at
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.sources import open_data
 from selfcluster.evaluation import clusters
 from selfcluster.models import model
 from selfcluster.models.features import extract_features, prepared_images

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from benchmarks.photos import photos
 from benchmarks.record import record, spread
-from selfcluster.data.crops import DEVIATION, MEAN, MultiCrop
+from selfcluster.data.crops import MultiCrop
 from selfcluster.data.readers.images import Decoded
 from selfcluster.settings.config import AUGMENTATIONS
 
@@ -64,7 +65,7 @@ def torchvision(images: list[Image.Image], crops: MultiCrop) -> Make:
                 v2.RandomGrayscale(a.grey),
                 v2.RandomApply([v2.GaussianBlur(13, a.blur_sigma)], a.blur),
                 v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(MEAN, DEVIATION),
+                v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
             ]
         )
         transforms += [one] * n
@@ -84,7 +85,7 @@ def kornia(images: list[Image.Image], crops: MultiCrop) -> Make:
             k.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue, p=a.jitter),
             k.RandomGrayscale(p=a.grey),
             k.RandomGaussianBlur((13, 13), a.blur_sigma, p=a.blur),
-            k.Normalize(torch.tensor(MEAN), torch.tensor(DEVIATION)),
+            k.Normalize(torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)),
         )
         for n, side, area in zip(crops.n_crops, crops.crop_pixels, crops.area, strict=True)
         for _ in range(n)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -24,7 +25,6 @@ from torchvision.transforms import v2
 from benchmarks.photos import as_jpegs, photos
 from benchmarks.record import record, spread
 from selfcluster import methods
-from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.data.sources import open_data
 from selfcluster.device import precision_of, start
 from selfcluster.runs.run import OpenRun
@@ -41,7 +41,7 @@ def contestants(root: Path, n: int, encoder: str, pixels: int) -> dict[str, Call
             v2.Resize((pixels, pixels), antialias=True),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, DEVIATION),
+            v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
         ]
     )
     folder = ImageFolder(root, transform)

@@ -26,9 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.quality import value_of
 from benchmarks.record import record, spread
 from selfcluster import methods, optim
+from selfcluster.data.dataset import Data
 from selfcluster.data.inspect import look_at
 from selfcluster.data.loader import Batch
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.sources import open_data
 from selfcluster.device import start
 from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config, DataSettings, flatten

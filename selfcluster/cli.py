@@ -19,7 +19,7 @@ from selfcluster.settings.parser import parse, parse_train
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from selfcluster.data.sources import Data
+    from selfcluster.data.dataset import Data
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Tar and parquet files made for tests."""
+"""Tar and parquet files for tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import tiny
 
 
 def pngs(n: int = 12, seed: int = 0) -> list[bytes]:
-    """Smooth color images of 20 x 20 pixels, as files."""
+    """Return PNG files of smooth color images of 20 x 20 pixels."""
     return [_png(image) for image in tiny.images(n, seed=seed)]
 
 
@@ -28,7 +28,7 @@ def _png(image: Any) -> bytes:
 
 
 def tar(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, bytes]], kind: int = tarfile.PAX_FORMAT) -> Path:
-    """A tar of these members, in this order."""
+    """Write a tar of these members, in this order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=kind) as archive:
         for name, content in members.items() if isinstance(members, Mapping) else members:
@@ -39,7 +39,7 @@ def tar(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, bytes]], 
 
 
 def parquet(path: Path, columns: Mapping[str, Any], *, group: int = 5, features: Mapping[str, Any] | None = None, **how: Any) -> Path:
-    """A parquet file of these columns, with so many rows a group; perhaps with Hugging Face's metadata."""
+    """Write a parquet file of these columns, with groups of this many rows, and Hugging Face's metadata if given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(dict(columns))
     if features is not None:
@@ -49,6 +49,6 @@ def parquet(path: Path, columns: Mapping[str, Any], *, group: int = 5, features:
 
 
 def structs(contents: Sequence[bytes | None]) -> pa.Array:
-    """Hugging Face's column of images."""
+    """Return a column of images as Hugging Face stores them."""
     rows = [{"bytes": content, "path": f"{place}.png"} for place, content in enumerate(contents)]
     return pa.array(rows, type=pa.struct({"bytes": pa.binary(), "path": pa.string()}))

@@ -1,4 +1,4 @@
-"""Small image files, for tests that want a folder of them."""
+"""Small image files for tests."""
 
 from __future__ import annotations
 

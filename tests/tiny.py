@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.dataset import Data
+from selfcluster.data.sources import open_data
 from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config, DataSettings, default_config, flatten, replace
 from selfcluster.training import state as parts

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from selfcluster import optim, randomness
 from selfcluster.data.crops import MultiCrop
 from selfcluster.data.loader import EpochPlan, Loader
-from selfcluster.data.splits import share_of_each_class
+from selfcluster.data.splits import stratified_split
 from selfcluster.evaluation.protocol import LabeledSubset
 from selfcluster.evaluation.standard_errors import mean_and_error
 from selfcluster.evaluation.timm_encoder import Encoder
@@ -107,7 +107,7 @@ def measure(model: Encoder, train: LabeledSubset, test: LabeledSubset, recipe: R
     for percent in PERCENTS:
         correct, steps = [], []
         for draw in range(N_DRAWS):
-            chosen = share_of_each_class(train.codes, percent / 100, draw, _DRAW)
+            _, chosen = stratified_split(train.codes, percent / 100, draw, _DRAW, keep=0)
             few = LabeledSubset(train.images, train.index[chosen], train.codes[chosen])
             classifier, n_steps, classes = _trained(model, few, recipe, draw)
             correct.append(classes[_predicted(classifier, test, recipe)] == test.codes)

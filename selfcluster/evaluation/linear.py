@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from selfcluster import randomness
-from selfcluster.data.splits import share_of_each_class
+from selfcluster.data.splits import stratified_split
 from selfcluster.evaluation.softmax_regression import SoftmaxRegression
 from selfcluster.evaluation.standard_errors import mean_and_error
 
@@ -119,12 +119,12 @@ def fit(
         return Probe(*problem.on_raw_features(parameters), classes, strength)
     if len(features) * features.shape[1] * len(classes) > large:
         share = min(_VALIDATION, _MAX_VALIDATION / len(codes))
-        return _by_sgd(problem, classes, share_of_each_class(codes, share, seed, _SPLIT, left=1), seed)
+        return _by_sgd(problem, classes, stratified_split(codes, share, seed, _SPLIT)[1], seed)
     chooses = problem
     if len(codes) > _MOST_TO_CHOOSE:
-        sample = torch.from_numpy(share_of_each_class(codes, _MOST_TO_CHOOSE / len(codes), seed, _SAMPLE))
+        sample = torch.from_numpy(stratified_split(codes, _MOST_TO_CHOOSE / len(codes), seed, _SAMPLE, keep=0)[1])
         chooses = SoftmaxRegression(features[sample], problem.codes[sample], len(classes), problem.device)
-    kept_out = share_of_each_class(chooses.codes.numpy(), _VALIDATION, seed, _SPLIT, left=1)
+    _, kept_out = stratified_split(chooses.codes.numpy(), _VALIDATION, seed, _SPLIT)
     best, parameters = _chosen(chooses, kept_out)
     strength = best * (len(chooses.codes) - len(kept_out)) / len(codes)
     parameters = problem.minimum(parameters, strength, problem.uniform_weights())

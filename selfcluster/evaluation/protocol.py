@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcluster import randomness
+from selfcluster.data.dataset import Data
 from selfcluster.data.readers.images import Images
 from selfcluster.data.readers.labels import Labels
-from selfcluster.data.sources import Data, open_data
-from selfcluster.data.splits import split
+from selfcluster.data.sources import open_data
+from selfcluster.data.splits import hold_out
 from selfcluster.errors import DataError
 from selfcluster.runs.manifest import check_same_data
 from selfcluster.runs.run import OpenRun
@@ -148,7 +149,7 @@ def _with_share(
         test_index = np.setdiff1d(np.arange(len(images)), train_index)
         seen = "held out of training"
     else:
-        train_index, test_index = split(images, test_share, run.config.run.seed)
+        train_index, test_index = hold_out(images, test_share, run.config.run.seed)
         seen = "seen in training (without labels)" if is_own else "not of the run's own data"
     train, test = _labeled(images, train_index, labels), _labeled(images, test_index, labels)
     clustered = test if held_out else _labeled(images, np.arange(len(images)), labels)

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from selfcluster import methods
-from selfcluster.data.crops import DEVIATION, MEAN, MultiCrop
+from selfcluster.data.crops import MultiCrop
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads, n_workers, precision_of
@@ -98,7 +99,7 @@ class Pixels(Representation):
         return raw_pixels(images, index=index, pixels=self.pixels, seen=seen, **self.readers(images))
 
     def of_crops(self, crops: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
-        mean, deviation = (torch.tensor(x, device=crops.device)[:, None, None] for x in (MEAN, DEVIATION))
+        mean, deviation = (torch.tensor(x, device=crops.device)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         return (crops * deviation + mean).flatten(1)
 
 

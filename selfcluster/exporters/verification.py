@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import split_model_name_tag
 from torch import Tensor
 
 from selfcluster import methods
-from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.errors import CheckpointError
 from selfcluster.models.features import Layer
 from selfcluster.models.model import ClusterModel
@@ -104,6 +104,6 @@ def preprocessing(source: Source) -> dict[str, Any]:
             f"resize it to {side} x {side}, bilinear, antialiased",
             "divide by 255, subtract the mean, divide by the deviation",
         ],
-        "mean": list(MEAN),
-        "deviation": list(DEVIATION),
+        "mean": list(IMAGENET_DEFAULT_MEAN),
+        "deviation": list(IMAGENET_DEFAULT_STD),
     }

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
-from selfcluster.data.sources import Data
 from selfcluster.runs.atomic import write_atomically
 
 

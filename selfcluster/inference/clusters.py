@@ -27,7 +27,7 @@ from selfcluster.clustering.n_clusters import Candidate, choose_n_clusters
 from selfcluster.clustering.neighbors import nearest_neighbors, nearest_two
 from selfcluster.clustering.outliers import fit_outlier_model
 from selfcluster.clustering.projection import Projection, check_projection, project
-from selfcluster.data.sources import Data
+from selfcluster.data.dataset import Data
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.inference.centroids import Centroids, read_centroids, write_centroids

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
-from selfcluster.data.sources import Data
 from selfcluster.errors import known
 from selfcluster.inference.embeddings import ROWS, embeddings_of, in_layer
 from selfcluster.models.features import Layer

@@ -13,11 +13,11 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from selfcluster.data.crops import DEVIATION, MEAN
 from selfcluster.errors import ConfigError, known
 from selfcluster.models.features import in_mode
 from selfcluster.models.idle_taps import keep_idle_taps_in_float32
@@ -27,8 +27,8 @@ _CFG = {
     "num_classes": 0,
     "input_size": (3, 32, 32),
     "pool_size": (4, 4),
-    "mean": MEAN,
-    "std": DEVIATION,
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
     "interpolation": "bilinear",
     "crop_pct": 1.0,
     "first_conv": "conv1",

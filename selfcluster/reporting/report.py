@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfcluster import distributed
-from selfcluster.data.sources import Data
+from selfcluster.data.dataset import Data
 from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from selfcluster import methods
-from selfcluster.data.sources import Data
+from selfcluster.data.dataset import Data
 from selfcluster.errors import CheckpointError
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs.atomic import write_atomically

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from selfcluster.data.sources import Data
+from selfcluster.data.dataset import Data
 from selfcluster.errors import CheckpointError, DataError
 
 

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selfcluster.data.dataset import Data
 from selfcluster.data.readers.images import Images
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.sources import open_data
 from selfcluster.device import n_threads, n_workers, precision_of, start
 from selfcluster.distributed import logger
 from selfcluster.errors import DataError
@@ -89,9 +90,8 @@ class OpenRun:
         own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)
         opened = open_data(self.images if given is None else given, own if labels == "auto" else dataclasses.replace(own, labels=labels))
         if opened.test is not None:
-            logger.info(
-                f"{opened.name} has splits: using the {len(opened.images):,} images of the training split; name another split to use that one"
-            )
+            other = f"; pass {opened.test_where} for the other" if opened.test_where else ""
+            logger.info(f"found train/test splits in {opened.name}; using train ({len(opened.images):,} images){other}")
         return opened
 
     def is_own(self, images: Images) -> bool:

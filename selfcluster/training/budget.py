@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from selfcluster import distributed
-from selfcluster.data.sources import Data
+from selfcluster.data.dataset import Data
 from selfcluster.device import memory_limit, peak_memory
 from selfcluster.distributed import logger
 from selfcluster.formatting import duration

@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfcluster import distributed, optim
 from selfcluster.data.crops import MultiCrop
+from selfcluster.data.dataset import Data
 from selfcluster.data.loader import EpochPlan, Loader
-from selfcluster.data.readers.cache import CachedImages, bytes_of
+from selfcluster.data.readers.cache import CachedImages, decoded_bytes
 from selfcluster.data.readers.images import Images
-from selfcluster.data.sources import Data
 from selfcluster.device import n_threads, n_workers, precision_of
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.methods import METHODS, Method, build_model
@@ -157,14 +157,14 @@ def _cached(images: Images, crops: MultiCrop, cache_gib: float) -> Images:
     """Return the images with a cache of the decoded ones if all of them fit in it; otherwise the images themselves."""
     if images.in_memory or not cache_gib:
         return images
-    n_bytes = bytes_of(images, crops.least_of_any)
+    n_bytes = decoded_bytes(images, crops.min_scale_of_any)
     if not 0 < n_bytes <= cache_gib * 2**30:
         return images
     try:
-        return CachedImages(images, crops.least_of_any, n_bytes)
+        return CachedImages(images, crops.min_scale_of_any, n_bytes)
     except OSError:
         # Without room on the disk, decode as if they were cached: the crops must not depend on it.
-        return CachedImages(images, crops.least_of_any, 0)
+        return CachedImages(images, crops.min_scale_of_any, 0)
 
 
 def save(t: Training, folder: Path) -> None:

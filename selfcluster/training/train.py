@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from selfcluster import distributed
+from selfcluster.data.dataset import Data
 from selfcluster.data.inspect import look_at
 from selfcluster.data.readers.cache import CachedImages
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.sources import open_data
 from selfcluster.device import start
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
@@ -179,7 +180,7 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
     try:
         log.say(f"{'resuming' if t.state.step else 'training'} {path} on {t.device} in {precision}")
         if isinstance(t.loader.images, CachedImages):
-            log.say(t.loader.images.says())
+            log.say(t.loader.images.note())
         loop.fit(t, log, path)
         t.loader.broken = distributed.joined(t.loader.broken)
         if distributed.rank() == 0:

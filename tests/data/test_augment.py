@@ -53,7 +53,7 @@ def test_hue(channels: int) -> None:
     )
 
 
-def test_hue_turns_pure_colors() -> None:
+def test_hue_rotates_pure_colors() -> None:
     red = torch.tensor([1.0, 0.0, 0.0])[None, :, None, None].repeat(3, 1, 1, 1)
     turned = augment.adjust_hue_(red, torch.tensor([0.0, 1 / 3, -1 / 3]))[:, :, 0, 0]
     torch.testing.assert_close(turned, torch.eye(3), rtol=0, atol=1e-6)
@@ -110,7 +110,7 @@ def _affine(images: Tensor, *, angle: float = 0, shear: float = 0, shift: tuple[
 
 
 @CHANNELS
-def test_affine_turns_clockwise(channels: int) -> None:
+def test_affine_rotates_clockwise(channels: int) -> None:
     images = _images(channels, n=2, h=8, w=8)
     torch.testing.assert_close(_affine(images, angle=90), images.rot90(-1, (2, 3)), rtol=0, atol=1e-4)
     torch.testing.assert_close(_affine(images), images, rtol=0, atol=1e-5)
@@ -137,7 +137,7 @@ def test_affine_enlarges_about_the_center() -> None:
     torch.testing.assert_close(_affine(images, scale=2)[:, :, ::2, ::2], images[:, :, 2:7, 2:7], rtol=0, atol=1e-4)
 
 
-def test_affine_shears_first_turns_then_and_shifts_last() -> None:
+def test_affine_shears_then_rotates_then_shifts() -> None:
     images = _images(n=2, h=9, w=9)
     step_by_step = _affine(_affine(_affine(images, shear=1), angle=90), shift=(2 / 9, 0))
     at_once = _affine(images, shear=1, angle=90, shift=(2 / 9, 0))

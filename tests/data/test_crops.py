@@ -1,17 +1,18 @@
+"""Crops: cut and varied as their parameters say."""
+
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from scipy import stats
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
 
-from selfcluster.data.crops import DEVIATION, MEAN, CropParameters, MultiCrop, normalize, resize_center, resolve_boxes
+from selfcluster.data.crop_parameters import resolve_boxes
+from selfcluster.data.crops import MultiCrop, normalize, resize_center
 from selfcluster.data.readers.images import Decoded
 from selfcluster.device import in_threads
 from selfcluster.errors import ConfigError
@@ -31,154 +32,9 @@ def _decoded(images: Iterable[Tensor]) -> list[Decoded]:
     return [Decoded.whole(image) for image in images]
 
 
-def _same(left: CropParameters, right: CropParameters) -> bool:
-    return all(torch.equal(x, getattr(right, name)) for name, x in vars(left).items())
-
-
 def _grey_levels(crops: list[Tensor]) -> list[Tensor]:
-    mean, deviation = (torch.tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return [(crop * deviation + mean) * 255 for crop in crops]
-
-
-# ---- what is drawn ------------------------------------------------------------------------------------------------------------
-
-
-def test_draw_is_the_same_in_any_batch() -> None:
-    crops, index = MultiCrop(), np.array([3, 99, 12, 4])
-    occurrence = np.array([0, 1, 0, 2])
-    together = crops.draw(index, seed=1, epoch=2, occurrence=occurrence)
-    assert _same(together, crops.draw(index, seed=1, epoch=2, occurrence=occurrence))
-    backwards = crops.draw(index[::-1], seed=1, epoch=2, occurrence=occurrence[::-1])
-    for i in range(4):
-        one = crops.draw(index[i : i + 1], seed=1, epoch=2, occurrence=occurrence[i : i + 1])
-        for name, x in vars(together).items():
-            assert torch.equal(getattr(one, name)[:, 0], x[:, i])
-            assert torch.equal(getattr(backwards, name)[:, 3 - i], x[:, i])
-
-
-@pytest.mark.parametrize("change", [{"seed": 2}, {"epoch": 3}, {"occurrence": 1}, {"index": np.arange(100, 300)}])
-def test_each_part_of_the_key_changes_what_is_drawn(change: dict) -> None:
-    key = {"index": np.arange(200), "seed": 1, "epoch": 2, "occurrence": 0}
-    crops = MultiCrop((6,), (16,), ((0.14, 1.0),))
-    left, right = crops.draw(**key), crops.draw(**key | change)  # type: ignore[arg-type]
-    for name in ("area", "ratio", "position", "brightness", "contrast", "hue", "sigma"):
-        ours, theirs = (getattr(drawn, name).flatten() for drawn in (left, right))
-        assert (ours == theirs).float().mean() < 0.01, name
-        assert abs(np.corrcoef(ours, theirs)[0, 1]) < 4 / np.sqrt(len(ours)), name
-
-
-def test_each_crop_of_an_image_is_drawn_on_its_own() -> None:
-    drawn = MultiCrop((3, 3)).draw(np.arange(2000), seed=0, epoch=0)
-    limit = 4 / np.sqrt(2000)
-    for name in ("brightness", "hue", "sigma"):
-        off_diagonal = np.corrcoef(getattr(drawn, name).numpy()) - np.eye(6)
-        assert np.abs(off_diagonal).max() < limit
-
-
-def test_strengths_of_one_operation_leave_the_draws_of_others() -> None:
-    left = MultiCrop(augmentation="photo").draw(np.arange(5), seed=0, epoch=0)
-    right = MultiCrop(augmentation=AugmentSettings(brightness=0.1, flip=0.9)).draw(np.arange(5), seed=0, epoch=0)
-    assert torch.equal(left.area, right.area)
-    assert torch.equal(left.hue, right.hue)
-    assert torch.equal(left.sigma, right.sigma)
-
-
-def _is_uniform(x: Tensor, low: float, high: float) -> bool:
-    values = x.flatten().double().numpy()
-    inside = values.min() >= low - 1e-6 and values.max() <= high + 1e-6
-    return bool(inside and stats.kstest(values, "uniform", args=(low, high - low)).pvalue > 1e-4)
-
-
-def test_geometry_follows_the_recipe() -> None:
-    drawn = MultiCrop((1, 1)).draw(np.arange(MANY), seed=0, epoch=0)
-    assert _is_uniform(drawn.area[0], 0.14, 1.0)
-    assert _is_uniform(drawn.area[1], 0.05, 0.14)
-    assert _is_uniform(drawn.ratio.log(), np.log(3 / 4), np.log(4 / 3))
-    assert _is_uniform(drawn.position[..., 0], 0, 1)
-    assert _is_uniform(drawn.position[..., 1], 0, 1)
-
-
-def test_colors_follow_the_recipe() -> None:
-    drawn = MultiCrop((1, 1)).draw(np.arange(MANY), seed=0, epoch=0)
-    for factor in (drawn.brightness, drawn.contrast, drawn.saturation):
-        assert _is_uniform(factor, 0.2, 1.8)
-    assert _is_uniform(drawn.hue, -0.2, 0.2)
-    assert _is_uniform(drawn.sigma, 0.1, 2.0)
-    n = 2 * MANY
-    for name, probability in {"flip": 0.5, "jitter": 0.8, "grey": 0.2, "blur": 0.5}.items():
-        assert stats.binomtest(int(getattr(drawn, name).sum()), n, probability).pvalue > 1e-4, name
-    orders, counts = drawn.order.flatten(0, 1).unique(dim=0, return_counts=True)
-    assert len(orders) == 24
-    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
-
-
-def test_glyphs_are_turned_and_shifted_instead() -> None:
-    drawn = MultiCrop((1, 1), augmentation="glyph").draw(np.arange(MANY), seed=0, epoch=0)
-    assert not drawn.flip.any()
-    assert not drawn.blur.any()
-    assert not drawn.grey.any()
-    assert _is_uniform(drawn.angle, -12, 12)
-    assert _is_uniform(drawn.shear, -0.2, 0.2)
-    assert _is_uniform(drawn.shift, -0.08, 0.08)
-    assert _is_uniform(drawn.brightness, 0.6, 1.4)
-    assert (drawn.scale == 1).all()
-
-
-def test_factors_never_go_below_zero() -> None:
-    drawn = MultiCrop((1, 1), augmentation=AugmentSettings(brightness=2.0)).draw(np.arange(MANY), seed=0, epoch=0)
-    assert _is_uniform(drawn.brightness, 0, 3)
-
-
-# ---- where the boxes lie ------------------------------------------------------------------------------------------------------
-
-
-def _boxes(height: int, width: int, n: int, area: tuple[float, float] = (0.14, 1.0)) -> Tensor:
-    p = MultiCrop((1,), (32,), (area,)).draw(np.arange(n), seed=0, epoch=0).of_crops(slice(0, 1))
-    return resolve_boxes(p, torch.full((n,), height), torch.full((n,), width))
-
-
-@pytest.mark.parametrize(("height", "width", "area"), [(37, 53, (0.14, 1.0)), (64, 64, (0.05, 0.14)), (30, 90, (0.5, 1.0))])
-def test_boxes_are_distributed_as_torchvisions(height: int, width: int, area: tuple[float, float]) -> None:
-    torch.manual_seed(0)
-    image = torch.zeros(1, height, width)
-    theirs = np.array([RandomResizedCrop.get_params(image, list(area), [3 / 4, 4 / 3]) for _ in range(MANY)], dtype=float)
-    ours = _boxes(height, width, MANY, area).double().numpy()
-    for column, name in enumerate(("top", "left", "height", "width")):
-        left, right = ours[:, column], theirs[:, column]
-        error = np.sqrt((left.var() + right.var()) / MANY)
-        assert abs(left.mean() - right.mean()) <= 4 * error, name
-        assert left.std() == pytest.approx(right.std(), rel=0.08), name
-        assert (left.min(), left.max()) == pytest.approx((right.min(), right.max()), abs=3), name
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 1), (3, 900), (900, 3), (1, 900), (900, 1), (37, 53), (224, 224)])
-@pytest.mark.parametrize("area", [(0.14, 1.0), (0.05, 0.14), (1.0, 1.0)])
-def test_boxes_always_lie_in_the_image(height: int, width: int, area: tuple[float, float]) -> None:
-    top, left, h, w = _boxes(height, width, 1000, area).unbind(1)
-    assert min(top.min(), left.min()) >= 0
-    assert min(h.min(), w.min()) >= 1
-    assert (top + h).max() <= height
-    assert (left + w).max() <= width
-
-
-@pytest.mark.parametrize(("height", "width", "box"), [(3, 900, [0, 448, 3, 4]), (900, 3, [448, 0, 4, 3]), (1, 1, [0, 0, 1, 1])])
-def test_where_nothing_fits_the_largest_central_box_is_taken(height: int, width: int, box: list[int]) -> None:
-    assert _boxes(height, width, 50, (1.0, 1.0)).unique(dim=0).tolist() == [box]
-
-
-def test_ratio_is_width_over_height() -> None:
-    p = MultiCrop((1,), (32,), ((0.48, 0.48),)).draw(np.arange(1), seed=0, epoch=0).of_crops(slice(0, 1))
-    p = CropParameters(**vars(p) | {"ratio": torch.full_like(p.ratio, 4 / 3)})
-    assert resolve_boxes(p, torch.tensor([10]), torch.tensor([10]))[0, 2:].tolist() == [6, 8]
-
-
-def test_the_last_place_in_the_room_is_reachable_and_no_more() -> None:
-    p = MultiCrop((1,), (32,), ((0.25, 0.25),)).draw(np.arange(1), seed=0, epoch=0).of_crops(slice(0, 1))
-    p = CropParameters(**vars(p) | {"position": torch.ones(1, 2), "ratio": torch.ones_like(p.ratio)})  # float32 may round to 1
-    assert resolve_boxes(p, torch.tensor([20]), torch.tensor([20])).tolist() == [[10, 10, 10, 10]]
-
-
-# ---- what is applied ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -241,7 +97,7 @@ def test_threads_change_nothing() -> None:
         assert torch.equal(left, right)
 
 
-def test_few_crops_at_a_time_are_varied_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_varied_in_parts_equal_those_varied_together(monkeypatch: pytest.MonkeyPatch) -> None:
     images, crops = _images(n=7), MultiCrop((2, 2), (24, 12))
     together = crops(images, np.arange(7), seed=0, epoch=0)
     monkeypatch.setattr("selfcluster.data.crops._CACHED", 3 * 3 * 24 * 24)
@@ -249,27 +105,22 @@ def test_few_crops_at_a_time_are_varied_as_all_together(monkeypatch: pytest.Monk
         torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
 
 
-def test_what_was_drawn_travels_between_processes() -> None:
-    drawn = MultiCrop().draw(np.arange(5), seed=0, epoch=0)
-    assert _same(drawn, pickle.loads(pickle.dumps(drawn)))
-
-
 def test_no_crop_is_enlarged_more_than_from_the_whole_image() -> None:
     crops = MultiCrop((2, 6), (224, 96))
     drawn = crops.draw(np.arange(200), seed=0, epoch=0)
     shares = {}
     for height, width in ((300, 400), (1500, 2000), (6000, 4000), (3, 9000)):
-        shares[height] = [crops.least(drawn, image)(height, width) for image in range(200)]
+        shares[height] = [crops.min_scale(drawn, image)(height, width) for image in range(200)]
         for image, share in enumerate(shares[height]):
             needed = []
             for which, n, side in ((slice(0, 2), 2, 224), (slice(2, 8), 6, 96)):
                 boxes = resolve_boxes(drawn.of_image(which, image), torch.full((n,), height), torch.full((n,), width))
                 needed.append(side / int(boxes[:, 2:].min()))
             assert share == min(1, max(needed)) or (share == 1 and max(needed) > 0.5)
-            assert share <= crops.least_of_any(height, width) <= 1
+            assert share <= crops.min_scale_of_any(height, width) <= 1
     assert min(shares[300]) == min(shares[3]) == 1
     assert max(shares[6000]) < 0.5
-    assert crops.least_of_any(6000, 4000) < 0.25
+    assert crops.min_scale_of_any(6000, 4000) < 0.25
 
 
 def test_crops_of_a_reduced_image_are_those_of_the_whole_one() -> None:

@@ -1,4 +1,4 @@
-"""The facts that the recipe goes by."""
+"""Facts about the images for the recipe."""
 
 from __future__ import annotations
 

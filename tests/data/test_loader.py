@@ -1,4 +1,4 @@
-"""Batches: the same whatever decodes them, wherever the epoch is taken up, and whatever is broken."""
+"""Batches are the same with any number of workers, after a resume, and with unreadable images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BROKEN = (3, 4, 17)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise of several sizes; three of the files are cut short."""
+    """Noise of several sizes; three of the files are truncated."""
     root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for index in range(N):
         content = io.BytesIO()
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> FolderImages:
-    """The same without broken ones."""
+    """Similar images, none of them broken."""
     root, rng = tmp_path_factory.mktemp("sound"), np.random.default_rng(1)
     for index in range(N):
         Image.fromarray(rng.integers(0, 256, (12 + index % 3, 10, 3), dtype=np.uint8)).save(root / f"{index:02}.png")
@@ -84,7 +84,7 @@ def test_batches_follow_the_order_and_the_last_partial_one_is_dropped(sound: Fol
 
 
 def test_the_crops_are_those_of_the_images_in_the_batch(sound: FolderImages) -> None:
-    """Against the crops of each image, made alone."""
+    """Compared with the crops of each image alone."""
     crops = MultiCrop((2, 1), (8, 4), ((0.3, 1.0), (0.1, 0.3)))
     for batch in loader(sound).epoch(3, plan()):
         for row, index in enumerate(batch.index.tolist()):
@@ -99,18 +99,18 @@ def test_workers_change_nothing(sound: FolderImages) -> None:
         assert same(list(here.epoch(epoch, plan(epoch))), list(there.epoch(epoch, plan(epoch))))
 
 
-def test_an_epoch_taken_up_in_the_middle_goes_on_with_the_same_batches(sound: FolderImages) -> None:
+def test_an_epoch_resumed_in_the_middle_has_the_same_batches(sound: FolderImages) -> None:
     whole = list(loader(sound).epoch(1, plan()))
     for start in (0, 1, 3, 4):
         assert same(whole[start:], list(loader(sound).epoch(1, plan(), start=start)))
     workers = loader(sound, workers=2)
     assert same(whole[2:], list(workers.epoch(1, plan(), start=2)))
-    # One left in the middle does not show in the next.
+    # An epoch that is left in the middle does not affect the next.
     list(itertools.islice(workers.epoch(0, plan(5)), 1))
     assert same(whole, list(workers.epoch(1, plan())))
 
 
-def test_each_epoch_and_each_occurrence_has_crops_of_its_own(sound: FolderImages) -> None:
+def test_each_epoch_and_each_occurrence_has_different_crops(sound: FolderImages) -> None:
     repeated = EpochPlan(np.array([6, 6, 2, 6, 2]))
     (first,), (second,) = (list(loader(sound).epoch(epoch, repeated)) for epoch in (0, 1))
     large = first.crops[0]
@@ -118,13 +118,13 @@ def test_each_epoch_and_each_occurrence_has_crops_of_its_own(sound: FolderImages
     for a, b in ((0, 1), (0, 3), (1, 3), (2, 4)):
         assert not torch.equal(large[a], large[b])
     assert not torch.equal(large, second.crops[0])
-    # The first occurrence is the one that an order without repetitions has.
+    # The first occurrence has the crops of an order without repetitions.
     (alone,) = loader(sound, batch=2).epoch(0, EpochPlan(np.array([6, 2])))
     torch.testing.assert_close(alone.crops[0], large[[0, 2]], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_in_memory_come_with_and_without_workers(channels: int) -> None:
+def test_images_in_memory_with_and_without_workers(channels: int) -> None:
     images = ArrayImages(np.random.default_rng(0).integers(0, 256, (N, 12, 10, channels), dtype=np.uint8))
     here = list(loader(images).epoch(0, plan()))
     assert torch.cat([batch.index for batch in here]).tolist() == plan().order[:20].tolist()
@@ -135,7 +135,7 @@ def test_images_in_memory_come_with_and_without_workers(channels: int) -> None:
 
 
 def replaced(order: list[int], broken: tuple[int, ...], batch: int) -> list[int]:
-    """Each position's image, or the next readable one of the order, by a plain loop."""
+    """The image at each position, or the next readable one, by a plain loop."""
     out = []
     for place in range(len(order) // batch * batch):
         while order[place % len(order)] in broken:
@@ -152,7 +152,7 @@ def test_a_broken_image_is_replaced_by_the_next_readable_one(folder: Path, seed:
     assert torch.cat([batch.index for batch in batches]).tolist() == replaced(order.order.tolist(), BROKEN, 6)
     assert sorted(first.broken) == list(BROKEN)
     assert all("\n" not in reason and reason for reason in first.broken.values())
-    # With workers, and with what is broken known as it is after a resume, the batches are the same.
+    # The batches are the same with workers, and with broken images known from before, as after a resume.
     workers = loader(images, batch=6, workers=2)
     assert same(batches, list(workers.epoch(0, order)))
     assert workers.broken == first.broken
@@ -164,7 +164,7 @@ def test_a_broken_image_is_replaced_by_the_next_readable_one(folder: Path, seed:
         assert again.broken[4] == known[4]
 
 
-def test_a_stand_in_has_crops_of_its_own(folder: Path) -> None:
+def test_a_replacement_has_different_crops(folder: Path) -> None:
     (batch,) = loader(FolderImages(folder), batch=4).epoch(0, EpochPlan(np.array([3, 4, 5, 6])))
     assert batch.index.tolist() == [5, 5, 5, 6]
     large = batch.crops[0]
@@ -195,7 +195,7 @@ def test_too_many_broken_images_stop_the_run(folder: Path, workers: int) -> None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_where_nothing_can_be_read_the_first_file_and_its_reason_are_told(tmp_path: Path, workers: int) -> None:
+def test_if_nothing_can_be_read_the_error_names_the_first_file_and_its_reason(tmp_path: Path, workers: int) -> None:
     for index in range(6):
         (tmp_path / f"{index}.png").write_text("no image")
     for share, n in ((0.1, "6 of 6 images"), (1.0, "6 images in a row")):
@@ -206,7 +206,7 @@ def test_where_nothing_can_be_read_the_first_file_and_its_reason_are_told(tmp_pa
         assert sorted(stopped.broken) == [0, 1, 2, 3, 4, 5]
 
 
-def test_workers_stay_between_epochs_and_are_gone_after_an_error_or_a_break(folder: Path) -> None:
+def test_workers_stay_between_epochs_and_stop_after_an_error_or_a_break(folder: Path) -> None:
     def alive() -> set[int]:
         return {child.pid for child in multiprocessing.active_children() if child.pid not in before}
 
@@ -268,9 +268,9 @@ def test_on_a_gpu_crops_are_pinned_and_the_same(sound: FolderImages) -> None:
             torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=1e-4)
 
 
-def test_without_a_gpu_no_stream_is_asked_for(sound: FolderImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(stream: object) -> None:  # torch.cuda.stream(None) looks for a device, and fails where there is another kind of one
-        raise AssertionError("a stream was asked for")
+def test_without_a_gpu_no_stream_is_used(sound: FolderImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(stream: object) -> None:  # torch.cuda.stream(None) looks for a device, and fails on other accelerators
+        raise AssertionError("a stream was used")
 
     monkeypatch.setattr(torch.cuda, "stream", refuse)
     next(iter(loader(sound).epoch(0, plan())))
@@ -292,7 +292,7 @@ def test_occurrence_of_a_long_order() -> None:
 
 
 @pytest.mark.parametrize("order", [[], [7], [3, 1, 2]])
-def test_occurrence_is_zero_where_nothing_repeats(order: list[int]) -> None:
+def test_occurrence_is_zero_without_repetitions(order: list[int]) -> None:
     assert EpochPlan(np.array(order, dtype=np.int64)).occurrence.tolist() == [0] * len(order)
 
 

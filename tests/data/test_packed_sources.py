@@ -1,4 +1,4 @@
-"""What DATA means where images are packed: patterns, kinds of files, splits."""
+"""Tar and parquet files as DATA: how they are opened, and runs on them."""
 
 from __future__ import annotations
 
@@ -14,76 +14,13 @@ import torch
 import selfcluster as sc
 from selfcluster.data.readers.parquet import ParquetImages
 from selfcluster.data.readers.tar import TarImages
-from selfcluster.data.sources import absolute, files_of, is_packed, is_pattern, open_packed
+from selfcluster.data.readers.unpacked import UnpackedGroups
+from selfcluster.data.sources import open_packed
 from selfcluster.errors import DataError
 from selfcluster.training import loop
 from tests import packing, tiny
 
 PNGS = packing.pngs(2)
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        ("x-{000..002}.tar", ["x-000.tar", "x-001.tar", "x-002.tar"]),
-        ("x-{009..011}.tar", ["x-009.tar", "x-010.tar", "x-011.tar"]),
-        ("x-{2..0}.tar", ["x-2.tar", "x-1.tar", "x-0.tar"]),
-        ("x-{8..10}.tar", ["x-8.tar", "x-9.tar", "x-10.tar"]),
-        ("{a,b c}-{1..2}.tar", ["a-1.tar", "a-2.tar", "b c-1.tar", "b c-2.tar"]),
-        ("{x}.tar", ["{x}.tar"]),
-    ],
-)
-def test_braces_stand_for_numbers_and_alternatives(tmp_path: Path, pattern: str, names: list[str]) -> None:
-    touch(tmp_path, *names, "other.tar")
-    assert files_of(str(tmp_path / pattern)) == (tmp_path, tuple(names))
-
-
-def test_stars_stand_for_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path, "a/x-1.tar", "a/x-10.tar", "b/x-2.tar", "b/deep/y.tar", "b/x.parquet")
-    monkeypatch.chdir(tmp_path)
-    assert files_of("a/*.tar") == (tmp_path / "a", ("x-1.tar", "x-10.tar"))
-    assert files_of("*/x-?.tar") == (tmp_path, ("a/x-1.tar", "b/x-2.tar"))
-    assert files_of("**/*.tar") == (tmp_path, ("a/x-1.tar", "a/x-10.tar", "b/deep/y.tar", "b/x-2.tar"))
-    assert files_of("{a,b}/x-[12].tar") == (tmp_path, ("a/x-1.tar", "b/x-2.tar"))
-    assert files_of("{a/x-1,a/*}.tar") == (tmp_path / "a", ("x-1.tar", "x-10.tar")), "each file once"
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("x-{1..4}.tar", r"no file '.*x-3\.tar', which '.*x-\{1\.\.4\}\.tar' asks for"),
-        ("y-*.tar", r"no file '.*y-\*\.tar'$"),
-        ("x-1.*", r"'.*x-1\.txt', which .* stands for, is neither \.tar nor \.parquet; for single images give their folder"),
-    ],
-)
-def test_files_that_are_missing_or_of_another_kind_are_named(tmp_path: Path, pattern: str, message: str) -> None:
-    touch(tmp_path, "x-1.tar", "x-2.tar", "x-4.tar", "x-1.txt")
-    with pytest.raises(DataError, match=message):
-        files_of(str(tmp_path / pattern))
-
-
-def test_a_pattern_means_the_same_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path, "odd [1]/x-1.tar", "odd 1/x-2.tar", "odd [1]/x-2.tar")
-    monkeypatch.chdir(tmp_path / "odd [1]")
-    before = files_of("x-*.tar")
-    pattern = absolute("x-*.tar")
-    monkeypatch.chdir(tmp_path)
-    assert files_of(pattern) == before == (tmp_path / "odd [1]", ("x-1.tar", "x-2.tar"))
-    assert absolute(pattern) == pattern
-
-
-def test_what_names_tell() -> None:
-    assert all(is_packed(name) for name in ("x.tar", "X.TAR", "x.parquet", "x.tar.gz", "x.tgz", "x.tar.zst"))
-    assert not any(is_packed(name) for name in ("x.jpg", "tar", "x.tar.md5", "x.gz", "x.npy"))
-    assert all(is_pattern(given) for given in ("*.tar", "x?.tar", "x[1].tar", "{1..2}.tar"))
-    assert not is_pattern("photos/x.tar")
 
 
 def test_each_kind_is_opened_as_what_it_is(tmp_path: Path) -> None:
@@ -93,9 +30,9 @@ def test_each_kind_is_opened_as_what_it_is(tmp_path: Path) -> None:
     images = open_packed(tmp_path, ["x.PARQUET"], column="b", max_megapixels=100)
     assert isinstance(images, ParquetImages)
     assert images.column == "b"
-    with pytest.raises(DataError, match=r"holds both tar and parquet files; choose, as in '.*\*\.tar'"):
+    with pytest.raises(DataError, match=r"contains both tar and parquet files; choose one kind, such as '.*\*\.tar'"):
         open_packed(tmp_path, ["x.tar", "x.PARQUET"], column="", max_megapixels=100)
-    with pytest.raises(DataError, match=r"#a would be a column of parquet files, but '.*x\.tar' is a tar; leave it out"):
+    with pytest.raises(DataError, match=r"#a names a column of parquet files, but '.*x\.tar' is not parquet; leave it out"):
         open_packed(tmp_path, ["x.tar"], column="a", max_megapixels=100)
 
 
@@ -105,7 +42,7 @@ def test_every_process_that_torchrun_starts_here_needs_room(tmp_path: Path, monk
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(n))
         images = open_packed(tmp_path, ["x.parquet"], column="", max_megapixels=100)
         assert isinstance(images, ParquetImages)
-        assert (images.unpacked is not None) == has_room
+        assert isinstance(images.store, UnpackedGroups) == has_room
 
 
 # ---- runs

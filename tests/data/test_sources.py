@@ -1,4 +1,4 @@
-"""From what the user calls DATA to images, and the split for evaluation."""
+"""What DATA may be, and what is found in it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from selfcluster.data.readers.folder import FolderImages
 from selfcluster.data.readers.images import ArrayImages
 from selfcluster.data.readers.parquet import ParquetImages
 from selfcluster.data.readers.tar import TarImages
-from selfcluster.data.sources import open_data, with_labels
-from selfcluster.data.splits import split
+from selfcluster.data.sources import open_data
+from selfcluster.data.splits import hold_out
 from selfcluster.errors import DataError
 from selfcluster.settings.config import DataSettings
 from tests import packing
+from tests.pictures import fill
 
 SETTINGS = DataSettings()
-
-
-def fill(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (5, 4), (200, 30, 60)).save(root / name, "png")
-    return root
-
-
-# ---- what DATA may be
 
 
 def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
@@ -42,7 +32,7 @@ def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
     assert len(data.images) == 2
     assert data.test is None
     assert data.images.labels is None
-    assert data.notes == (f"{tmp_path / 'my photos'}: 2 images; 1 files of other kinds left alone",)
+    assert data.notes == (f"{tmp_path / 'my photos'}: 2 images; 1 other files skipped",)
 
 
 def test_the_limit_of_size_reaches_the_images(tmp_path: Path) -> None:
@@ -52,7 +42,7 @@ def test_the_limit_of_size_reaches_the_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("folders", "test_folder"), [(("val",), "val"), (("test",), "test"), (("val", "test"), "val")])
-def test_splits_are_recognized_and_said(tmp_path: Path, folders: tuple[str, ...], test_folder: str) -> None:
+def test_splits_are_found_and_noted(tmp_path: Path, folders: tuple[str, ...], test_folder: str) -> None:
     fill(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/dog/2.png")
     for folder in folders:
         fill(tmp_path, f"{folder}/cat/9.png", f"{folder}/dog/9.png")
@@ -61,12 +51,15 @@ def test_splits_are_recognized_and_said(tmp_path: Path, folders: tuple[str, ...]
     assert [data.images.path(index) for index in range(3)] == ["cat/1.png", "dog/1.png", "dog/2.png"]
     assert isinstance(data.test, FolderImages)
     assert data.test.root == tmp_path / test_folder
-    assert f"training on train/, keeping {test_folder}/ for evaluation" in data.notes[0]
+    assert data.notes[0].startswith(
+        f"found train/{test_folder} splits in {tmp_path}: training on train, keeping {test_folder} for evaluation"
+    )
+    assert data.test_where == str(tmp_path / test_folder)
     assert ("test/ is not used" in data.notes[0]) == (len(folders) == 2)
     assert data.notes[1:] == ("train: 3 images", f"{test_folder}: 2 images")
 
 
-def test_train_alone_is_no_split(tmp_path: Path) -> None:
+def test_train_alone_is_not_a_split(tmp_path: Path) -> None:
     data = open_data(fill(tmp_path, "train/1.png", "other/2.png"), SETTINGS)
     assert len(data.images) == 2
     assert data.test is None
@@ -83,7 +76,7 @@ def test_class_codes_of_val_are_those_of_train(tmp_path: Path) -> None:
     assert data.test.labels.codes.tolist() == [3, 1, 2]
 
 
-def test_labels_none_holds_for_both_splits(tmp_path: Path) -> None:
+def test_labels_none_applies_to_both_splits(tmp_path: Path) -> None:
     fill(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "val/dog/1.png")
     data = open_data(tmp_path, DataSettings(labels="none"))
     assert data.images.labels is None
@@ -121,7 +114,7 @@ def test_an_archive_of_one_array_and_of_unknown_ones(tmp_path: Path) -> None:
     np.save(tmp_path / "plain.npy", np.zeros((4, 6, 5), np.uint8))
     (tmp_path / "plain.npy").rename(tmp_path / "plain.npz")
     assert len(open_data(tmp_path / "one.npz", SETTINGS).images) == len(open_data(tmp_path / "plain.npz", SETTINGS).images) == 4
-    with pytest.raises(DataError, match="holds x, y; name the array of images 'images'"):
+    with pytest.raises(DataError, match="contains x, y; name the array of images 'images'"):
         open_data(tmp_path / "two.npz", SETTINGS)
 
 
@@ -134,7 +127,7 @@ def test_archives_that_cannot_be_read_are_one_line_errors(tmp_path: Path) -> Non
     (tmp_path / "damaged.npz").write_bytes(content)
     zipfile.ZipFile(tmp_path / "empty.npz", "w").close()
     np.savez(tmp_path / "short.npz", images=images, labels=np.zeros(3))
-    for name, message in {"objects": "pickle", "damaged": "CRC", "empty": "holds nothing", "short": "3 labels for 40 images"}.items():
+    for name, message in {"objects": "pickle", "damaged": "CRC", "empty": "contains nothing", "short": "3 labels for 40 images"}.items():
         with pytest.raises(DataError, match=message) as caught:
             open_data(tmp_path / f"{name}.npz", SETTINGS)
         assert "\n" not in str(caught.value)
@@ -170,27 +163,25 @@ def test_labels_from_a_file_replace_the_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [("digts", "did you mean 'digits'"), ("no/such/folder", "no file or folder 'no/such/folder'.*choose from")]
+    ("given", "message"),
+    [("digts", "did you mean 'digits'"), ("no/such/folder", "no file, folder or data set 'no/such/folder'; data sets: digits, ")],
 )
-def test_what_is_nowhere_gets_the_nearest_name(given: str, message: str) -> None:
+def test_unknown_data_gets_the_nearest_name(given: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_data(given, SETTINGS)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,2")
-    with pytest.raises(DataError, match=r"give a folder, a \.tar, \.parquet, \.npy or \.npz file, or one of digits"):
+    with pytest.raises(DataError, match=r"pass a folder, a \.tar, \.parquet, \.npy or \.npz file, or one of digits"):
         open_data(tmp_path / "x.csv", SETTINGS)
 
 
-# ---- the split
-
-
-def test_training_keeps_its_hands_off_the_test_share() -> None:
+def test_the_test_share_is_not_trained_on() -> None:
     array = np.zeros((40, 2, 2), np.uint8)
     data = open_data(array, SETTINGS)
     assert np.array_equal(data.trained_on(SETTINGS, 0), np.arange(40))
-    assert np.array_equal(data.trained_on(DataSettings(test_share=0.25), 7), split(data.images, 0.25, 7)[0])
+    assert np.array_equal(data.trained_on(DataSettings(test_share=0.25), 7), hold_out(data.images, 0.25, 7)[0])
 
 
 # ---- packed images
@@ -245,39 +236,38 @@ def test_a_folder_of_them_and_a_pattern_are_data(tmp_path: Path, ending: str, mo
         (("train.parquet", "validation.parquet", "test.parquet", "x.parquet"), 2),
     ],
 )
-def test_splits_among_packed_files_are_recognized_and_said(tmp_path: Path, names: tuple[str, ...], n_unused: int) -> None:
+def test_splits_among_packed_files_are_found_and_noted(tmp_path: Path, names: tuple[str, ...], n_unused: int) -> None:
     data = open_data(pack(tmp_path, *names), SETTINGS)
     assert data.test is not None
     assert len(data.images) == 6 * sum("train" in name for name in names)
     assert len(data.test) == 6
     assert all("train" in data.images.path(index) for index in range(len(data.images)))
-    assert "has splits: training on the files called train, keeping those called" in data.notes[0]
-    assert (f"; {n_unused} others are not used, such as" in data.notes[0]) == (n_unused > 0)
+    assert data.notes[0].startswith("found train/")
+    assert data.test_where == ""
+    assert (f"; {n_unused} other files are not used, such as" in data.notes[0]) == (n_unused > 0)
     assert data.notes[1].startswith(f"train: {len(data.images)} images in ")
     assert data.images.labels is not None
     assert data.test.labels is not None
     assert open_data(tmp_path, DataSettings(labels="none")).test.labels is None  # type: ignore[union-attr]
 
 
-def test_folders_of_splits_may_hold_packed_files(tmp_path: Path) -> None:
+def test_folders_of_splits_may_contain_packed_files(tmp_path: Path) -> None:
     data = open_data(pack(tmp_path, "train/0.tar", "train/1.tar", "val/0.tar"), SETTINGS)
     assert data.test is not None
     assert (len(data.images), len(data.test)) == (12, 6)
     assert data.notes[1:] == ("train: 12 images in 2 tar files", "val: 6 images in 1 tar file")
 
 
-def test_images_come_before_packed_files_which_are_left_alone_and_said(tmp_path: Path) -> None:
+def test_images_come_before_packed_files_which_are_skipped_and_noted(tmp_path: Path) -> None:
     data = open_data(pack(fill(tmp_path, "1.png"), "backup.tar"), SETTINGS)
     assert isinstance(data.images, FolderImages)
-    assert data.notes == (
-        f"{tmp_path}: 1 images; 1 files of other kinds left alone, 'backup.tar' among them: name it to train on what it holds",
-    )
+    assert data.notes == (f"{tmp_path}: 1 images; 1 other files skipped, among them 'backup.tar'; pass it as DATA to train on its images",)
 
 
-def test_a_column_is_chosen_behind_the_name(tmp_path: Path) -> None:
+def test_a_column_is_chosen_after_the_name(tmp_path: Path) -> None:
     pngs = packing.pngs(6)
     packing.parquet(tmp_path / "x.parquet", {"left": pngs, "right": pngs[::-1]})
-    with pytest.raises(DataError, match=r"left, right; choose one, as in '.*x\.parquet#left'"):
+    with pytest.raises(DataError, match=r"left, right; choose one, such as '.*x\.parquet#left'"):
         open_data(tmp_path / "x.parquet", SETTINGS)
     for given in (f"{tmp_path}/x.parquet#right", f"{tmp_path}#right", f"{tmp_path}/*.parquet#right"):
         data = open_data(given, SETTINGS)
@@ -288,7 +278,7 @@ def test_a_column_is_chosen_behind_the_name(tmp_path: Path) -> None:
     assert len(open_data(tmp_path / "photos #1", SETTINGS).images) == 1
     np.save(tmp_path / "x.npy", np.zeros((2, 4, 4), np.uint8))
     for given in (f"{tmp_path}/photos #1#left", f"{tmp_path}/x.npy#left"):
-        with pytest.raises(DataError, match=r"#left would be a column of parquet files, but .* is of another kind; leave it out"):
+        with pytest.raises(DataError, match=r"#left names a column of parquet files, but .* is not parquet; leave it out"):
             open_data(given, SETTINGS)
 
 
@@ -300,7 +290,7 @@ def test_compressed_tars_are_refused(tmp_path: Path, given: str) -> None:
         open_data(tmp_path / given, SETTINGS)
 
 
-def test_a_link_to_a_file_without_a_telling_name_is_kept(tmp_path: Path) -> None:
+def test_a_link_to_a_file_without_a_suffix_is_kept(tmp_path: Path) -> None:
     pack(tmp_path, "x.parquet").joinpath("x.parquet").rename(tmp_path / "f00d")
     (tmp_path / "x.parquet").symlink_to(tmp_path / "f00d")
     where = open_data(tmp_path / "x.parquet", SETTINGS).where
@@ -316,49 +306,3 @@ def test_labels_by_path_and_the_limit_of_size_reach_packed_images(tmp_path: Path
         assert sorted(data.images.labels.codes.tolist()) == [-1, -1, -1, -1, 0, 1]
         with pytest.raises(DataError, match="over the limit"):
             data.images.decode(0)
-
-
-def test_labels_from_a_csv_file(tmp_path: Path) -> None:
-    images = FolderImages(fill(tmp_path / "data", "a/1.png", "b/2.png", "b/3 x.png", "b/4.png"))
-    file = tmp_path / "labels.csv"
-    file.write_text('\ufeffpath,label\nb/2.png,dog\n"b/3 x.png", cat \na/1.png,dog,more\nunknown.png,owl\n\nb/4.png,-1\n', encoding="utf-8")
-    with_labels(images, str(file))
-    assert images.labels is not None
-    assert images.labels.names == ("cat", "dog")
-    assert images.labels.codes.tolist() == [1, 1, 0, -1]
-
-
-def test_labels_from_an_array_file_and_for_the_rows_of_an_array(tmp_path: Path) -> None:
-    images = ArrayImages(np.zeros((3, 4, 4), np.uint8))
-    np.save(tmp_path / "y.npy", np.array([5, -1, 2], np.int16))
-    with_labels(images, str(tmp_path / "y.npy"))
-    assert images.labels is not None
-    assert images.labels.codes.tolist() == [1, -1, 0]
-    (tmp_path / "y.csv").write_text("2,x\n0,y\n")
-    with_labels(images, str(tmp_path / "y.csv"))
-    assert images.labels.codes.tolist() == [1, -1, 0]
-    assert images.labels.names == ("x", "y")
-    with_labels(images, "auto")
-    assert images.labels is not None
-    with_labels(images, "none")
-    assert images.labels is None
-
-
-def test_label_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    images = ArrayImages(np.zeros((3, 4, 4), np.uint8))
-    np.save(tmp_path / "short.npy", np.zeros(2, np.int64))
-    with (tmp_path / "archive.npy").open("wb") as file:
-        np.savez(file, y=np.zeros(3))
-    (tmp_path / "other.csv").write_text("path,label\ncat.png,cat\n")
-    (tmp_path / "latin.csv").write_bytes(b"0,caf\xe9\n")
-    for name, message in {
-        "short.npy": "2 labels for 3 images",
-        "archive.npy": "archive",
-        "gone.npy": "cannot read",
-        "gone.csv": "cannot read labels",
-        "latin.csv": "cannot read labels",
-        "other.csv": "no path in .* is one of the images; the first image is '0'",
-        "labels.txt": "must be auto, none",
-    }.items():
-        with pytest.raises(DataError, match=message):
-            with_labels(images, str(tmp_path / name))

@@ -76,7 +76,7 @@ def test_the_strength_is_the_best_on_the_held_out_images() -> None:
     features, labels = _blobs(60, 1.0, classes=2, width=200)
     probe = linear.fit(features, labels, seed=1)
     problem = SoftmaxRegression(features, torch.from_numpy(labels), 2, torch.device("cpu"))
-    kept_out = linear.share_of_each_class(labels, 0.2, 1, linear._SPLIT, left=1)
+    _, kept_out = linear.stratified_split(labels, 0.2, 1, linear._SPLIT)
     shares = [problem.accuracy(problem.minimum(problem.zeros(), s, problem.weights_without(kept_out)), kept_out) for s in linear.STRENGTHS]
     # For the fit on all images, the strength is lowered in proportion to their number.
     place = int(np.abs(np.array(linear.STRENGTHS) * (60 - len(kept_out)) / 60 - probe.strength).argmin())

@@ -15,8 +15,9 @@ from selfcluster import distributed, randomness
 from selfcluster.clustering import metrics
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.sinkhorn import log_potentials
+from selfcluster.data.dataset import Data
 from selfcluster.data.loader import Batch
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.sources import open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.methods import sela_v2
 from selfcluster.methods.bank import BankMethod

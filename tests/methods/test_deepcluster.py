@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from selfcluster import optim
 from selfcluster.clustering.kmeans import Clustering, kmeans, nearest
+from selfcluster.data.dataset import Data
 from selfcluster.data.loader import Batch
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.sources import open_data
 from selfcluster.errors import CollapseError, ConfigError, DataError
 from selfcluster.methods import deepcluster
 from selfcluster.methods.base import Extractor

@@ -15,7 +15,8 @@ import torch
 
 from selfcluster import optim
 from selfcluster.clustering import metrics
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.dataset import Data
+from selfcluster.data.sources import open_data
 from selfcluster.methods import METHODS
 from selfcluster.settings.config import DataSettings
 from selfcluster.training import loop

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from selfcluster import randomness
 from selfcluster.data.crops import MultiCrop
-from selfcluster.data.sources import Data, open_data
+from selfcluster.data.dataset import Data
+from selfcluster.data.sources import open_data
 from selfcluster.errors import DataError, DivergenceError
 from selfcluster.models.features import extract_features
 from selfcluster.models.rows import Rows

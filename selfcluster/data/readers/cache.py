@@ -1,29 +1,26 @@
 """Decoded images, kept from one epoch to the next.
 
-Decoding is most of what a photo costs before it reaches the network. Where all images fit the budget, each is decoded once, into a
-file that every process maps into its memory: what is read often stays in memory, as far as there is room.
+Decoding is most of what a photo costs before it reaches the network. If all images fit the budget, each is decoded once, into a temporary
+file that every process maps into memory; the system keeps in memory what is read often.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
-import tempfile
-import weakref
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from selfcluster.data.readers.images import Decoded, DecodeLimit, Images, in_full
+from selfcluster.data.readers.images import Decoded, Images, MinScale, full_scale
 from selfcluster.errors import DataError
+from selfcluster.temporary import remove_with, reserve_file
 
-_N_LOOKED_AT = 256
-_ROOM = 1.05
-"""What is reserved, over the size that the sample of the images suggests."""
+_N_SAMPLED = 256
+_MARGIN = 1.05
+"""Reserved space over the size estimated from the sample."""
+_N_FIELDS = 6
 
 
 class CachedImages(Images):
@@ -31,42 +28,30 @@ class CachedImages(Images):
 
     Args:
         images: where they come from.
-        least: how small they may be decoded for every use there will be; what `decode` is asked for later is at most that.
-        n_bytes: room for all of them.
+        min_scale: of every use that follows; what `decode` is asked for later is ignored.
+        n_bytes: room for all decoded images.
     Raises:
-        OSError: there is no such room where the system keeps temporary files.
+        OSError: the system's temporary folder has no such room.
     """
 
-    def __init__(self, images: Images, least: DecodeLimit, n_bytes: int) -> None:
-        self.images, self.least, self.labels = images, least, images.labels
-        handle, name = tempfile.mkstemp(prefix="selfcluster-", suffix=".images")
-        self.file, self.n_bytes, self.lock = Path(name), n_bytes, multiprocessing.Lock()
-        # The file is gone with whoever made it, though not with a worker that holds a copy of this.
-        self._gone = weakref.finalize(self, _remove, self.file, os.getpid())
-        try:
-            if hasattr(os, "posix_fallocate"):  # or a full disk would kill the process in the middle of training
-                os.posix_fallocate(handle, 0, self._begins + n_bytes)
-            else:
-                os.truncate(handle, self._begins + n_bytes)
-        finally:
-            os.close(handle)
+    def __init__(self, images: Images, min_scale: MinScale, n_bytes: int) -> None:
+        self.images, self.min_scale, self.labels, self.n_bytes = images, min_scale, images.labels, n_bytes
+        self.table_bytes = 8 * (1 + _N_FIELDS * len(images))
+        self.file, self.lock = reserve_file(self.table_bytes + n_bytes, suffix=".images"), multiprocessing.Lock()
+        remove_with(self, self.file)
         self._map()
-
-    @property
-    def _begins(self) -> int:
-        return 8 * (1 + _N_FIELDS * len(self.images))
 
     def _map(self) -> None:
         whole = np.memmap(self.file, dtype=np.uint8, mode="r+")
-        numbers = whole[: self._begins].view(np.int64)
-        self.pixels = whole[self._begins :]
+        numbers = whole[: self.table_bytes].view(np.int64)
+        self.pixels = whole[self.table_bytes : self.table_bytes + self.n_bytes]
         self.used = numbers[:1]
-        """Bytes of `pixels` that are given away."""
+        """Bytes of `pixels` in use."""
         self.table = numbers[1:].reshape(-1, _N_FIELDS)
-        """For each image: 1 + where its pixels begin, or 0 where it is not here; their height, width and channels; its own height and width."""
+        """For each image: 1 + offset of its pixels, or 0 if it is not cached; their height, width and channels; height and width of the whole image."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("pixels", "used", "table", "_gone")}
+        return {name: value for name, value in vars(self).items() if name not in ("pixels", "used", "table")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -84,22 +69,22 @@ class CachedImages(Images):
     def digest(self) -> str:
         return self.images.digest()
 
-    def decoded_size(self, index: int, least: DecodeLimit = in_full) -> tuple[int, int]:
-        return self.images.decoded_size(index, self.least)
+    def decoded_size(self, index: int, min_scale: MinScale = full_scale) -> tuple[int, int]:
+        return self.images.decoded_size(index, self.min_scale)
 
-    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
-        """The image as it is kept, whatever is asked for."""
+    def decode(self, index: int, min_scale: MinScale = full_scale) -> Decoded:
+        """Return the image at the scale of the cache."""
         with self.lock:
             begin, height, width, channels, *size = self.table[index].tolist()
         if begin:
-            there = self.pixels[begin - 1 : begin - 1 + height * width * channels].reshape(height, width, channels)
-            return Decoded(torch.from_numpy(there).permute(2, 0, 1), (size[0], size[1]))
-        decoded = self.images.decode(index, self.least)
+            pixels = self.pixels[begin - 1 : begin - 1 + height * width * channels].reshape(height, width, channels)
+            return Decoded(torch.from_numpy(pixels).permute(2, 0, 1), (size[0], size[1]))
+        decoded = self.images.decode(index, self.min_scale)
         self._keep(index, decoded)
         return decoded
 
     def _keep(self, index: int, decoded: Decoded) -> None:
-        pixels: Tensor = decoded.pixels.permute(1, 2, 0)
+        pixels = decoded.pixels.permute(1, 2, 0)
         with self.lock:
             begin = int(self.used[0])
             if begin + pixels.numel() > len(self.pixels):
@@ -109,32 +94,20 @@ class CachedImages(Images):
         with self.lock:
             self.table[index] = [begin + 1, *pixels.shape, *decoded.size]
 
-    def says(self) -> str:
-        """What the user should know of it."""
+    def note(self) -> str:
+        """Return one line about the cache for the user."""
         if not self.n_bytes:
-            return f"no room to keep images decoded in {str(self.file.parent)!r}, so each epoch decodes them anew; set TMPDIR to a folder with room"
-        return f"images are kept decoded, in {str(self.file)!r}, {self.n_bytes / 2**30:.1f} GiB while training"
-
-    def close(self) -> None:
-        """The file is gone; nothing may be decoded any more."""
-        self._gone()
+            return f"no room to cache decoded images in {str(self.file.parent)!r}, so each epoch decodes them again; set TMPDIR to a folder with room"
+        return f"decoded images are cached in {str(self.file)!r} ({self.n_bytes / 2**30:.1f} GiB) during training"
 
 
-_N_FIELDS = 6
-
-
-def _remove(file: Path, owner: int) -> None:
-    if os.getpid() == owner:
-        file.unlink(missing_ok=True)
-
-
-def bytes_of(images: Images, least: DecodeLimit) -> int:
-    """How much memory all of them take, decoded at this share, by the sizes of a sample."""
+def decoded_bytes(images: Images, min_scale: MinScale) -> int:
+    """Estimate the bytes of all images, decoded at this scale, from the sizes of a sample."""
     sizes = []
-    for index in np.unique(np.linspace(0, len(images) - 1, _N_LOOKED_AT).astype(int)):
+    for index in np.unique(np.linspace(0, len(images) - 1, _N_SAMPLED).astype(int)):
         try:
-            height, width = images.decoded_size(int(index), least)
+            height, width = images.decoded_size(int(index), min_scale)
         except DataError:
             continue
         sizes.append(3 * height * width)
-    return int(_ROOM * len(images) * float(np.mean(sizes))) if sizes else 0
+    return int(_MARGIN * len(images) * float(np.mean(sizes))) if sizes else 0

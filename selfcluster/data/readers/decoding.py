@@ -1,6 +1,6 @@
-"""From an image file to upright pixels with three channels, whatever its format, depth and orientation.
+"""Decoding of image files to upright pixels with three channels, whatever their format, depth and orientation.
 
-A file may lie in a folder or be bytes from a larger file: it is opened here alone, so both are read, refused and reduced alike.
+An image may be a file or bytes from a larger file; both are opened here, and so read, refused and reduced in the same way.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from selfcluster.errors import DataError
 
 @contextlib.contextmanager
 def opened(file: Path | bytes, max_megapixels: float) -> Iterator[Image.Image]:
-    """An image whose header is read and whose pixels are not; whatever goes wrong inside is told as a DataError.
+    """Open an image and read its header, not its pixels; any error inside the block becomes a DataError.
 
     Args:
-        file: where it is, or its bytes.
+        file: path or content of the image.
         max_megapixels: an image that declares more is refused.
+    Raises:
+        DataError: the image cannot be read; the message is the reason.
     """
     try:
         with _pillow_quiet, Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
@@ -44,9 +46,9 @@ def opened(file: Path | bytes, max_megapixels: float) -> Iterator[Image.Image]:
 
 
 class _PillowQuiet:
-    """Inside, Pillow's own limit of pixels is off, and its warnings (of size, damaged EXIF, odd tags) are not shown.
+    """A context in which Pillow's own limit on pixels is off and its warnings (size, damaged EXIF, unknown tags) are not shown.
 
-    Both are the whole process's, so of several threads the first to come in changes them and the last to leave restores them.
+    Both settings are global, so the first thread to enter changes them and the last one to leave restores them.
     """
 
     def __init__(self) -> None:
@@ -59,7 +61,7 @@ class _PillowQuiet:
                 self.limit, self.warnings = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
                 self.warnings.__enter__()
                 warnings.simplefilter("ignore")
-                # Beyond twice its limit Pillow refuses, whatever max_megapixels says.
+                # Pillow refuses images above twice its limit, whatever max_megapixels is.
                 Image.MAX_IMAGE_PIXELS = None
 
     def __exit__(self, *_: object) -> None:
@@ -78,25 +80,25 @@ def _reason(error: Exception, file: Path | bytes) -> str:
         n_bytes = len(file) if isinstance(file, bytes) else file.stat().st_size
         return "is empty" if n_bytes == 0 else "is not an image"
     if isinstance(error, FileNotFoundError):
-        return "is not there any more"
+        return "does not exist any more"
     message = str(error) if isinstance(file, bytes) else str(error).replace(str(file), file.name)
     return " ".join(message.split()) or type(error).__name__
 
 
-def reduce(image: Image.Image, share: float) -> None:
-    """Where the file is a JPEG, it will be decoded at this share of its size, or at the next larger one that there is."""
-    if share <= 0.5:
-        image.draft(None, (math.ceil(share * image.width), math.ceil(share * image.height)))
+def draft(image: Image.Image, scale: float) -> None:
+    """Have a JPEG decoded at this scale or the next larger one that JPEG offers; other formats are decoded in full."""
+    if scale <= 0.5:
+        image.draft(None, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width once it is turned upright."""
-    lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return image.size if lies else (image.height, image.width)
+    """Return height and width after the rotation that EXIF asks for."""
+    is_sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return image.size if is_sideways else (image.height, image.width)
 
 
 def upright_pixels(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """First frame, turned upright, alpha laid over white, 16 bits scaled to 8."""
+    """Decode the first frame: upright, alpha over white, 16 bits scaled to 8."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
@@ -107,7 +109,7 @@ def upright_pixels(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 
 
 def _to_8_bits(values: NDArray) -> NDArray[np.uint8]:
-    """Whole numbers are taken for 16 bits, fractions for 0 to 1; where they go beyond, for their own range."""
+    """Scale integers from 16 bits and fractions from 0 to 1; values outside that range, from their own minimum and maximum."""
     fractions = np.issubdtype(values.dtype, np.floating)
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = 0.0, 1.0 if fractions else 65535.0

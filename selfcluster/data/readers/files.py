@@ -1,21 +1,23 @@
-"""Files that stay open and are read at any place, by any number of threads and processes.
+"""Files that stay open and are read at any offset, by any number of threads and processes.
 
-A read says where it begins, so that readers share no position and need no lock; a process that is forked reads on through the
-handles it inherits, and one that is started anew opens its own.
+Each read names its offset, so readers share no position and need no lock. A forked process uses the handles it inherits; a spawned one
+opens its own.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-_N_OPEN = 128
-"""Many systems allow a process 1,024 open files, and some 256."""
+Value = TypeVar("Value")
 
 
 class OpenFile:
-    """A file, open as long as anybody holds this."""
+    """A file that stays open as long as this object is referenced."""
 
     def __init__(self, path: str | Path) -> None:
         self.handle = -1
@@ -27,34 +29,33 @@ class OpenFile:
             os.close(self.handle)
 
     def n_bytes(self) -> int:
-        """How long it is now."""
+        """Return the current size."""
         return os.fstat(self.handle).st_size
 
-    def read(self, begin: int, n_bytes: int) -> bytes:
-        """The bytes from there on; fewer where the file ends before."""
+    def read(self, offset: int, n_bytes: int) -> bytes:
+        """Return the bytes from an offset on; fewer at the end of the file."""
         if hasattr(os, "pread"):
-            return os.pread(self.handle, n_bytes, begin)
-        with self.lock:  # Windows knows no read at a place
-            os.lseek(self.handle, begin, os.SEEK_SET)
+            return os.pread(self.handle, n_bytes, offset)
+        with self.lock:  # Windows has no pread
+            os.lseek(self.handle, offset, os.SEEK_SET)
             return os.read(self.handle, n_bytes)
 
 
-class OpenFiles:
-    """Opens files as they are asked for, and keeps the latest ones open."""
+class LruCache(Generic[Value]):
+    """`functools.lru_cache` that computes each value once for all threads, and starts empty in a spawned process.
 
-    def __init__(self) -> None:
-        self.files: dict[str, OpenFile] = {}
-        self.lock = threading.Lock()
+    Args:
+        function: what is cached.
+        maxsize: values that are kept.
+    """
 
-    def __reduce__(self) -> tuple[type[OpenFiles], tuple[()]]:
-        return OpenFiles, ()
+    def __init__(self, function: Callable[..., Value], maxsize: int) -> None:
+        self.function, self.maxsize = function, maxsize
+        self.cached, self.lock = functools.lru_cache(maxsize)(function), threading.Lock()
 
-    def __getitem__(self, path: str) -> OpenFile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LruCache, (self.function, self.maxsize)
+
+    def __call__(self, *key: Hashable) -> Value:
         with self.lock:
-            if (file := self.files.pop(path, None)) is None:
-                file = OpenFile(path)
-            self.files[path] = file
-            if len(self.files) > _N_OPEN:
-                # Closed as soon as no thread reads from it any more.
-                del self.files[next(iter(self.files))]
-        return file
+            return self.cached(*key)

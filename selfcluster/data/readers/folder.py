@@ -1,4 +1,4 @@
-"""Images that are files of their own: in a folder, nested or flat, or in a list."""
+"""Image files in a folder, nested or flat, or in a list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selfcluster.data.readers.labels import parent_folders
 from selfcluster.errors import DataError
 
 PACKED = re.compile(rb"\.(tar(\.(gz|bz2|xz|zst|lz4|Z))?|tgz|tbz2?|txz|tzst|parquet)$", re.IGNORECASE)
-"""Names of files that hold many images, compressed ones too, so that they can be told why not."""
+"""Names of files that contain many images, including compressed ones, which are refused with a reason."""
 
 
 class FolderImages(EncodedImages):
@@ -26,15 +26,15 @@ class FolderImages(EncodedImages):
     Args:
         root: the folder.
         max_megapixels: an image that declares more is refused before it is decoded.
-        found: what `scan` has found there, where it was asked before.
+        found: result of `scan`; None scans the folder.
     Raises:
-        DataError: there is no such folder, or no image in it.
+        DataError: the folder does not exist or contains no images.
     """
 
     def __init__(self, root: str | Path, *, max_megapixels: float = 100.0, found: Listing | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise DataError(f"no folder {str(root)!r}")
+            raise DataError(f"folder {str(root)!r} does not exist")
         found = found or scan(self.root)
         self.packed, self.n_left_alone = found.packed, found.n_other + len(found.packed)
         if len(found.images) == 0:
@@ -49,24 +49,24 @@ class FolderImages(EncodedImages):
         return map(self.encoded, range(len(self)))
 
     def contents(self) -> str:
-        left = f"; {self.n_left_alone:,} files of other kinds left alone" if self.n_left_alone else ""
-        packed = f", {self.packed[0]!r} among them: name it to train on what it holds" if self.packed else ""
-        return f"{len(self):,} images{left}{packed}"
+        skipped = f"; {self.n_left_alone:,} other files skipped" if self.n_left_alone else ""
+        packed = f", among them {self.packed[0]!r}; pass it as DATA to train on its images" if self.packed else ""
+        return f"{len(self):,} images{skipped}{packed}"
 
 
 class ListedImages(EncodedImages):
-    """Image files that are named one by one, in that order.
+    """A list of image files, in the order given.
 
     Args:
-        files: their paths.
+        files: paths.
         max_megapixels: an image that declares more is refused before it is decoded.
     Raises:
-        DataError: no path is named, or what is named is none.
+        DataError: the list is empty or contains something else than paths.
     """
 
     def __init__(self, files: Sequence[Any], *, max_megapixels: float = 100.0) -> None:
         if not all(isinstance(file, str | Path) for file in files) or not files:
-            raise DataError(f"a list of {len(files):,} things was given, but not of paths to image files")
+            raise DataError(f"the list of {len(files):,} items is not a list of paths to image files")
         super().__init__(
             pa.array([os.fsencode(Path(file).absolute()) for file in files], type=pa.large_binary()), max_megapixels=max_megapixels
         )
@@ -83,19 +83,22 @@ class ListedImages(EncodedImages):
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below a folder, by their paths relative to it."""
+    """Files below a folder, as paths relative to it."""
 
     images: pa.Array
     """Unsorted."""
     packed: tuple[str, ...]
-    """Those that hold many images, sorted bytewise."""
+    """Files that contain many images, sorted bytewise."""
     n_other: int
 
 
 def scan(root: Path) -> Listing:
-    """What lies below a folder.
+    """List the files below a folder.
 
-    Hidden files and folders are passed over, and so is every run folder; links to folders are followed once.
+    Hidden files and folders and run folders are skipped; links to folders are followed once.
+
+    Raises:
+        DataError: a folder cannot be listed.
     """
     chunks, packed, n_other, seen, folders = [], [], 0, set(), [b""]
     base = os.fsencode(root)
@@ -117,7 +120,8 @@ def scan(root: Path) -> Listing:
             path = folder + b"/" + entry.name if folder else entry.name
             if entry.name.startswith(b"."):
                 continue
-            if _is_folder(entry):
+            # DirEntry.is_dir() raises for a link to itself; os.path.isdir does not, but costs a system call.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 folders_here.append(path)
             elif os.path.splitext(entry.name)[1].lower().decode(errors="replace") in ENDINGS:
                 files.append(path)
@@ -126,11 +130,6 @@ def scan(root: Path) -> Listing:
             else:
                 n_other += 1
         chunks.append(pa.array(files, type=pa.large_binary()))
-        # In bytewise order, so that of two ways to one folder the first is taken, whatever order the file system lists them in.
+        # Bytewise, so that of two paths to one folder the first is used, in whatever order the file system lists them.
         folders.extend(sorted(folders_here, reverse=True))
     return Listing(pa.concat_arrays(chunks), tuple(os.fsdecode(path) for path in sorted(packed)), n_other)
-
-
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    # DirEntry.is_dir() raises for a link that leads to itself; os.path.isdir does not, but costs a call to the system.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()

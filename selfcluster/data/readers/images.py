@@ -1,7 +1,7 @@
-"""Where images come from. One contract for all: a length, `decode(index)`, `path(index)`, perhaps labels, and a digest.
+"""The contract of every collection of images: a length, `decode(index)`, `path(index)`, optional labels, and a digest.
 
-An image's index is its position among the relative paths sorted bytewise, or its row in an array. Everything that is kept across
-batches is keyed by it, so the digest of the paths is stored with every run.
+An image's index is its position among the relative paths sorted bytewise, or its row in an array. Everything kept across batches is keyed
+by it, so the digest of the paths is stored with every run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from selfcluster.data.readers.decoding import opened, reduce, upright_pixels, upright_size
+from selfcluster.data.readers.decoding import draft, opened, upright_pixels, upright_size
 from selfcluster.data.readers.labels import Labels, labels_of
 from selfcluster.errors import DataError
 
@@ -48,42 +48,39 @@ ENDINGS = frozenset(
         ".tga",
     ]
 )
-"""File names that are taken for images; every other file is left alone."""
+"""Suffixes of files that are read as images; other files are skipped."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image as far as it was decoded: in full, or at a share of its size."""
+    """A decoded image, at full size or at a reduced scale."""
 
     pixels: UInt8[Tensor, "c h w"]
     size: tuple[int, int]
-    """Height and width of the whole image."""
+    """Height and width of the whole image at full size."""
 
     @classmethod
     def whole(cls, pixels: UInt8[Tensor, "c h w"]) -> Decoded:
-        """One that was decoded in full."""
+        """Wrap the pixels of an image decoded at full size."""
         return cls(pixels, (pixels.shape[1], pixels.shape[2]))
 
     def box(self, top: int, left: int, height: int, width: int) -> UInt8[Tensor, "c _ _"]:
-        """The pixels of a box that is given in pixels of the whole image; one at least each way."""
-        rows, columns = (
-            _part(begin, length, whole, there)
-            for begin, length, whole, there in zip((top, left), (height, width), self.size, self.pixels.shape[1:], strict=True)
-        )
-        return self.pixels[:, rows, columns]
+        """Return the pixels of a box given in full-size pixels; at least one in each direction."""
+
+        def scaled(begin: int, length: int, full: int, reduced: int) -> slice:
+            first = min(round(begin * reduced / full), reduced - 1)
+            return slice(first, max(first + 1, round((begin + length) * reduced / full)))
+
+        _, n_rows, n_columns = self.pixels.shape
+        return self.pixels[:, scaled(top, height, self.size[0], n_rows), scaled(left, width, self.size[1], n_columns)]
 
 
-def _part(begin: int, length: int, whole: int, there: int) -> slice:
-    first = min(round(begin * there / whole), there - 1)
-    return slice(first, max(first + 1, round((begin + length) * there / whole)))
+MinScale = Callable[[int, int], float]
+"""From an image's height and width to the smallest scale, in (0, 1], at which it may be decoded."""
 
 
-DecodeLimit = Callable[[int, int], float]
-"""From an image's height and width to the smallest share of them, in (0, 1], at which it may be decoded."""
-
-
-def in_full(height: int, width: int) -> float:
-    """The whole image, whatever its size."""
+def full_scale(height: int, width: int) -> float:
+    """Return 1: the image is decoded at full size."""
     return 1.0
 
 
@@ -92,61 +89,61 @@ class Images(abc.ABC):
 
     labels: Labels | None = None
     in_memory = False
-    """Whether `take` gives a whole batch at once, all of one size."""
+    """Whether all images have one size and `take` returns a batch of them."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
-        """The image, upright, with one or three channels.
+    def decode(self, index: int, min_scale: MinScale = full_scale) -> Decoded:
+        """Decode an image, upright, with one or three channels.
 
         Args:
-            index: which one.
-            least: how small it may be decoded, where that is cheaper: a JPEG at a half, a quarter or an eighth of its size.
+            index: index of the image.
+            min_scale: smallest scale that will do; a JPEG is cheaper to decode at a half, a quarter or an eighth of its size.
         Raises:
-            DataError: it cannot be read; the message is the reason.
+            DataError: the image cannot be read; the message is the reason.
         """
 
-    def decoded_size(self, index: int, least: DecodeLimit = in_full) -> tuple[int, int]:
-        """Height and width of what `decode` gives, without decoding where that is possible.
+    def decoded_size(self, index: int, min_scale: MinScale = full_scale) -> tuple[int, int]:
+        """Return height and width of the decoded image, without decoding it if possible.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the image cannot be read.
         """
-        height, width = self.decode(index, least).pixels.shape[1:]
+        height, width = self.decode(index, min_scale).pixels.shape[1:]
         return height, width
 
     def take(self, index: NDArray[np.int64]) -> UInt8[Tensor, "b c h w"]:
-        """A batch of images, where they are in memory."""
+        """Return a batch of images that are in memory."""
         raise NotImplementedError
 
     @abc.abstractmethod
     def path(self, index: int) -> str:
-        """Relative path with forward slashes, or the row's number."""
+        """Return the relative path with forward slashes, or the number of the row."""
 
     def paths(self) -> pa.Array:
-        """Every image's path as text, in order; bytes that are no UTF-8 are spelt out."""
+        """Return the path of every image as text, in order; bytes that are not UTF-8 are escaped."""
         return pa.array((str(index) for index in range(len(self))), type=pa.large_string())
 
     @abc.abstractmethod
     def digest(self) -> str:
-        """Changes when an image is added, lost or renamed."""
+        """Return a digest that changes when an image is added, removed or renamed."""
 
     def fingerprint(self) -> str:
-        """Changes with the digest, and when the files that hold the images are written again."""
+        """Return a digest that also changes when the files of the images are written again."""
         return self.digest()
 
 
 class ArrayImages(Images):
-    """Images that stand in one array, in memory or in a memory map.
+    """Images in one array, in memory or memory-mapped.
 
     Args:
         array: (n, h, w) or (n, h, w, 1 or 3), uint8.
         labels: (n,) numbers or names, or None.
-        names: class names where the labels are numbers into them.
+        names: class names, if the labels are numbers into them.
     Raises:
-        DataError: another shape or type, or labels of another length.
+        DataError: the array has another shape or type, or the labels another length.
     """
 
     in_memory = True
@@ -154,13 +151,13 @@ class ArrayImages(Images):
     def __init__(self, array: NDArray, labels: ArrayLike | None = None, names: tuple[str, ...] | None = None) -> None:
         if array.dtype != np.uint8:
             raise DataError(
-                f"the array holds {array.dtype}, but images must be uint8 from 0 to 255; scale and convert it with .astype('uint8')"
+                f"the array is {array.dtype}, but images must be uint8 from 0 to 255; scale and convert it with .astype('uint8')"
             )
         if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
             hint = "; move the channels last with array.transpose(0, 2, 3, 1)" if array.ndim == 4 and array.shape[1] in (1, 3) else ""
             raise DataError(f"the array has shape {array.shape}, but images must be (N, H, W) or (N, H, W, 3){hint}")
         if 0 in array.shape:
-            raise DataError(f"the array has shape {array.shape}: it holds no images")
+            raise DataError(f"the array has shape {array.shape}: it contains no images")
         self.array: NDArray[np.uint8] = array if array.ndim == 4 else array[..., None]
         if labels is not None:
             self.labels = labels_of(labels, len(array), names)
@@ -169,17 +166,17 @@ class ArrayImages(Images):
         return len(self.array)
 
     def take(self, index: NDArray[np.int64]) -> UInt8[Tensor, "b c h w"]:
-        """A batch of images."""
+        """Return a batch of images."""
         return torch.from_numpy(self.array[index]).permute(0, 3, 1, 2).contiguous()
 
-    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
+    def decode(self, index: int, min_scale: MinScale = full_scale) -> Decoded:
         return Decoded.whole(self.take(np.array([index]))[0])
 
     def path(self, index: int) -> str:
         return str(index)
 
     def fingerprint(self) -> str:
-        # Two checksums of each block tell a change as surely as is needed here, in half the time of a digest.
+        # Two checksums of each block detect changes well enough, in half the time of a digest.
         digest = hashlib.sha256(repr(self.array.shape).encode())
         for start in range(0, len(self), 64):
             block = np.ascontiguousarray(self.array[start : start + 64]).data
@@ -194,10 +191,10 @@ class ArrayImages(Images):
 
 
 class EncodedImages(Images):
-    """Images that are kept as image files: in a folder, or as bytes inside larger files.
+    """Images stored as image files: in a folder, or as bytes inside larger files.
 
     Args:
-        files: the path of each image, as bytes, in the order of the index.
+        files: path of each image as bytes, in the order of the index.
         max_megapixels: an image that declares more is refused before it is decoded.
     """
 
@@ -206,19 +203,19 @@ class EncodedImages(Images):
 
     @abc.abstractmethod
     def encoded(self, index: int) -> Path | bytes:
-        """The image's file, or that file's bytes.
+        """Return the path of the image's file, or the file's content.
 
         Raises:
-            DataError: it cannot be got; the message is the reason.
+            DataError: the file cannot be read; the message is the reason.
         """
 
     @abc.abstractmethod
     def files_on_disk(self) -> Iterator[Path]:
-        """Every file that holds images, in order."""
+        """Return every file that contains images, in order."""
 
     @abc.abstractmethod
     def contents(self) -> str:
-        """What there is, for the user: how many images, in what, and what was left alone."""
+        """Describe to the user how many images there are, in what, and what was skipped."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -248,23 +245,23 @@ class EncodedImages(Images):
                 digest.update(b"not there\n")
         return digest.hexdigest()
 
-    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
+    def decode(self, index: int, min_scale: MinScale = full_scale) -> Decoded:
         with opened(self.encoded(index), self.max_megapixels) as image:
             size = upright_size(image)
-            reduce(image, least(*size))
+            draft(image, min_scale(*size))
             return Decoded(upright_pixels(image), size)
 
-    def decoded_size(self, index: int, least: DecodeLimit = in_full) -> tuple[int, int]:
+    def decoded_size(self, index: int, min_scale: MinScale = full_scale) -> tuple[int, int]:
         with opened(self.encoded(index), self.max_megapixels) as image:
-            reduce(image, least(*upright_size(image)))
+            draft(image, min_scale(*upright_size(image)))
             return upright_size(image)
 
 
 def read_array(file: Path) -> NDArray | np.lib.npyio.NpzFile:
-    """A .npy file, memory-mapped, or the archive of arrays that a .npz file is.
+    """Open a .npy file, memory-mapped, or a .npz archive of arrays.
 
     Raises:
-        DataError: it is not there or is not one.
+        DataError: the file does not exist or is neither.
     """
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
@@ -272,10 +269,10 @@ def read_array(file: Path) -> NDArray | np.lib.npyio.NpzFile:
         raise DataError(f"cannot read an array from {str(file)!r}: {' '.join(str(error).split())}") from None
 
 
-def sample_of(images: Images, n: int, least: DecodeLimit = in_full) -> Iterator[Decoded]:
-    """What `decode` gives for up to n readable images, spread evenly."""
+def sample_of(images: Images, n: int, min_scale: MinScale = full_scale) -> Iterator[Decoded]:
+    """Decode up to n images, spread evenly, and skip those that cannot be read."""
     for index in np.unique(np.linspace(0, len(images) - 1, n).astype(int)):
         try:
-            yield images.decode(int(index), least)
+            yield images.decode(int(index), min_scale)
         except DataError:
             continue

@@ -1,4 +1,4 @@
-"""Classes of images: from parent folders, from numbers or names, or from a column."""
+"""Classes of images, from parent folders, from numbers or names, or from a column."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from selfcluster.errors import DataError
 
 @dataclass(frozen=True)
 class Labels:
-    """A class for each image, for evaluation only."""
+    """The class of each image, used for evaluation only."""
 
     codes: NDArray[np.int64]
-    """Place in `names`; -1 where an image has no label."""
+    """Position in `names`; -1 for an image without a label."""
     names: tuple[str, ...]
 
     def take(self, index: ArrayLike) -> Labels:
-        """Those of some images."""
+        """Return the labels of some images."""
         return Labels(self.codes[np.asarray(index)], self.names)
 
     def renamed(self, names: tuple[str, ...]) -> Labels:
-        """The same classes under the codes of another list of names, to which unknown ones are added."""
+        """Return the same classes, with their codes in another list of names, to which unknown names are appended."""
         names = names + tuple(name for name in self.names if name not in names)
         place = np.array([names.index(name) for name in self.names] + [-1])
         return Labels(place[self.codes], names)
 
 
 def parent_folders(paths: pa.Array) -> Labels | None:
-    """Parent folders as classes, where every image lies exactly one level deep in at least two of them."""
+    """Return the parent folders as classes, if every image is exactly one level deep in at least two of them."""
     depth = pc.count_substring(paths, b"/")
     if pc.min_max(depth).as_py() != {"min": 1, "max": 1}:
         return None
@@ -45,20 +45,24 @@ def parent_folders(paths: pa.Array) -> Labels | None:
 
 
 def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -> Labels:
-    """Labels from one value per image: class names, or numbers (negative for none).
+    """Return labels from one value per image: class names, or numbers (negative for none).
 
+    Args:
+        values: one value per image.
+        n: number of images.
+        names: class names, if the values are numbers into them.
     Raises:
-        DataError: not one value per image.
+        DataError: there is not one value per image, or the values are fractions.
     """
     values = np.asarray(values).reshape(-1)
     if len(values) != n:
-        raise DataError(f"{len(values):,} labels for {n:,} images; give one label per image")
+        raise DataError(f"{len(values):,} labels for {n:,} images; pass one label per image")
     if names is not None:
         return Labels(np.maximum(values.astype(np.int64), -1), tuple(names))
     if np.issubdtype(values.dtype, np.floating):
         values = np.where(np.isnan(values), -1, values)
         if not (values == np.round(values)).all():
-            raise DataError("labels are fractions; give class numbers or names")
+            raise DataError("labels are fractions; use class numbers or names")
         values = values.astype(np.int64)
     known, codes = np.unique(values, return_inverse=True)
     unlabeled = known < 0 if np.issubdtype(known.dtype, np.integer) else known.astype(str) == ""
@@ -67,9 +71,9 @@ def labels_of(values: ArrayLike, n: int, names: tuple[str, ...] | None = None) -
 
 
 def labels_in(column: pa.Array) -> Labels:
-    """Labels from an Arrow array of class names (text, or bytes of text) or numbers; null, a negative number or empty text is none.
+    """Return labels from an Arrow array of class names (text, or bytes of text) or numbers; null, negative or empty means none.
 
-    Text is taken for numbers where all of it is, so that class 10 comes behind class 9.
+    Texts that are all numbers are sorted as numbers, so class 10 follows class 9.
     """
     encoded = pc.dictionary_encode(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
     values = encoded.dictionary.to_pylist()
@@ -80,7 +84,7 @@ def labels_in(column: pa.Array) -> Labels:
 
 
 def names_of(labels: Labels | None) -> pa.Array | None:
-    """The name of each image's class as text, null where it has none; None where no image has a class."""
+    """Return the name of each image's class as text, null for an image without one; None if there are no labels."""
     if labels is None:
         return None
     codes = pa.array(labels.codes, mask=labels.codes < 0)

@@ -1,4 +1,4 @@
-"""Images that are kept decoded: the same images, decoded once."""
+"""Cached images: the same images, decoded once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from selfcluster.data.readers.cache import CachedImages, bytes_of
+from selfcluster.data.dataset import Data
+from selfcluster.data.readers.cache import CachedImages, decoded_bytes
 from selfcluster.data.readers.folder import FolderImages
-from selfcluster.data.readers.images import Decoded, DecodeLimit, in_full
-from selfcluster.data.sources import Data
+from selfcluster.data.readers.images import Decoded, MinScale, full_scale
 from selfcluster.errors import DataError
 from selfcluster.training import loop, state
 from tests import tiny
@@ -28,9 +28,9 @@ class Counted(FolderImages):
 
     n_decoded = 0
 
-    def decode(self, index: int, least: DecodeLimit = in_full) -> Decoded:
+    def decode(self, index: int, min_scale: MinScale = full_scale) -> Decoded:
         self.n_decoded += 1
-        return super().decode(index, least)
+        return super().decode(index, min_scale)
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def folder(tmp_path: Path) -> Counted:
     return images
 
 
-def cached(images: FolderImages, n_bytes: int = 10**6, least: DecodeLimit = in_full) -> CachedImages:
-    return CachedImages(images, least, n_bytes)
+def cached(images: FolderImages, n_bytes: int = 10**6, min_scale: MinScale = full_scale) -> CachedImages:
+    return CachedImages(images, min_scale, n_bytes)
 
 
 def test_images_are_the_same_and_are_decoded_once(folder: Counted) -> None:
@@ -56,7 +56,7 @@ def test_images_are_the_same_and_are_decoded_once(folder: Counted) -> None:
         for index in [5, 0, 11, 5]:
             image = kept.decode(index)
             assert torch.equal(image.pixels, plain.decode(index).pixels)
-            assert image.pixels.stride() == plain.decode(index).pixels.stride(), "or resizing might round in another way"
+            assert image.pixels.stride() == plain.decode(index).pixels.stride(), "or resizing might round differently"
             assert image.size == plain.decode(index).size
     assert folder.n_decoded == 3
 
@@ -87,11 +87,11 @@ def test_what_does_not_fit_is_decoded_again(folder: Counted) -> None:
     assert folder.n_decoded > 4
 
 
-def test_images_are_decoded_at_the_cache_s_share_whatever_is_asked_for(tmp_path: Path) -> None:
+def test_images_are_decoded_at_the_scale_of_the_cache(tmp_path: Path) -> None:
     Image.new("RGB", (400, 200), "red").save(tmp_path / "a.jpg")
-    kept = cached(FolderImages(tmp_path), least=lambda height, width: 0.5)
-    for least in (in_full, lambda height, width: 0.1):
-        image = kept.decode(0, least)
+    kept = cached(FolderImages(tmp_path), min_scale=lambda height, width: 0.5)
+    for min_scale in (full_scale, lambda height, width: 0.1):
+        image = kept.decode(0, min_scale)
         assert image.pixels.shape == (3, 100, 200)
         assert image.size == (200, 400)
 
@@ -101,7 +101,7 @@ def _look(kept: CachedImages, answers: multiprocessing.Queue) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_share_what_is_kept(folder: Counted, method: str) -> None:
+def test_processes_share_the_cache(folder: Counted, method: str) -> None:
     kept = cached(folder)
     kept.decode(0)
     context = multiprocessing.get_context(method)
@@ -113,11 +113,11 @@ def test_processes_share_what_is_kept(folder: Counted, method: str) -> None:
     process.join()
     for index in (0, 1, 2):
         assert (kept.decode(index).pixels.numpy() == theirs[index]).all()
-    assert folder.n_decoded == 1, "what another process has decoded is here too"
-    assert kept.file.exists(), "a process that goes leaves the file to its owner"
+    assert folder.n_decoded == 1, "images decoded by another process are shared"
+    assert kept.file.exists(), "a worker does not remove the file"
 
 
-def test_threads_share_what_is_kept(folder: Counted) -> None:
+def test_threads_share_the_cache(folder: Counted) -> None:
     plain, kept = FolderImages(folder.root), cached(folder)
     wanted = [index for index in range(N) if index != 3] * 20
     with ThreadPoolExecutor(4) as pool:
@@ -131,9 +131,6 @@ def test_the_file_is_gone_with_the_images(folder: Counted) -> None:
     assert file.exists()
     del kept
     assert not file.exists()
-    other = cached(folder)
-    other.close()
-    assert not other.file.exists()
 
 
 def test_without_room_nothing_is_left_behind(folder: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,18 +140,18 @@ def test_without_room_nothing_is_left_behind(folder: Counted, tmp_path: Path, mo
     assert not list(tmp_path.glob("*.images"))
 
 
-def test_bytes_of_follows_the_sizes(folder: Counted) -> None:
+def test_the_estimate_follows_the_sizes(folder: Counted) -> None:
     exact = sum(3 * h * w for h, w in (folder.decoded_size(index) for index in range(N) if index != 3)) * N / (N - 1)
-    assert exact <= bytes_of(folder, in_full) <= 1.1 * exact
+    assert exact <= decoded_bytes(folder, full_scale) <= 1.1 * exact
     assert folder.n_decoded == 0
 
 
-def test_training_keeps_images_that_fit_and_says_so(folder: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_caches_images_that_fit_and_logs_it(folder: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Data("folder", str(folder.root), folder)
-    assert "kept decoded" in _cache(tiny.training(given, max_broken_share=1.0)).says()
+    assert "decoded images are cached" in _cache(tiny.training(given, max_broken_share=1.0)).note()
     for settings in (dict(cache_gib=0.0), dict(cache_gib=1e-9)):
         assert tiny.training(given, **settings).loader.images is folder
-    assert tiny.training().loader.images.in_memory, "what is in memory already is not kept twice"
+    assert tiny.training().loader.images.in_memory, "images in memory are not cached again"
 
     reserve = os.posix_fallocate
 
@@ -165,11 +162,11 @@ def test_training_keeps_images_that_fit_and_says_so(folder: Counted, monkeypatch
 
     monkeypatch.setattr(os, "posix_fallocate", on_a_full_disk)
     without_room = _cache(tiny.training(given))
-    assert "no room" in without_room.says()
+    assert "no room" in without_room.note()
     assert torch.equal(without_room.decode(1).pixels, FolderImages(folder.root).decode(1).pixels)
 
 
-def test_epochs_train_on_the_same_crops_whether_kept_or_not(tmp_path: Path) -> None:
+def test_epochs_train_on_the_same_crops_with_and_without_the_cache(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(16):
         coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Data sets by name, from files in the form in which they are published."""
+"""Data sets by name, from files in their published form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from selfcluster.data.readers.datasets import NAMES, cache_folder, open_named
+from selfcluster.data.readers.datasets import cache_folder, open_named
 from selfcluster.data.readers.images import ArrayImages
 from selfcluster.data.sources import open_data
 from selfcluster.errors import DataError
@@ -179,12 +179,6 @@ def test_without_a_network_the_error_is_one_line(
     with pytest.raises(DataError, match=f"cannot get the data set '{name}' into '{cache}'.*or use digits") as caught:
         open_data(name, DataSettings())
     assert "\n" not in str(caught.value)
-
-
-def test_every_name_is_opened_by_something() -> None:
-    from selfcluster.data.readers.datasets import _OPENERS
-
-    assert set(NAMES) == {"digits", *_OPENERS}
 
 
 def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfcluster.data.readers.decoding import opened, reduce, upright_pixels, upright_size
+from selfcluster.data.readers.decoding import draft, opened, upright_pixels, upright_size
 from selfcluster.errors import DataError
 
 
@@ -19,7 +19,7 @@ def outcome(file: Path | bytes, share: float = 1.0, max_megapixels: float = 100.
     try:
         with opened(file, max_megapixels) as image:
             size = upright_size(image)
-            reduce(image, share)
+            draft(image, share)
             return size, upright_pixels(image).tolist()
     except DataError as error:
         return str(error)
@@ -45,12 +45,12 @@ def test_a_jpeg_is_drafted_from_bytes(tmp_path: Path) -> None:
     Image.new("RGB", (800, 400), "red").save(tmp_path / "a.jpg")
     with opened((tmp_path / "a.jpg").read_bytes(), 100) as image:
         assert upright_size(image) == (400, 800)
-        reduce(image, 0.2)
+        draft(image, 0.2)
         assert upright_pixels(image).shape == (3, 100, 200)
 
 
 @pytest.mark.parametrize("given", [lambda file: file, lambda file: file.read_bytes()], ids=["file", "bytes"])
-def test_the_reason_names_no_folder_and_stands_on_one_line(tmp_path: Path, given: Callable[[Path], Path | bytes]) -> None:
+def test_the_reason_names_no_folder_and_is_one_line(tmp_path: Path, given: Callable[[Path], Path | bytes]) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("hello\nworld")
     (tmp_path / "cut.jpg").write_bytes(os.urandom(10))

@@ -1,4 +1,4 @@
-"""Files that are read at any place: by threads, after a fork, by a fresh process, and how many stay open."""
+"""Files that are read at any offset: by threads, in other processes, and how many stay open."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import multiprocessing
 import os
 import pickle
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from selfcluster.data.readers import files as module
-from selfcluster.data.readers.files import OpenFile, OpenFiles
+from selfcluster.data.readers.files import LruCache, OpenFile
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8).tobytes()
 
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-def test_reads_from_any_place_up_to_the_end(file: Path) -> None:
+def test_reads_from_any_offset_up_to_the_end(file: Path) -> None:
     opened = OpenFile(file)
     assert opened.n_bytes() == len(CONTENT)
     assert opened.read(500, 30) == CONTENT[500:530]
@@ -50,32 +50,45 @@ def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts handles in /proc")
-def test_few_files_stay_open_and_a_file_in_use_is_not_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_N_OPEN", 3)
+def test_few_files_stay_open_and_a_file_in_use_is_not_closed(tmp_path: Path) -> None:
     for name in range(10):
         (tmp_path / str(name)).write_bytes(CONTENT[name:])
-    files, before = OpenFiles(), len(os.listdir("/proc/self/fd"))
-    first = files[str(tmp_path / "0")]
+    opened, before = LruCache(OpenFile, 3), len(os.listdir("/proc/self/fd"))
+    first = opened(tmp_path / "0")
     for name in range(10):
-        assert files[str(tmp_path / str(name))].read(0, 9) == CONTENT[name : name + 9]
+        assert opened(tmp_path / str(name)).read(0, 9) == CONTENT[name : name + 9]
     assert len(os.listdir("/proc/self/fd")) - before == 4
     assert first.read(1, 5) == CONTENT[1:6]
-    assert files[str(tmp_path / "9")] is files[str(tmp_path / "9")]
-    del first, files
+    assert opened(tmp_path / "9") is opened(tmp_path / "9")
+    del first, opened
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def _read(files: OpenFiles, path: str, expected: bytes) -> None:
-    sys.exit(0 if files[path].read(7, 20) == expected else 1)
+def test_a_value_is_computed_once_for_all_threads() -> None:
+    computed = []
+
+    def square(x: int) -> int:
+        computed.append(x)
+        time.sleep(0.01)
+        return x * x
+
+    cache = LruCache(square, 10)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(cache, [3, 3, 3, 3, 4])) == [9, 9, 9, 9, 16]
+    assert computed == [3, 4]
+
+
+def _read(opened: LruCache[OpenFile], path: Path, expected: bytes) -> None:
+    sys.exit(0 if opened(path).read(7, 20) == expected else 1)
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_another_process_reads_on(file: Path, start: str) -> None:
-    files = OpenFiles()
-    assert files[str(file)].read(0, 1) == CONTENT[:1]
-    worker = multiprocessing.get_context(start).Process(target=_read, args=(files, str(file), CONTENT[7:27]))
+def test_another_process_reads_the_same(file: Path, start: str) -> None:
+    opened = LruCache(OpenFile, 3)
+    assert opened(file).read(0, 1) == CONTENT[:1]
+    worker = multiprocessing.get_context(start).Process(target=_read, args=(opened, file, CONTENT[7:27]))
     worker.start()
     worker.join()
     assert worker.exitcode == 0
-    assert files[str(file)].read(3, 2) == CONTENT[3:5]
-    assert pickle.loads(pickle.dumps(files))[str(file)].read(3, 2) == CONTENT[3:5]
+    assert opened(file).read(3, 2) == CONTENT[3:5]
+    assert pickle.loads(pickle.dumps(opened))(file).read(3, 2) == CONTENT[3:5]

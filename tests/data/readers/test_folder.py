@@ -20,7 +20,7 @@ def test_paths_are_sorted_bytewise_whatever_the_depth(tmp_path: Path) -> None:
     assert [os.fsencode(path) for path in paths(images)] == sorted(os.fsencode(name) for name in names)
 
 
-def test_hidden_files_are_passed_over_and_other_kinds_are_counted(tmp_path: Path) -> None:
+def test_hidden_files_are_skipped_and_other_kinds_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "b.JPG", "c.TiFf", ".hidden.png", ".git/x.png", "notes.txt", "sub/Thumbs.db", "sub/noending")
     images = FolderImages(tmp_path)
     assert paths(images) == ["a.png", "b.JPG", "c.TiFf"]
@@ -47,7 +47,7 @@ def test_links_to_folders_are_followed_once_and_loops_end(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("made_first", ["real", "link"])
-def test_of_two_ways_to_a_folder_the_first_in_order_is_taken(tmp_path: Path, made_first: str) -> None:
+def test_of_two_paths_to_a_folder_the_first_in_order_is_used(tmp_path: Path, made_first: str) -> None:
     fill(tmp_path, "elsewhere/a.png")
     root = tmp_path / "data"
     root.mkdir()
@@ -82,7 +82,7 @@ def test_names_with_spaces_and_other_alphabets(shared_data: Path, tmp_path: Path
 
 
 def test_no_folder_and_no_images_are_one_line_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="does not exist"):
         FolderImages(tmp_path / "nothing")
     with pytest.raises(DataError, match=r"no images found .* \.png") as caught:
         FolderImages(fill(tmp_path, "a.txt", ".b.png"))

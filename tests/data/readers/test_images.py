@@ -1,4 +1,4 @@
-"""The folder scan, what decodes and how, arrays, and labels."""
+"""How images are decoded, and arrays of images."""
 
 from __future__ import annotations
 
@@ -28,9 +28,6 @@ def one(root: Path, name: str) -> torch.Tensor:
     """That file of a folder, decoded."""
     images = FolderImages(root)
     return images.decode(paths(images).index(name)).pixels
-
-
-# ---- the scan
 
 
 # ---- decoding
@@ -108,7 +105,7 @@ def test_wide_and_fractional_greys_keep_their_contrast(tmp_path: Path, values: n
     assert one(tmp_path, "a.tif")[:, 0].tolist() == [expected] * 3
 
 
-def test_alpha_lies_over_white(shared_data: Path, tmp_path: Path) -> None:
+def test_alpha_is_composited_over_white(shared_data: Path, tmp_path: Path) -> None:
     fill(tmp_path, "half.png", content=png(color=(0, 100, 255, 128), mode="RGBA"))
     fill(tmp_path, "none.png", content=png(color=(7, 0), mode="LA"))
     assert one(tmp_path, "half.png")[:, 0, 0].tolist() == pytest.approx([127, 177, 255], abs=1)
@@ -126,7 +123,7 @@ def test_the_first_frame_is_taken(tmp_path: Path) -> None:
     assert one(tmp_path, "a.gif")[:, 3, 3].tolist() == [255, 0, 0]
 
 
-def test_exif_turns_the_image_also_where_it_is_reduced(tmp_path: Path) -> None:
+def test_exif_rotates_reduced_images_too(tmp_path: Path) -> None:
     image = Image.new("RGB", (800, 400), "black")
     image.paste((255, 255, 255), (0, 0, 800, 200))
     exif = Image.Exif()
@@ -148,7 +145,7 @@ def test_exif_turns_the_image_also_where_it_is_reduced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 800), (0.51, 800), (0.5, 400), (0.4, 400), (0.25, 200), (0.01, 100)])
-def test_a_jpeg_is_decoded_at_the_next_share_that_is_enough(tmp_path: Path, share: float, expected: int) -> None:
+def test_a_jpeg_is_decoded_at_the_next_larger_scale(tmp_path: Path, share: float, expected: int) -> None:
     rows = np.linspace(0, 255, 800).astype(np.uint8)
     Image.fromarray(np.tile(rows, (600, 1))).save(tmp_path / "a.jpg", quality=95)
     Image.fromarray(np.tile(rows, (600, 1))).save(tmp_path / "b.png")
@@ -181,7 +178,7 @@ def test_a_large_declared_size_is_refused_before_decoding(shared_data: Path, mon
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 50_000  # KB; decoded it would be 360 MB
 
 
-def test_our_limit_decides_and_not_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_limit_applies_and_not_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     fill(tmp_path, "a.png", content=png(size=(40, 30)))
     assert FolderImages(tmp_path).decode(0).pixels.shape == (3, 30, 40)
@@ -190,10 +187,10 @@ def test_our_limit_decides_and_not_pillows(tmp_path: Path, monkeypatch: pytest.M
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_a_file_that_goes_away_is_told_as_one_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_deleted_file_is_an_unreadable_image(tmp_path: Path) -> None:
     images = FolderImages(fill(tmp_path, "a.png", "b.png"))
     (tmp_path / "a.png").unlink()
-    with pytest.raises(DataError, match="not there any more"):
+    with pytest.raises(DataError, match="does not exist any more"):
         images.decode(0)
     assert [image.size for image in sample_of(images, 10)] == [(4, 5)]
 
@@ -229,7 +226,7 @@ def test_arrays_of_three_shapes(shape: tuple[int, ...], channels: int) -> None:
         (np.zeros((2, 0, 4), np.uint8), "no images"),
     ],
 )
-def test_an_array_that_cannot_be_says_why(array: np.ndarray, message: str) -> None:
+def test_an_invalid_array_is_refused_with_a_reason(array: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ArrayImages(array)
 
@@ -253,7 +250,7 @@ def test_an_array_file_is_memory_mapped_and_gives_large_batches(tmp_path: Path) 
     assert (np.load(tmp_path / "x.npy") == array).all()
 
 
-def test_files_that_are_no_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_files_that_are_not_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
     warnings.simplefilter("ignore", ResourceWarning)  # numpy leaves a damaged archive open
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("hello")
@@ -265,9 +262,6 @@ def test_files_that_are_no_arrays_are_refused_in_one_line(tmp_path: Path) -> Non
         with pytest.raises(DataError, match=f"cannot read an array.*{name}") as caught:
             read_array(tmp_path / name)
         assert "\n" not in str(caught.value)
-
-
-# ---- labels
 
 
 def test_the_fingerprint_of_an_array_follows_every_pixel() -> None:
