@@ -1,4 +1,4 @@
-"""Groups of rows, read as a whole: unpacked into Arrow files that are mapped into memory, or the most recent ones kept in memory."""
+"""Groups of rows that can only be read whole: unpacked into Arrow files that are mapped into memory, or the last few kept in memory."""
 
 from __future__ import annotations
 
@@ -77,4 +77,5 @@ def _write(file: Path, batches: Iterable[pa.Array]) -> None:
 
 def _map(file: Path) -> pa.ChunkedArray:
     with pa.memory_map(str(file)) as source:
-        return pa.ipc.open_file(source).read_all().column(0)
+        # Without Arrow's threads, since workers are forked.
+        return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all().column(0)
