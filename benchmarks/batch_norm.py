@@ -1,14 +1,13 @@
-"""Running statistics of batch norm: from the large crops alone, from all crops, or taken anew from whole images.
+"""Running statistics of batch norm: from the large crops only, from all crops, or recomputed from whole images.
 
     python -m benchmarks.batch_norm [--seeds 3]
 
-Trains the digits with the recipe's settings; the weights are the same in all three cases, since training normalizes by the batch.
-Results: results/batch_norm.json.
+Trains on the digits with the recipe's settings. The weights are the same in all three cases, since training normalizes with the
+statistics of the batch. Results: results/batch_norm.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 from typing import Any
@@ -16,8 +15,9 @@ from unittest import mock
 
 import torch
 
+from benchmarks.command_line import parser
 from benchmarks.record import record, spread
-from benchmarks.step import Rows
+from benchmarks.step import MetricsLog
 from selfcluster.data.crops import normalize
 from selfcluster.data.dataset import Data
 from selfcluster.data.inspect import look_at
@@ -25,7 +25,7 @@ from selfcluster.data.sources import open_data
 from selfcluster.evaluation import clusters
 from selfcluster.models import model
 from selfcluster.models.features import extract_features, prepared_images
-from selfcluster.settings.config import DataSettings
+from selfcluster.settings.config import Config, DataSettings
 from selfcluster.settings.resolve import resolve
 from selfcluster.training import loop, state
 
@@ -33,20 +33,15 @@ CPU = torch.device("cpu")
 
 
 def measure(data: Data, seed: int) -> dict[str, float]:
-    """Matched accuracy of the clusters in each case."""
+    """Return the matched accuracy of the clusters in each case."""
     config = resolve("swav", look_at(data.images, len(data.images), CPU), preset=None, file={}, flags={"seed": seed}).config
     accuracy = {}
     for name, keeps in (("large crops", model.running_statistics_kept), ("all crops", lambda encoder: contextlib.nullcontext())):
         t = state.build(config, data, CPU)
         with mock.patch.object(model, "running_statistics_kept", keeps):
-            loop.fit(t, Rows(), None)
+            loop.fit(t, MetricsLog(), None)
         accuracy[name] = _accuracy(t.model.encoder, data, config)
-    accuracy["whole images"] = _accuracy(_taken_anew(t.model.encoder, data, config), data, config)
-    return accuracy
-
-
-def _taken_anew(encoder: torch.nn.Module, data: Data, config: Any) -> torch.nn.Module:
-    encoder = copy.deepcopy(encoder).train()
+    encoder = copy.deepcopy(t.model.encoder).train()
     for norm in encoder.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.reset_running_stats()
@@ -54,22 +49,22 @@ def _taken_anew(encoder: torch.nn.Module, data: Data, config: Any) -> torch.nn.M
     with torch.no_grad():
         for images, _ in prepared_images(data.images, pixels=config.crops.crop_pixels[0]):
             encoder(normalize(images))
-    return encoder.eval()
+    accuracy["whole images"] = _accuracy(encoder.eval(), data, config)
+    return accuracy
 
 
-def _accuracy(encoder: torch.nn.Module, data: Data, config: Any) -> float:
+def _accuracy(encoder: torch.nn.Module, data: Data, config: Config[Any]) -> float:
     features = extract_features(encoder, data.images, pixels=config.crops.crop_pixels[0], device=CPU)
-    assert data.images.labels is not None
-    return dict(clusters.measure(features, data.images.labels.codes))["cluster/accuracy"]
+    return dict(clusters.run(features, data.images.labels.codes))["cluster/accuracy"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    p = parser(__doc__)
+    p.add_argument("--seeds", type=int, default=3)
     data = open_data("digits", DataSettings())
-    runs = [measure(data, seed) for seed in range(parser.parse_args().seeds)]
+    runs = [measure(data, seed) for seed in range(p.parse_args().seeds)]
     summary = {name: spread([run[name] for run in runs]) for name in runs[0]}
-    print(summary, record("batch_norm", {"cluster_accuracy": summary, "runs": runs}).name)
+    print(f"{summary} -> {record('batch_norm', {'cluster_accuracy': summary, 'runs': runs}).name}")
 
 
 if __name__ == "__main__":

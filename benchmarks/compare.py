@@ -1,25 +1,26 @@
-"""Two checkouts in turns: what a change costs or saves, by the public names alone.
+"""Two checkouts compared, using their public names only.
 
     git worktree add /tmp/before COMMIT
     python -m benchmarks.compare /tmp/before . --name house
 
-Every turn of every workload is a process of its own, before and after one right after the other. Results: results/compare-<name>.json.
+Every turn of every workload is a new process; the two checkouts alternate. Results: results/compare-NAME.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import parser
+from benchmarks.markdown import ratio
 from benchmarks.record import record, spread
 
+# Each workload prints its seconds on the last line. Names that have moved are tried in both places.
 _TRAIN = """
-import json, tempfile, numpy as np, selfcluster as sc
+import tempfile, selfcluster as sc
 with tempfile.TemporaryDirectory() as folder:
     run = sc.train("digits", out=folder + "/run", method={method!r}, max_steps=120, log_steps=20, device="cpu", precision="float32")
     speeds = [row["train/images_per_second"] for row in run.metrics if "train/images_per_second" in row][1:]
@@ -69,57 +70,61 @@ print(time.perf_counter() - started)
 """,
     "embedding, 6,000 images of 32 px": _EMBED.format(n=6000, pixels=32),
     "embedding, 2,000 images of 128 px": _EMBED.format(n=2000, pixels=128),
+    "start-up: train --help": """
+import subprocess, sys, time
+started = time.perf_counter()
+subprocess.run([sys.executable, "-m", "selfcluster", "train", "--help"], check=True, capture_output=True)
+print(time.perf_counter() - started)
+""",
 }
 
 
-def seconds_of(tree: Path, workload: str) -> float:
-    """What one turn says it took; of a command line, from the start of the process to its end."""
+def run_workload(workload: str, tree: Path) -> float:
+    """Run a workload in a checkout and return the seconds it reports."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
-    started = time.perf_counter()
-    if workload.startswith("selfcluster"):
-        subprocess.run([sys.executable, "-m", *workload.split()], cwd=tree, env=environment, check=True, capture_output=True)
-        return time.perf_counter() - started
-    done = subprocess.run([sys.executable, "-c", workload], cwd=tree, env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", workload], cwd=tree, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def compare(before: Path, after: Path, n_turns: int, only: str = "") -> dict[str, Any]:
-    """For each workload the ratio of the second checkout's time to the first's, turn by turn, and the times."""
-    workloads = {**WORKLOADS, "start-up: train --help": "selfcluster train --help"}
+    """Return, for each workload, the times and the turn-by-turn ratio of the second checkout's time to the first's."""
     figures = {}
-    for name, workload in workloads.items():
+    for name, workload in WORKLOADS.items():
         if only not in name:
             continue
         pairs = []
         for turn in range(n_turns):
             order = (before, after) if turn % 2 == 0 else (after, before)
-            times = {tree: seconds_of(tree, workload) for tree in order}
+            times = {tree: run_workload(workload, tree) for tree in order}
             pairs.append((times[before], times[after]))
         figures[name] = {
             "after_over_before": spread([b / a for a, b in pairs]),
             "seconds_before": spread([a for a, _ in pairs]),
             "seconds_after": spread([b for _, b in pairs]),
         }
-        ratio = figures[name]["after_over_before"]
-        print(f"{name}: {ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})", flush=True)
+        print(f"{name}: after / before {ratio(figures[name]['after_over_before'])}", flush=True)
     return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--only", default="", help="workloads whose names hold this")
-    a = parser.parse_args()
-    trees = {name: tree.resolve() for name, tree in (("before", a.before), ("after", a.after))}
-    commits = {
-        name: subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, check=True, capture_output=True, text=True).stdout.strip()
-        for name, tree in trees.items()
-    }
-    file = record(f"compare-{a.name}", {"commits": commits, "workloads": compare(trees["before"], trees["after"], a.turns, a.only)})
-    print(f"-> {file}")
+    p = parser(__doc__)
+    p.add_argument("before", type=Path)
+    p.add_argument("after", type=Path)
+    p.add_argument("--name", required=True)
+    p.add_argument("--turns", type=int, default=7)
+    p.add_argument("--only", default="", help="run the workloads whose names contain this")
+    a = p.parse_args()
+    trees = {"before": a.before.resolve(), "after": a.after.resolve()}
+
+    def git(tree: Path, *arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=tree, check=True, capture_output=True, text=True).stdout.strip()
+
+    commits = {name: git(tree, "rev-parse", "HEAD") for name, tree in trees.items()}
+    dirty = {name: bool(git(tree, "status", "--porcelain")) for name, tree in trees.items()}
+    for name in trees:
+        print(f"{name}: {commits[name]}{', with uncommitted changes' if dirty[name] else ''}", flush=True)
+    workloads = compare(trees["before"], trees["after"], a.turns, a.only)
+    print(f"-> {record(f'compare-{a.name}', {'commits': commits, 'dirty': dirty, 'workloads': workloads}).name}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,28 @@
-"""What each lever of speed and memory does: the same training with it and without it.
+"""Effect of each setting for speed and memory: the same training with and without it.
 
     python -m benchmarks.levers [DATA] [--turns 5] [--only kept-memory compile ...] [--set encoder=resnet18 ...]
 
-DATA is anything that `selfcluster train` takes; by default the digits. Contestants are processes of their own; see `benchmarks.turns`.
-For --compile the time to the first step is told twice: with nothing compiled before, and with what was kept. Results: results/levers-NAME.json.
+DATA is anything that `selfcluster train` accepts (default: the digits). Every contestant is a process; see `benchmarks.turns`. For
+--compile, the time to the first step is measured twice: with an empty cache, and with a full one. Results: results/levers-NAME.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from typing import Any
 
-from benchmarks.quality import value_of
+from benchmarks.command_line import parser, settings_from
+from benchmarks.markdown import ratio
 from benchmarks.record import record
 from benchmarks.turns import Entry, take_turns
 
 
 def levers(data: str, settings: dict[str, Any]) -> dict[str, tuple[Entry, Entry]]:
-    """Without and with, for each."""
+    """Return, for each lever, the training without it and with it."""
     large = {"batch": 256, **settings}
     return {
-        "kept-memory": (Entry(data, settings, gives_memory_back=True), Entry(data, settings)),
+        "kept-memory": (Entry(data, settings, frees_memory=True), Entry(data, settings)),
         "accumulate": (Entry(data, large), Entry(data, {**large, "accumulate": 4})),
         "recompute": (Entry(data, large), Entry(data, {**large, "recompute": True})),
         "compile": (Entry(data, settings), Entry(data, {**settings, "compile": True})),
@@ -30,54 +30,49 @@ def levers(data: str, settings: dict[str, Any]) -> dict[str, tuple[Entry, Entry]
 
 
 def measure(without: Entry, with_it: Entry, n_turns: int) -> dict[str, Any]:
-    found = take_turns({"without": without, "with": with_it}, n_steps=8, n_turns=n_turns)
+    result = take_turns({"without": without, "with": with_it}, n_steps=8, n_turns=n_turns)
+    entries = result["entries"]
     return {
-        **{name: found["entries"][name] for name in ("without", "with")},
-        "seconds_with_over_without": found["seconds_over_the_first"]["with"],
-        "peak_bytes_with_over_without": found["entries"]["with"]["peak_bytes"] / found["entries"]["without"]["peak_bytes"],
+        **entries,
+        "seconds_with_over_without": result["seconds_over_the_first"]["with"],
+        "peak_bytes_with_over_without": entries["with"]["peak_bytes"] / entries["without"]["peak_bytes"],
     }
 
 
-def compiled(without: Entry, with_it: Entry, n_turns: int) -> dict[str, Any]:
-    """Also how many steps must be done before compiling has paid, with nothing kept and with everything."""
+def measure_compile(without: Entry, with_it: Entry, n_turns: int) -> dict[str, Any]:
+    """Measure as for the others, and compute after how many steps compiling pays, with an empty and with a full cache."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         cold = measure(without, with_it, 1)
-        found = measure(without, with_it, n_turns)
-    batch = found["with"]["settings"]["batch"]
-    saved = batch / found["without"]["images_per_second"]["median"] - batch / found["with"]["images_per_second"]["median"]
-    for name, which in (("cold", cold), ("warm", found)):
-        longer = which["with"]["seconds_to_first_step"] - which["without"]["seconds_to_first_step"]
-        found[f"{name}_seconds_longer_to_first_step"] = longer
-        found[f"{name}_pays_after_steps"] = round(longer / saved) if saved > 0 else None
-    return found
+        result = measure(without, with_it, n_turns)
+    batch = result["with"]["settings"]["batch"]
+    saved = batch / result["without"]["images_per_second"]["median"] - batch / result["with"]["images_per_second"]["median"]
+    for name, r in (("cold", cold), ("warm", result)):
+        delay = r["with"]["seconds_to_first_step"] - r["without"]["seconds_to_first_step"]
+        result[f"{name}_seconds_longer_to_first_step"] = delay
+        result[f"{name}_pays_after_steps"] = round(delay / saved) if saved > 0 else None
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", default="digits")
-    parser.add_argument("--name", default="", help="of the results, where DATA is not the digits")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
-    a = parser.parse_args()
+    p = parser(__doc__)
+    p.add_argument("data", nargs="?", default="digits")
+    p.add_argument("--name", default="", help="name of the results; needed unless DATA is the digits, without --set")
+    p.add_argument("--turns", type=int, default=5)
+    p.add_argument("--only", nargs="*", default=list(levers("", {})), choices=list(levers("", {})))
+    p.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
+    a = p.parse_args()
+    name = a.name or ("digits" if a.data == "digits" and not a.set else p.error("give the results a --name"))
     results = {}
-    title = a.name or ("digits" if a.data == "digits" and not a.set else parser.error("give the results a --name"))
-    if unknown := set(a.only) - set(levers(a.data, {})):
-        parser.error(f"no lever {sorted(unknown)[0]!r}; there are {', '.join(levers(a.data, {}))}")
-    settings = {name: value_of(text) for name, text in (pair.split("=", 1) for pair in a.set)}
-    for name, (without, with_it) in levers(a.data, settings).items():
-        if a.only and name not in a.only:
+    for lever, (without, with_it) in levers(a.data, settings_from(a.set)).items():
+        if lever not in a.only:
             continue
-        r = results[name] = (compiled if name == "compile" else measure)(without, with_it, a.turns)
-        over = r["seconds_with_over_without"]
-        pays = f", pays after {r['cold_pays_after_steps']} steps, or {r['warm_pays_after_steps']}" if name == "compile" else ""
-        print(
-            f"{name}: {over['median']:.2f} of the time ({over['min']:.2f} to {over['max']:.2f}), "
-            f"{r['peak_bytes_with_over_without']:.2f} of the memory{pays}",
-            flush=True,
-        )
-    print(record(f"levers-{title}", {"data": title, "results": results}).name)
+        r = results[lever] = (measure_compile if lever == "compile" else measure)(without, with_it, a.turns)
+        line = f"{lever}: {ratio(r['seconds_with_over_without'])} of the time, {r['peak_bytes_with_over_without']:.2f} of the memory"
+        if lever == "compile":
+            line += f", pays after {r['cold_pays_after_steps']} steps, or {r['warm_pays_after_steps']} with a full cache"
+        print(line, flush=True)
+    print(f"-> {record(f'levers-{name}', {'data': name, 'results': results}).name}")
 
 
 if __name__ == "__main__":

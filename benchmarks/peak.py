@@ -1,7 +1,7 @@
-"""The memory that a call takes above what its process held before, as Linux counts it.
+"""Peak memory of a call, from the kernel's counters in /proc.
 
-For a fresh process. `resource.getrusage` will not do: the largest size that it tells begins with that of the process which started
-this one. The kernel's own mark in /proc can be set back.
+Call it in a fresh process. `resource.getrusage` is no alternative: its maximum includes that of the parent process, while the kernel's
+peak in /proc can be reset.
 """
 
 from __future__ import annotations
@@ -10,32 +10,34 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from benchmarks.record import seconds_of
 
 
-def peak_of(call: Callable[[], object]) -> dict[str, int]:
-    """Bytes above the start, at most: `resident`, with the pages of mapped files; `anonymous`, without them, looked at every 2 ms.
+def peak_of(call: Callable[[], object]) -> dict[str, float]:
+    """Return the duration of a call and its peak memory above that of the process before.
 
-    Pages of a mapped file can be given back at any time, so what a machine must have is the second.
+    Returns:
+        `seconds`; `resident`, bytes including pages of mapped files; `anonymous`, bytes without them, sampled every 2 ms. The system
+        can reclaim pages of mapped files at any time, so a machine needs only the latter.
     """
-    CLEAR.write_text("5")
-    before, most, done = _status(), 0, threading.Event()
+    Path("/proc/self/clear_refs").write_text("5")
+    before, peak, done = _status(), 0, threading.Event()
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak
         while not done.wait(0.002):
-            most = max(most, _status()["RssAnon"])
+            peak = max(peak, _status()["RssAnon"])
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        call()
+        seconds = seconds_of(call)
     finally:
         done.set()
         watcher.join()
-    return {"resident": _status()["VmHWM"] - before["VmRSS"], "anonymous": max(0, most - before["RssAnon"])}
+    return {"seconds": seconds, "resident": _status()["VmHWM"] - before["VmRSS"], "anonymous": max(0, peak - before["RssAnon"])}
 
 
 def _status() -> dict[str, int]:
-    lines = (line.split() for line in STATUS.read_text().splitlines())
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines if words[-1] == "kB"}

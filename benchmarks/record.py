@@ -1,4 +1,4 @@
-"""What every recorded result holds beside its figures: command, commit, versions, machine."""
+"""Recorded results: figures with the command, commit, versions and machine that produced them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def record(name: str, figures: dict[str, Any]) -> Path:
-    """The figures are in results/<name>.json."""
+    """Write the figures to results/<name>.json and return this path."""
     content = {
         "command": ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *(Path(a).name if os.sep in a else a for a in sys.argv[1:])],
         "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
@@ -38,32 +39,34 @@ def record(name: str, figures: dict[str, Any]) -> Path:
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """The content of results/<name>.json."""
+    """Return the content of results/<name>.json."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """In Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    flags = " ".join(_cpuinfo())
-    features = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": os.cpu_count(), "features": features, "threads": torch.get_num_threads(), "gpu": gpu}
+    """Describe this machine."""
+    file = Path("/proc/cpuinfo")
+    info = file.read_text() if file.is_file() else ""
+    models = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "features": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in info],
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, smallest and largest, and how many."""
+    """Return the median, the minimum, the maximum and the number of values."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
 
 
-def _cpuinfo() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.is_file() else []
+def seconds_of(call: Callable[[], object]) -> float:
+    """Return the duration of a call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def _git(*arguments: str) -> str:

@@ -1,19 +1,18 @@
-"""Time, memory and size of a report at growing numbers of images.
+"""Time, memory and size of a report for growing numbers of images.
 
     python -m benchmarks.report cifar10-train.npz cifar10-val.npz [--sizes 1000 10000 50000] [--k 100] [--repeats 3]
 
-From the record of a page to its bytes: neighbors, thumbnails, galleries. Training, embedding and clustering (with its search for
-copies) are not in it. Features are the pixels at 13 a side, 507 wide; clusters are those of k-means; the map shows their two main directions.
-Each measurement is a process of its own. Results: results/report.json.
+Measured from a `Page` to the bytes of the file (neighbors, thumbnails, galleries); without training, embedding, clustering and the search for
+near-duplicates. Features are 13 x 13 pixels, 507 wide; clusters come from k-means; the map shows two principal components.
+Each measurement is a new process. Results: results/report.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import time
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.command_line import parser
 from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
 from selfcluster.clustering.kmeans import kmeans
@@ -35,13 +35,13 @@ from selfcluster.settings.config import DataSettings, default_config
 
 
 def page_of(files: list[Path], n: int, k: int) -> Page:
-    """A page of the first n images of these files, in k clusters."""
+    """Return a page of the first n images of these files, in k clusters."""
     arrays = [open_data(file, DataSettings()).images for file in files]
     images = ArrayImages(np.concatenate([images.array for images in arrays if isinstance(images, ArrayImages)])[:n])
     features = raw_pixels(images, pixels=13)
-    found = kmeans(features, k)
-    nearest = torch.cdist(features, found.centroids).topk(2, dim=1, largest=False).values.numpy()
-    assignments = found.assignments.numpy()
+    clusters = kmeans(features, k)
+    nearest = torch.cdist(features, clusters.centroids).topk(2, dim=1, largest=False).values.numpy()
+    assignments = clusters.assignments.numpy()
     order = np.lexsort((nearest[:, 0], assignments))
     rank = np.empty(len(features), dtype=np.int32)
     rank[order] = np.concatenate([np.arange(size) for size in np.bincount(assignments)])
@@ -64,37 +64,27 @@ def page_of(files: list[Path], n: int, k: int) -> Page:
     return Page("benchmark", where, default_config("swav"), [], Environment(), None, table, features.numpy(), images)
 
 
-def _measured(files: list[Path], n: int, k: int) -> dict[str, float]:
-    page, seconds, size = page_of(files, n, k), 0.0, 0
-
-    def timed() -> None:
-        nonlocal seconds, size
-        began = time.perf_counter()
-        size = len(build(page))
-        seconds = time.perf_counter() - began
-
-    return {**peak_of(timed), "seconds": seconds, "bytes": size}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 50_000])
-    parser.add_argument("--k", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measure", type=int, default=0, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        print(json.dumps(_measured(arguments.files, arguments.measure, arguments.k)))
+    p = parser(__doc__)
+    p.add_argument("files", type=Path, nargs="+")
+    p.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 50_000])
+    p.add_argument("--k", type=int, default=100)
+    p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--measure", type=int, default=0, help=SUPPRESS)
+    a = p.parse_args()
+    if a.measure:
+        page, built = page_of(a.files, a.measure, a.k), []
+        peak = peak_of(lambda: built.append(build(page)))
+        print(json.dumps({**peak, "bytes": len(built[0])}))
         return
     results: list[dict[str, Any]] = []
-    for n in arguments.sizes:
-        command = [sys.executable, "-m", "benchmarks.report", *map(str, arguments.files), "--measure", str(n), "--k", str(arguments.k)]
-        runs = [json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout) for _ in range(arguments.repeats)]
+    for n in a.sizes:
+        command = [sys.executable, "-m", "benchmarks.report", *map(str, a.files), "--measure", str(n), "--k", str(a.k)]
+        runs = [json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout) for _ in range(a.repeats)]
         seconds = spread([run["seconds"] for run in runs])
         results.append({"n": n, "seconds": seconds, "peak_bytes": spread([run["anonymous"] for run in runs]), "bytes": runs[0]["bytes"]})
         print(f"{n:,} images: {seconds['median']:.1f} s, {runs[0]['bytes'] / 1e6:.1f} MB", flush=True)
-    print(f"-> {record('report', {'k': arguments.k, 'results': results}).name}")
+    print(f"-> {record('report', {'k': a.k, 'results': results}).name}")
 
 
 if __name__ == "__main__":

@@ -1,148 +1,190 @@
-"""The tables of speed and memory, and their plot, made from the recorded results. Called by `benchmarks.tables`."""
+"""Sections of docs/results.md about speed and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.record import RESULTS, recorded, table
+from benchmarks.markdown import crops, mib, ratio, table
+from benchmarks.record import RESULTS, recorded
 
 
 def sections() -> list[str]:
-    """Those whose results are recorded, as Markdown."""
-    kinds = {"epochs": _epochs, "embed": _embed, "evaluation": _evaluation, "report": _report, "growth_step": _growth, "startup": _startup}
-    found = [make(recorded(name)) for name, make in kinds.items() if (RESULTS / f"{name}.json").exists()]
-    levers = [recorded(file.stem) for file in sorted(RESULTS.glob("levers-*.json"))]
-    return found + ([_levers(levers)] if levers else [])
+    """Return all sections as Markdown."""
+    return [
+        _kmeans(recorded("kmeans")),
+        _growth(recorded("growth")),
+        _crops(recorded("crops")),
+        _steps([recorded(file.stem) for file in sorted(RESULTS.glob("step-*.json"))]),
+        "![Speed relative to lightly](speed.svg)",
+        _epochs(recorded("epochs")),
+        _embed(recorded("embed")),
+        _evaluation(recorded("evaluation")),
+        _report(recorded("report")),
+        _growth_step(recorded("growth_step")),
+        _startup(recorded("startup")),
+        _levers([recorded(file.stem) for file in sorted(RESULTS.glob("levers-*.json"))]),
+    ]
 
 
-def times_faster() -> list[tuple[str, dict[str, float]]]:
-    """What the plot shows: how many times as fast as lightly's parts, in each recorded comparison with them."""
-    found = []
-    for file in sorted(RESULTS.glob("step-*.json")):
-        r = recorded(file.stem)
-        if "lightly" in r["step_over"]:
-            crops = " + ".join(f"{n}x{side}" for n, side in zip(r["settings"]["n_crops"], r["settings"]["crop_pixels"], strict=True))
-            found.append((f"step, {r['settings']['encoder']}, {crops}", r["step_over"]["lightly"]))
-    if (RESULTS / "epochs.json").exists():
-        found.append(("epoch of JPEG files", recorded("epochs")["seconds_over_the_first"]["lightly"]))
-    for r in recorded("crops")["results"]:
-        over = r["ours_over"]["selfcluster, images in memory"]["lightly"]
-        found.append(
-            (f"crops, {r['recipe'].replace(' x ', 'x')}", {"median": 1 / over["median"], "min": 1 / over["max"], "max": 1 / over["min"]})
+def _kmeans(result: dict[str, Any]) -> str:
+    contestants, others = ("selfcluster", "faiss", "scikit-learn"), ("faiss", "scikit-learn")
+    rows = [
+        [
+            f"{r['n']:,}",
+            f"{r['k']:,}",
+            *(f"{r['seconds'][name]['median']:.2f} s" for name in contestants),
+            *(ratio(r["our_seconds_over"][name]) for name in others),
+            ", ".join(f"{r['inertia_over_ours'][name]:.6f}" for name in others),
+            ", ".join(f"{r['peak_bytes'][name] / 2**20:,.0f}" for name in contestants),
+        ]
+        for r in result["results"]
+    ]
+    intro = (
+        f"{result['iterations']} iterations from the same starting centroids, 128 dimensions, {result['threads']} threads, in alternating turns. All return centroids and "
+        "assignments. Peak memory excludes points and libraries, and is listed in the order of the time columns."
+    )
+    head = [
+        "points",
+        "K",
+        *contestants,
+        "ours / faiss",
+        "ours / scikit-learn",
+        "inertia over ours: faiss, scikit-learn",
+        "peak memory, MiB",
+    ]
+    return _section("K-means", intro, table(head, rows))
+
+
+def _growth(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{r['n']:,}",
+            f"{r['seconds']['median']:.2f} s",
+            f"{r['microseconds_per_image']['median']:.1f}",
+            mib(r["peak_bytes"]["median"]),
+        ]
+        for r in result["results"]
+    ]
+    intro = (
+        f"Whitening, k-means (K = {result['k']}, {result['iterations']} iterations) and uniform sampling of generated features, {result['width']} wide, in a "
+        "memory-mapped file."
+    )
+    head = ["images", "time", "microseconds per image", "peak memory, without the mapped file"]
+    return _section("Growth of DeepCluster's assign phase", intro, table(head, rows))
+
+
+def _crops(result: dict[str, Any]) -> str:
+    names = list(result["results"][0]["milliseconds_an_image"])
+    rows = []
+    for r in result["results"]:
+        times = [f"{r['milliseconds_an_image'][name]['median']:.2f} ms" for name in names]
+        ratios = [ratio(r["ours_over"][name]["lightly"]) for name in names[:2]]
+        rows.append([f"{r['recipe']} px, from {r['from_pixels']}", *times, *ratios])
+    intro = (
+        "Milliseconds per image on one thread, from the decoded image to normalized crops, with the paper's augmentation, in alternating turns. Ratios are our time over "
+        "lightly's, for images in memory and for decoded files."
+    )
+    return _section("Crops", intro, table(["crops", *names, "in memory / lightly", "files / lightly"], rows))
+
+
+def _steps(results: list[dict[str, Any]]) -> str:
+    rows = []
+    for r in results:
+        speed, over, s = r["images_per_second"], r["step_over"], r["settings"]
+        rest = r.get("share_of_codes_loss_and_update")
+        rows.append(
+            [
+                r["data"],
+                f"`{s['encoder']}`, {crops(s)} px, batch {s['batch']}",
+                *(f"{speed[name]['median']:,.4g}" if name in speed else "" for name in ("step", "bare", "lightly")),
+                *(ratio(over[name]) if name in over else "" for name in ("bare", "lightly")),
+                f"{100 * r['data_wait']['median']:.1f} %",
+                f"{100 * rest['median']:.1f} %" if rest else "",
+            ]
         )
-    return found
-
-
-def plot() -> str:
-    """An SVG: a bar for each comparison with lightly's parts, on a scale of powers, with the spread over turns."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "selfcluster", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
-    from io import StringIO
-
-    import matplotlib.pyplot as plt
-
-    rows = times_faster()[::-1]
-    figure, axes = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 0.9), layout="constrained")
-    medians = [r["median"] for _, r in rows]
-    spread = [[r["median"] - r["min"] for _, r in rows], [r["max"] - r["median"] for _, r in rows]]
-    axes.barh(range(len(rows)), [m - 1 for m in medians], left=1, color="#3b6fb6", height=0.6)
-    axes.errorbar(medians, range(len(rows)), xerr=spread, fmt="none", ecolor="#777777", elinewidth=1, capsize=2)
-    axes.set_xscale("log")
-    axes.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
-    axes.minorticks_off()
-    axes.axvline(1, color="#777777", linewidth=1)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    for y, (_, r) in enumerate(rows):
-        axes.annotate(f"{r['median']:.1f}", (r["max"], y), xytext=(5, 0), textcoords="offset points", va="center")
-    axes.set_xlabel("times as fast as lightly's parts (median and spread over turns)")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    out = StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    intro = (
+        "The whole step (decode, crops, codes, loss, update), compared with the bare forward and backward pass of the same network on crops in memory, and with a step built "
+        "from lightly with the same encoder, crops and batch size, in alternating turns. Ratios are of speeds."
+    )
+    head = ["data", "encoder and crops", "step, images/s", "bare, images/s", "lightly, images/s", "step / bare", "step / lightly"]
+    return _section("Training step", intro, table([*head, "waiting for data", "codes, loss, update"], rows))
 
 
 def _epochs(result: dict[str, Any]) -> str:
     rows = []
     for name, entry in result["entries"].items():
         over = result["seconds_over_the_first"].get(name)
-        speed = entry["images_per_second"]
-        rows.append([name, f"{speed['median']:,.0f}", _ratio(over) if over else "1", f"{entry['peak_bytes'] / 2**20:,.0f} MiB"])
-    s = result["entries"]["as it comes"]["settings"]
-    crops = " + ".join(f"{n} x {side}" for n, side in zip(s["n_crops"], s["crop_pixels"], strict=True))
+        rows.append(
+            [
+                name if over else "default",
+                f"{entry['images_per_second']['median']:,.0f}",
+                ratio(over) if over else "1",
+                mib(entry["peak_bytes"]),
+            ]
+        )
+    s = next(iter(result["entries"].values()))["settings"]
     intro = (
-        f"{result['images']:,} JPEG files ({result['folder']}), `{s['encoder']}`, {crops} px, batch {s['batch']}; a turn is an epoch. How the cores are "
-        "divided between decoding and training: workers are processes that decode meanwhile, threads are shared by both in turns. Memory is that of all "
-        "processes of a contestant.\n\n"
+        f"{result['images']:,} JPEG files ({result['folder']}), `{s['encoder']}`, {crops(s)} px, batch {s['batch']}; a turn is an epoch. The rows divide the cores differently between "
+        "decoding and training: workers are processes that decode during training; threads alternate between decoding and training. Memory includes all processes of a row."
     )
-    return "## Whole epochs from a folder of files\n\n" + intro + table(["", "images/s", "time over the first", "peak memory"], rows)
+    return _section("Whole epochs from a folder of files", intro, table(["", "images/s", "time over default", "peak memory"], rows))
 
 
 def _embed(result: dict[str, Any]) -> str:
-    rows = []
-    for r in result["results"]:
-        speed = r["images_per_second"]
-        rows.append(
-            [
-                f"`{r['encoder']}`",
-                *(f"{speed[name]['median']:,.0f}" for name in ("selfcluster", "bare", "torchvision")),
-                *(_ratio(r["ours_over"][name]) for name in ("bare", "torchvision")),
-            ]
-        )
+    rows = [
+        [
+            f"`{r['encoder']}`",
+            *(f"{r['images_per_second'][name]['median']:,.0f}" for name in ("selfcluster", "bare", "torchvision")),
+            *(ratio(r["ours_over"][name]) for name in ("bare", "torchvision")),
+        ]
+        for r in result["results"]
+    ]
     intro = (
-        f"{result['images']:,} JPEG files of {result['from_pixels']} pixels, resized to {result['pixels']}: ours, the bare forward pass of the same prepared images in memory, and a loop with "
-        "torchvision's ImageFolder and a worker a core. Images a second, and our speed over theirs.\n\n"
+        f"Images per second for {result['images']:,} JPEG files of {result['from_pixels']} pixels, resized to {result['pixels']}: selfcluster, the bare forward pass of the same images already "
+        "prepared in memory, and a loop with torchvision's ImageFolder and one worker per core. Ratios are of speeds."
     )
     head = ["encoder", "selfcluster", "bare", "torchvision", "ours / bare", "ours / torchvision"]
-    return "## Embedding\n\n" + intro + table(head, rows)
+    return _section("Embedding", intro, table(head, rows))
 
 
 def _evaluation(result: dict[str, Any]) -> str:
     knn, linear = result["knn"], result["linear"]
     rows = [
-        [f"kNN, {name}", *(f"{100 * top1[who]:.2f} %" for who in ("selfcluster", "lightly")), _ratio(knn["our_seconds_over"]["lightly"])]
+        [f"kNN, {name}", *(f"{100 * top1[who]:.2f} %" for who in ("selfcluster", "lightly")), ratio(knn["our_seconds_over"]["lightly"])]
         for name, top1 in knn["top1"].items()
     ]
-    theirs = [f"{100 * linear['top1'][who]:.2f} %" for who in ("selfcluster", "scikit-learn")]
-    rows.append(["linear probe, one strength", *theirs, _ratio(linear["our_seconds_over"]["scikit-learn"])])
+    accuracy = [f"{100 * linear['top1'][who]:.2f} %" for who in ("selfcluster", "scikit-learn")]
+    rows.append(["linear probe, one strength", *accuracy, ratio(linear["our_seconds_over"]["scikit-learn"])])
     intro = (
-        f"The same features of `{result['encoder']}`, {result['train'][0]:,} to learn from and {result['test'][0]:,} to test on: lightly's kNN, and scikit-learn's logistic regression. Both k are timed together. The probes agree on "
-        f"{100 * linear['alike']:.1f} % of the images.\n\n"
+        f"Top-1 accuracy on the same features of `{result['encoder']}` ({result['train'][0]:,} training and {result['test'][0]:,} test images), compared with lightly's kNN and "
+        f"scikit-learn's logistic regression. Both k are timed together. The linear probes agree on {100 * linear['alike']:.1f} % of the images."
     )
-    return "## Evaluators\n\n" + intro + table(["", "ours", "theirs", "our time over theirs"], rows)
+    return _section("Evaluators", intro, table(["", "ours", "theirs", "our time over theirs"], rows))
 
 
 def _report(result: dict[str, Any]) -> str:
     rows = [
-        [
-            f"{r['n']:,}",
-            f"{r['seconds']['median']:.1f} s",
-            f"{r['bytes'] / 1e6:.1f} MB",
-            f"{r['peak_bytes']['median'] / 2**20:,.0f} MiB",
-        ]
+        [f"{r['n']:,}", f"{r['seconds']['median']:.1f} s", f"{r['bytes'] / 1e6:.1f} MB", mib(r["peak_bytes"]["median"])]
         for r in result["results"]
     ]
-    intro = "CIFAR-10's images; from a table of clusters and features to the page: neighbors, thumbnails, galleries.\n\n"
-    return "## The report\n\n" + intro + table(["images", "time", "size", "peak memory"], rows)
+    intro = "CIFAR-10, from the table of clusters and the features to the page: neighbors, thumbnails, galleries."
+    return _section("Report", intro, table(["images", "time", "size", "peak memory"], rows))
 
 
-def _growth(result: dict[str, Any]) -> str:
-    parts = [
-        "## Growth of a step with crops and prototypes\n\nSwAV on the digits, batch 64, one setting varied at a time; memory of the whole process."
-    ]
-    for question, found in result["results"].items():
-        rows = [[f"{int(n):,}", f"{r['milliseconds_a_step']:.1f} ms", f"{r['peak_bytes'] / 2**20:,.0f} MiB"] for n, r in found.items()]
-        parts.append(table([question, "a step", "peak memory"], rows))
-    return "\n\n".join(parts)
+def _growth_step(result: dict[str, Any]) -> str:
+    tables = []
+    for name, entries in result["results"].items():
+        rows = [[f"{int(n):,}", f"{r['milliseconds_a_step']:.1f} ms", mib(r["peak_bytes"])] for n, r in entries.items()]
+        tables.append(table([name, "step", "peak memory"], rows))
+    intro = "SwAV on the digits, batch 64, one setting varied at a time. Memory is that of the whole process."
+    return _section("Growth of a step with crops and prototypes", intro, *tables)
 
 
 def _startup(result: dict[str, Any]) -> str:
     rows = [[name, f"{s['median']:.2f} s", f"{s['min']:.2f} to {s['max']:.2f}"] for name, s in result["seconds"].items()]
-    return "## Start-up\n\nFrom the command to its end, each a process of its own, in turns.\n\n" + table(["", "median", "spread"], rows)
+    intro = "Wall time of each command, each in a new process, in alternating turns."
+    return _section("Start-up", intro, table(["", "median", "range"], rows))
 
 
 def _levers(results: Sequence[dict[str, Any]]) -> str:
@@ -152,24 +194,19 @@ def _levers(results: Sequence[dict[str, Any]]) -> str:
             s = r["with"]["settings"]
             pays = ""
             if name == "compile":
-                cold, warm = (r[f"{which}_pays_after_steps"] for which in ("cold", "warm"))
+                cold, warm = r["cold_pays_after_steps"], r["warm_pays_after_steps"]
                 pays = "never" if cold is None else f"{cold:,} steps, or {warm:,} once compiled"
-            rows.append(
-                [
-                    result["data"],
-                    f"`{s['encoder']}`, batch {s['batch']}",
-                    name.split()[0],
-                    _ratio(r["seconds_with_over_without"]),
-                    f"{r['peak_bytes_with_over_without']:.2f}",
-                    pays,
-                ]
+            time, memory = ratio(r["seconds_with_over_without"]), f"{r['peak_bytes_with_over_without']:.2f}"
+            setting = {"kept-memory": "freed memory kept", "recompute": "`--recompute`", "compile": "`--compile`"}.get(
+                name, "`--accumulate 4`"
             )
+            rows.append([result["data"], f"`{s['encoder']}`, batch {s['batch']}", setting, time, memory, pays])
     intro = (
-        "The same training with and without: freed memory kept (always on), `--accumulate 4`, `--recompute`, `--compile`. Time and memory with it over those without; for --compile, after how many steps "
-        "it has paid for its compiling.\n\n"
+        "The same training with and without keeping freed memory (always on), `--accumulate 4`, `--recompute`, or `--compile`: time and memory with it over those without it; "
+        "for `--compile`, also the number of steps after which compiling pays."
     )
-    return "## Levers\n\n" + intro + table(["data", "training", "lever", "time", "memory", "pays after"], rows)
+    return _section("Settings for speed and memory", intro, table(["data", "training", "setting", "time", "memory", "pays after"], rows))
 
 
-def _ratio(r: dict[str, float]) -> str:
-    return f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})"
+def _section(title: str, *parts: str) -> str:
+    return "\n\n".join([f"## {title}", *parts])

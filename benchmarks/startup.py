@@ -1,20 +1,20 @@
-"""How long the command line takes to answer, beside Python itself, torch and lightly.
+"""Response time of the command line, compared with Python itself, torch and lightly.
 
     python -m benchmarks.startup [--turns 10]
 
-Each is a process of its own, in turns. Results: results/startup.json.
+Every command is a new process; the commands take turns. Results: results/startup.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.record import record, spread
+from benchmarks.command_line import parser
+from benchmarks.record import record, seconds_of, spread
 
 _SELFCLUSTER = str(Path(sys.executable).with_name("selfcluster"))
 COMMANDS = {
@@ -28,23 +28,18 @@ COMMANDS = {
 }
 
 
-def seconds_of(command: list[str]) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return time.perf_counter() - began
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=10)
-    a = parser.parse_args()
-    for command in COMMANDS.values():
-        seconds_of(command)
-    turns = [{name: seconds_of(command) for name, command in COMMANDS.items()} for _ in range(a.turns)]
+    p = parser(__doc__)
+    p.add_argument("--turns", type=int, default=10)
+    a = p.parse_args()
+    calls = {name: partial(subprocess.run, command, capture_output=True) for name, command in COMMANDS.items()}
+    for call in calls.values():
+        call()
+    turns = [{name: seconds_of(call) for name, call in calls.items()} for _ in range(a.turns)]
     seconds = {name: spread([turn[name] for turn in turns]) for name in COMMANDS}
     for name, s in seconds.items():
         print(f"{name}: {s['median']:.2f} s ({s['min']:.2f} to {s['max']:.2f})")
-    print(record("startup", {"seconds": seconds, "other_versions": {"lightly": version("lightly")}}).name)
+    print(f"-> {record('startup', {'seconds': seconds, 'other_versions': {'lightly': version('lightly')}}).name}")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""The training step of SwAV beside the bare forward and backward of the same network, and beside a step built of lightly's parts.
+"""The training step of SwAV, compared with the bare forward and backward pass and with a step built from lightly.
 
     python -m benchmarks.step [NAME=DATA ...] [--pairs 5] [--steps 8] [--peer] [--set encoder=resnet50 ...]
 
-DATA is anything that `selfcluster train` takes; by default the digits. Settings are the recipe's, but for those that are set. The bare
-step has the same crops already in memory. The peer (--peer, extra bench) has the same encoder, crops, batch, prototypes and precision,
-with as many workers as there are cores, and profits from whatever this process has been told of threads and memory. All run in one
-process and in turns (A B C A B C ...); ratios are taken turn by turn. Results: results/step-NAME.json.
+DATA is anything that `selfcluster train` accepts (default: the digits). Settings are the recipe's, except those given by --set. The bare
+step has the same crops, already in memory. The lightly step (--peer, extra bench) has the same encoder, crops, batch size, prototypes and
+precision, and one worker per core; settings of this process for threads and memory apply to it too. All run in one process and
+take turns (A B C A B C ...); ratios are computed turn by turn. Results: results/step-NAME.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +22,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.quality import value_of
+from benchmarks.command_line import parser, settings_from
+from benchmarks.markdown import ratio
 from benchmarks.record import record, spread
 from selfcluster import methods, optim
 from selfcluster.data.dataset import Data
@@ -31,41 +31,31 @@ from selfcluster.data.inspect import look_at
 from selfcluster.data.loader import Batch
 from selfcluster.data.sources import open_data
 from selfcluster.device import start
+from selfcluster.errors import Interrupted
 from selfcluster.runs.log import Log
-from selfcluster.settings.config import Config, DataSettings, flatten
+from selfcluster.settings.config import Config, DataSettings, RunSettings, flatten
 from selfcluster.settings.resolve import resolve
 from selfcluster.training import loop, state
 
 Turn = Callable[[int], float]
-"""Does so many steps, and says how many seconds they took."""
+"""Does a number of steps and returns their seconds."""
 
 
-class Rows(Log):
-    """Says nothing; keeps the rows."""
+class MetricsLog(Log):
+    """A log that keeps the rows of metrics in memory."""
 
     def __init__(self) -> None:
+        super().__init__(None, RunSettings())
         self.rows: list[dict[str, float]] = []
-
-    def say(self, message: str, level: int = 0) -> None:
-        pass
 
     def row(self, step: int, epoch: int, values: dict[str, float]) -> None:
         self.rows.append(values)
 
-    def progress(self, *_: Any) -> None:
-        pass
 
-    def working(self, *_: Any) -> None:
-        pass
-
-    def assigned(self, *_: Any) -> None:
-        pass
-
-
-def measure(given: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int, peer: bool) -> dict[str, Any]:
-    """Images per second of each, our step over the others', and the share of time that it waits for data."""
-    t, data, log = prepared(given, settings, log_steps=n_steps)
-    contestants = {"step": whole(t, log), "bare": bare(t), "beside": beside(t)}
+def measure(source: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int, peer: bool) -> dict[str, Any]:
+    """Return the images/s of each contestant, ratios of our step to the others, and the share of time spent waiting for data."""
+    t, data, log = build(source, settings, log_steps=n_steps)
+    contestants = {"step": whole(t, log), "bare": bare(t), "rest": rest(t)}
     if peer:
         contestants["lightly"] = lightly(t, data)
     for turn in contestants.values():
@@ -75,41 +65,39 @@ def measure(given: str, settings: dict[str, Any], *, n_pairs: int, n_steps: int,
     images = n_steps * t.config.optim.batch
     waits = [row["train/data_wait"] for row in log.rows if "train/data_wait" in row]
     return {
-        "settings": kept(t.config),
+        "settings": main_settings(t.config),
         "precision": str(t.precision),
-        "images_per_second": {name: spread([images / turn[name] for turn in turns]) for name in contestants if name != "beside"},
-        "step_over": {
-            name: spread([turn[name] / turn["step"] for turn in turns]) for name in contestants if name not in ("step", "beside")
-        },
-        "share_of_codes_loss_and_update": spread([turn["beside"] / turn["step"] for turn in turns]),
+        "images_per_second": {name: spread([images / turn[name] for turn in turns]) for name in contestants if name != "rest"},
+        "step_over": {name: spread([turn[name] / turn["step"] for turn in turns]) for name in contestants if name not in ("step", "rest")},
+        "share_of_codes_loss_and_update": spread([turn["rest"] / turn["step"] for turn in turns]),
         "data_wait": spread(waits),
         "peak_bytes": torch.cuda.max_memory_allocated() if t.device.type == "cuda" else None,
         "other_versions": {"lightly": version("lightly")} if peer else {},
     }
 
 
-def prepared(given: str, settings: dict[str, Any], *, log_steps: int) -> tuple[state.Training, Data, Rows]:
-    """Training that stands before its first step, and where its rows go."""
+def build(source: str, settings: dict[str, Any], *, log_steps: int) -> tuple[state.Training, Data, MetricsLog]:
+    """Prepare training up to its first step."""
     device = start("auto")
-    data = open_data(given, DataSettings())
+    data = open_data(source, DataSettings())
     flags = {"log_steps": log_steps, "on_collapse": "warn", "epochs": 100_000, **settings}
     config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config
-    return state.build(config, data, device), data, Rows()
+    return state.build(config, data, device), data, MetricsLog()
 
 
-def kept(config: Config[Any]) -> dict[str, Any]:
-    """The settings that a table names."""
+def main_settings(config: Config[Any]) -> dict[str, Any]:
+    """Return the settings that are recorded and shown in tables."""
     values = flatten(config)
     return {
         name: values[name] for name in ("encoder", "batch", "n_crops", "crop_pixels", "n_prototypes", "workers", "threads", "cache_gib")
     }
 
 
-def whole(t: state.Training, log: Rows) -> Turn:
+def whole(t: state.Training, log: MetricsLog) -> Turn:
     """The loop itself."""
 
     def turn(n_steps: int) -> float:
-        with _timed(t.device) as seconds, contextlib.suppress(loop.Interrupted):
+        with _timed(t.device) as seconds, contextlib.suppress(Interrupted):
             loop.fit(t, log, None, stop_at=t.state.step + n_steps)
         return seconds[0]
 
@@ -117,7 +105,7 @@ def whole(t: state.Training, log: Rows) -> Turn:
 
 
 def bare(t: state.Training) -> Turn:
-    """Forward and backward on one batch of crops that lies in memory."""
+    """Forward and backward on one batch of crops in memory."""
     plan = t.method.begin_epoch(0, lambda *_, **__: None)
     batch: Batch = next(iter(t.loader.epoch(0, plan)))
     with torch.no_grad(), t.autocast():
@@ -135,8 +123,8 @@ def bare(t: state.Training) -> Turn:
     return turn
 
 
-def beside(t: state.Training) -> Turn:
-    """What a step does beside crops and network: codes, loss and its gradient at the scores, clipping and update, at a rate of 0."""
+def rest(t: state.Training) -> Turn:
+    """A step without crops and network: codes, loss and its gradient at the scores, clipping, update with a learning rate of 0."""
     plan = t.method.begin_epoch(0, lambda *_, **__: None)
     batch: Batch = next(iter(t.loader.epoch(0, plan)))
     with t.autocast():
@@ -161,8 +149,8 @@ def beside(t: state.Training) -> Turn:
     return turn
 
 
-class _Pictures(Dataset):
-    """Images as lightly's transform wants them."""
+class _PILImages(Dataset):
+    """Images as lightly's transform expects them."""
 
     def __init__(self, data: Data, transform: Callable[[Image.Image], list[torch.Tensor]]) -> None:
         self.images, self.transform = data.images, transform
@@ -172,14 +160,14 @@ class _Pictures(Dataset):
 
     def __getitem__(self, index: int) -> list[torch.Tensor]:
         if self.images.in_memory:
-            pixels = self.images.array[index]  # type: ignore[attr-defined]
+            pixels = self.images.array[index]
             return self.transform(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB"))
-        with Image.open(self.images.root / self.images.path(index)) as image:  # type: ignore[attr-defined]
+        with Image.open(self.images.root / self.images.path(index)) as image:
             return self.transform(image.convert("RGB"))
 
 
 def lightly(t: state.Training, data: Data) -> Turn:
-    """As in lightly's own example of SwAV, with our encoder."""
+    """lightly's example of SwAV with our encoder."""
     from lightly.loss import SwaVLoss
     from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
     from lightly.transforms import SwaVTransform
@@ -191,10 +179,9 @@ def lightly(t: state.Training, data: Data) -> Turn:
     head = SwaVProjectionHead(t.model.n_features, m.head_width, m.embedding_width).to(t.device)
     prototypes = SwaVPrototypes(m.embedding_width, t.config.n_prototypes[0]).to(t.device)
     criterion = SwaVLoss()
-    parameters = [*encoder.parameters(), *head.parameters(), *prototypes.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters(), *prototypes.parameters()], lr=1e-3)
     loader = DataLoader(
-        _Pictures(data, transform),
+        _PILImages(data, transform),
         batch_size=t.config.optim.batch,
         shuffle=True,
         drop_last=True,
@@ -202,7 +189,7 @@ def lightly(t: state.Training, data: Data) -> Turn:
         pin_memory=t.device.type == "cuda",
     )
 
-    def batches() -> Iterator[list[torch.Tensor]]:
+    def batches() -> Generator[list[torch.Tensor], None, None]:
         while True:
             yield from loader
 
@@ -217,13 +204,13 @@ def lightly(t: state.Training, data: Data) -> Turn:
         optimizer.zero_grad()
 
     def turn(n_steps: int) -> float:
-        # Its workers run in its own turns only; those that begin have batches ready when the clock starts.
-        coming = batches()
-        step(next(coming))
+        # The workers run only during this turn. A first step, not timed, lets them fill their queue.
+        views = batches()
+        step(next(views))
         with _timed(t.device) as seconds:
             for _ in range(n_steps):
-                step(next(coming))
-        coming.close()
+                step(next(views))
+        views.close()
         return seconds[0]
 
     return turn
@@ -231,7 +218,7 @@ def lightly(t: state.Training, data: Data) -> Turn:
 
 @contextlib.contextmanager
 def _timed(device: torch.device) -> Iterator[list[float]]:
-    """Inside time passes; afterwards the list holds how many seconds."""
+    """Append the seconds spent in the block to the list it yields."""
     seconds: list[float] = []
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -243,20 +230,19 @@ def _timed(device: torch.device) -> Iterator[list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="*", default=["digits=digits"], metavar="NAME=DATA")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--peer", action="store_true")
-    parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
-    a = parser.parse_args()
-    settings = {name: value_of(text) for name, text in (pair.split("=", 1) for pair in a.set)}
-    for name, given in (pair.split("=", 1) for pair in a.data):
-        figures = measure(given, settings, n_pairs=a.pairs, n_steps=a.steps, peer=a.peer)
+    p = parser(__doc__)
+    p.add_argument("data", nargs="*", default=["digits=digits"], metavar="NAME=DATA")
+    p.add_argument("--pairs", type=int, default=5, help="turns of each contestant")
+    p.add_argument("--steps", type=int, default=8, help="steps per turn")
+    p.add_argument("--peer", action="store_true", help="also measure lightly")
+    p.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
+    a = p.parse_args()
+    for name, source in (pair.split("=", 1) for pair in a.data):
+        figures = measure(source, settings_from(a.set), n_pairs=a.pairs, n_steps=a.steps, peer=a.peer)
         file = record(f"step-{name}", {"data": name, **figures})
         speeds = ", ".join(f"{who} {speed['median']:,.1f} images/s" for who, speed in figures["images_per_second"].items())
-        ratios = ", ".join(f"step / {who} {r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})" for who, r in figures["step_over"].items())
-        print(f"{name}: {speeds}; {ratios}; waits {figures['data_wait']['median']:.1%}  -> {file.name}")
+        ratios = ", ".join(f"step / {who} {ratio(r)}" for who, r in figures["step_over"].items())
+        print(f"{name}: {speeds}; {ratios}; waiting {figures['data_wait']['median']:.1%} of the time -> {file.name}")
 
 
 if __name__ == "__main__":

@@ -1,74 +1,72 @@
-"""Contestants that train in processes of their own and take turns.
+"""Contestants that train in separate processes and take turns.
 
-Each has its own threads, workers, memory and settings; while one has its turn the others sleep. The first turn, in which everything
-begins and memory is watched, is not timed with the rest.
+Each has its own threads, workers, memory and settings; while one runs, the others sleep. The first turn includes start-up and is used to
+measure memory; it does not count towards the times.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import parser
 from benchmarks.record import spread
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Who takes part: what it does, on which data, under which settings."""
+    """A contestant."""
 
     data: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "step"
-    """step (the whole loop), bare (forward and backward alone), or lightly (a loop of its parts)."""
-    gives_memory_back: bool = False
-    """Without `device.keep_freed_memory`."""
+    """step (the whole loop), bare (forward and backward only), or lightly (a loop built from lightly)."""
+    frees_memory: bool = False
+    """Skip `device.keep_freed_memory`."""
 
 
 def take_turns(entries: Mapping[str, Entry], *, n_steps: int, n_turns: int) -> dict[str, Any]:
-    """For each entry: images/s in `n_turns` turns, time until its first step was done, and the memory of its processes at most."""
-    processes: dict[str, _Process] = {}
+    """Return each entry's images/s over `n_turns` turns, time to the first step, and peak memory."""
+    contestants: dict[str, _Contestant] = {}
     try:
         for name, entry in entries.items():
-            processes[name] = _Process(entry)
-        first = {name: process.first_turn(n_steps) for name, process in processes.items()}
-        turns = [{name: process.turn(n_steps) for name, process in processes.items()} for _ in range(n_turns)]
-        found = {}
-        for name, process in processes.items():
-            images = n_steps * process.batch
-            seconds_to_first_step, peak_bytes = first[name]
-            found[name] = {
-                "images_per_second": spread([images / turn[name] for turn in turns]),
+            contestants[name] = _Contestant(entry)
+        firsts = {name: contestant.first_turn(n_steps) for name, contestant in contestants.items()}
+        turns = [{name: contestant.turn(n_steps) for name, contestant in contestants.items()} for _ in range(n_turns)]
+        measured = {}
+        for name, contestant in contestants.items():
+            seconds_to_first_step, peak_bytes = firsts[name]
+            measured[name] = {
+                "images_per_second": spread([n_steps * contestant.batch / turn[name] for turn in turns]),
                 "seconds_to_first_step": seconds_to_first_step,
                 "peak_bytes": peak_bytes,
-                "settings": process.settings,
+                "settings": contestant.settings,
             }
-        names = list(entries)
-        over = {name: spread([turn[name] / turn[names[0]] for turn in turns]) for name in names[1:]}
-        return {"n_steps": n_steps, "entries": found, "seconds_over_the_first": over}
+        first, *others = entries
+        over = {name: spread([turn[name] / turn[first] for turn in turns]) for name in others}
+        return {"n_steps": n_steps, "entries": measured, "seconds_over_the_first": over}
     finally:
-        for process in processes.values():
-            process.stop()
+        for contestant in contestants.values():
+            contestant.stop()
 
 
-class _Process:
-    """One contestant."""
+class _Contestant:
+    """The parent's side of one process."""
 
     def __init__(self, entry: Entry) -> None:
-        told = json.dumps({"data": entry.data, "settings": dict(entry.settings), "kind": entry.kind, "back": entry.gives_memory_back})
-        command = [sys.executable, "-m", "benchmarks.turns", told]
+        command = [sys.executable, "-m", "benchmarks.turns", json.dumps(asdict(entry))]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        ready = self._hear()
+        ready = self._answer()
         self.batch, self.settings = ready["batch"], ready["settings"]
 
     def first_turn(self, n_steps: int) -> tuple[float, int]:
-        """Seconds from ready to its first step, and the most memory that it and its workers hold in this turn."""
+        """Return the seconds of the first step, and the peak memory of the process and its workers during this turn."""
         peak, done = 0, threading.Event()
 
         def watch() -> None:
@@ -79,34 +77,31 @@ class _Process:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            first = self.turn(1)
+            seconds = self.turn(1)
             self.turn(n_steps)
         finally:
             done.set()
             watcher.join()
-        return first, peak
+        return seconds, peak
 
     def turn(self, n_steps: int) -> float:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{n_steps}\n")
-        self.process.stdin.flush()
-        return self._hear()["seconds"]
+        """Return the seconds of these steps."""
+        print(n_steps, file=self.process.stdin, flush=True)
+        return self._answer()["seconds"]
 
-    def _hear(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
+    def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a contestant has left with status {self.process.wait()}")
+            raise RuntimeError(f"a contestant exited with status {self.process.wait()}")
         return json.loads(line)
 
     def stop(self) -> None:
-        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(timeout=60)
 
 
 def _bytes_of(pid: int) -> int:
-    """Memory of a process and its children; pages that several share are counted once."""
+    """Return the memory of a process and its children, counting shared pages once."""
     total = 0
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -118,23 +113,23 @@ def _bytes_of(pid: int) -> int:
     return total + sum(_bytes_of(int(child)) for child in children)
 
 
-def _contestant(told: dict[str, Any]) -> None:
-    """Runs in the contestant's process: as many steps as each line of the input says, and answers how long they took."""
+def _contest(entry: Entry) -> None:
+    """Run a contestant: for each line of stdin, do that number of steps and print their duration."""
     from benchmarks import step
     from selfcluster import device
 
-    if told["back"]:
-        device.keep_freed_memory = lambda: None  # type: ignore[assignment]
-    t, data, log = step.prepared(told["data"], told["settings"], log_steps=1_000_000)
-    begin = {"step": lambda: step.whole(t, log), "bare": lambda: step.bare(t), "lightly": lambda: step.lightly(t, data)}
-    turn = begin[told["kind"]]()
-    print(json.dumps({"batch": t.config.optim.batch, "settings": step.kept(t.config)}), flush=True)
+    if entry.frees_memory:
+        device.keep_freed_memory = lambda: None
+    t, data, log = step.build(entry.data, dict(entry.settings), log_steps=1_000_000)
+    contestants = {"step": lambda: step.whole(t, log), "bare": lambda: step.bare(t), "lightly": lambda: step.lightly(t, data)}
+    turn = contestants[entry.kind]()
+    print(json.dumps({"batch": t.config.optim.batch, "settings": step.main_settings(t.config)}), flush=True)
     for line in sys.stdin:
         print(json.dumps({"seconds": turn(int(line))}), flush=True)
     t.loader.close()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("told")
-    _contestant(json.loads(parser.parse_args().told))
+    p = parser(__doc__)
+    p.add_argument("entry", help="an Entry, as JSON")
+    _contest(Entry(**json.loads(p.parse_args().entry)))
