@@ -1,4 +1,4 @@
-# The same commands for a user, a developer and CI. Everything happens in .venv, which `make` fills where it is missing.
+# Commands for users, developers and CI. They run in .venv, which `make` creates if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,7 +10,7 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# As on a CPU with AMX, where `--precision auto` is bf16.
+# Test as on a CPU with AMX, where `--precision auto` means bf16.
 test-bf16: .venv/installed
 	SELFCLUSTER_TEST_BF16=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
@@ -19,7 +19,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Each prints ratios with their spread, and writes its figures to benchmarks/results; half an hour on two cores.
+# Each benchmark prints its figures and writes them to benchmarks/results. All of them take half an hour on two cores.
 bench: .venv/benched
 	$(BIN)/python -m benchmarks.crops
 	$(BIN)/python -m benchmarks.step digits=digits --peer

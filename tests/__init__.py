@@ -1,7 +1,7 @@
-"""What has to be settled before torch is imported, in this process and in the ranks that tests start.
+"""Process settings that must precede the import of torch, in the tests and in the ranks they start.
 
-`SELFCLUSTER_TEST_BF16=1` tests this machine as one with AMX, where `--precision auto` is bf16. Under pytest-xdist each worker keeps to one
-core: two workers with two threads each would wait for each other most of the time.
+`SELFCLUSTER_TEST_BF16=1` makes this machine appear to have AMX, where `--precision auto` means bf16. Under pytest-xdist, each worker is
+pinned to one core: two workers with two threads each would mostly wait for each other.
 """
 
 import os

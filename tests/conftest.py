@@ -1,4 +1,4 @@
-"""Shapes in annotations are checked at run time here, and only here."""
+"""Shared fixtures. Importing this file makes annotations, including shapes, be checked at run time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _few_threads() -> None:
 
 @pytest.fixture(autouse=True)
 def _what_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    """What the package says stands in `caplog.text`."""
+    """Capture the package's log messages in `caplog.text`."""
     caplog.set_level(logging.INFO, logger="selfcluster")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real images for development; tests that want them skip where they are absent."""
+    """Return the folder of real images for development; skip the test if it is absent."""
     if not SHARED_DATA.is_dir():
         pytest.skip("the development data is not here")
     return SHARED_DATA

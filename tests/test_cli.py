@@ -1,4 +1,4 @@
-"""The command line as a user meets it."""
+"""The command line, from arguments to output and exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choice of the device, mapping in threads, and keeping freed memory."""
+"""Devices are found or rejected; `in_threads` behaves like `map`; keeping freed memory does no harm."""
 
 from __future__ import annotations
 

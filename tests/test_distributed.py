@@ -1,4 +1,4 @@
-"""Collectives are the identity in one process, and sums over all rows in several."""
+"""Collectives are the identity in one process, and cover the rows of all ranks in several."""
 
 from __future__ import annotations
 

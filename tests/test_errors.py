@@ -1,4 +1,4 @@
-"""The nearest right name is offered for a wrong one."""
+"""A misspelled name is answered with the nearest known one."""
 
 from __future__ import annotations
 

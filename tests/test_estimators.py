@@ -33,7 +33,7 @@ def _points(n: int = 200, d: int = 4, n_clumps: int = 5, seed: int = 0) -> np.nd
 
 @parametrize_with_checks([KMeans(), KMeans(spherical=True, init="random", n_init=2)])
 def test_scikit_learns_checks(estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One of them gives words for numbers, which the annotations, checked at run time here, do not let in.
+    # One check passes strings for numbers, which the run-time check of annotations in these tests would reject.
     monkeypatch.setattr(KMeans, "__init__", inspect.unwrap(KMeans.__init__))
     check(estimator)
 

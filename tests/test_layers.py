@@ -1,4 +1,4 @@
-"""The order of the house: a folder imports only from rows above its own, siblings never import each other, and no folder has a circle."""
+"""Import order: a folder imports only from rows above its own, not from its own row, and no folder has circular imports."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _place(module: str) -> str:
 
 
 def _imports(file: Path) -> set[str]:
-    """The modules of the package that a file imports, anywhere in it."""
+    """Return the modules of the package that a file imports, at any level."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("selfcluster"):
@@ -65,11 +65,11 @@ def test_every_file_and_folder_has_its_place() -> None:
 def test_imports_go_up_only(module: str) -> None:
     for other in _imports(MODULES[module]):
         if _place(other) != _place(module):
-            assert ROW[_place(other)] < ROW[_place(module)], f"{module} imports {other}, which stands beside or below it"
+            assert ROW[_place(other)] < ROW[_place(module)], f"{module} imports {other}, which is in the same row or below"
 
 
 @pytest.mark.parametrize("place", sorted({_place(module) for module in MODULES}))
-def test_no_folder_has_a_circle(place: str) -> None:
+def test_no_folder_has_circular_imports(place: str) -> None:
     inside = {
         module: {other for other in _imports(file) if _place(other) == place} for module, file in MODULES.items() if _place(module) == place
     }
@@ -90,7 +90,7 @@ def test_the_command_line_needs_no_torch_before_it_works(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_test_file_stands_where_its_module_does(module: str) -> None:
-    """Tests mirror the folders: whatever folder of the package has files, the tests have it too."""
+def test_tests_mirror_the_folders(module: str) -> None:
+    """The tests have the same folders as the package."""
     folder = MODULES[module].parent.relative_to(ROOT)
     assert (Path(__file__).parent / folder).is_dir()

@@ -228,7 +228,7 @@ def test_loaded_training_continues_bit_for_bit(kind: str, momentum: float) -> No
 
     again, _, names_again = _net()
     loaded = build_optimizers([_group(list(again.parameters()), kind, momentum=momentum)])
-    _train(again, loaded, range(20, 22))  # earlier state must be discarded
+    _train(again, loaded, range(20, 22))  # loading must replace this state
     again.load_state_dict(weights)
     load_state_by_name(loaded, names_again, state)
     _train(again, loaded, range(4, 8))

@@ -1,4 +1,4 @@
-"""The public names, and that using them costs no torch before it has to."""
+"""The public names; torch is imported only when needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README and the docs show runs."""
+"""The code in the README and the docs runs, and their tables and names are up to date."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 @pytest.fixture
 def methods_as_before() -> Iterator[None]:
-    """A page that adds a method takes it away again."""
+    """Undo the registration of methods by a page."""
     before = [dict(METHODS), dict(METHOD_SETTINGS)]
     yield
     for names, kept in zip((METHODS, METHOD_SETTINGS), before, strict=True):
@@ -44,13 +44,13 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_linked_files_exist(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
-def test_the_added_method_is_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods_as_before: None) -> None:
-    """It trains, resumes bit for bit, and gives clusters, as the methods of the package do."""
+def test_the_added_method_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods_as_before: None) -> None:
+    """It trains, resumes bit for bit, clusters, reports and exports like the methods of the package."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding_a_method.md").read_text(), flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(block.split("run = sc.train")[0], names)
@@ -71,7 +71,7 @@ def test_the_added_method_is_a_whole_one(tmp_path: Path, monkeypatch: pytest.Mon
     assert [row for row in whole.metrics if "train/loss" in row][-1]["collapse/prototypes_used"] > 1
 
 
-def test_every_flag_that_is_shown_exists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_shown_exists(capsys: pytest.CaptureFixture[str]) -> None:
     from selfcluster.cli import _COMMANDS, main
 
     known = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
@@ -89,7 +89,7 @@ def test_every_flag_that_is_shown_exists(capsys: pytest.CaptureFixture[str]) -> 
             assert shown <= known, f"{page.name}: {shown - known}"
 
 
-def test_the_map_is_the_house() -> None:
+def test_the_readme_lists_every_module() -> None:
     text = (ROOT / "README.md").read_text()
     shown = set(re.findall(r"`selfcluster/(\w+)(?:/|\.py)`", text[text.index("## Where things are") :]))
     package = ROOT / "selfcluster"
@@ -101,7 +101,7 @@ def test_the_map_is_the_house() -> None:
     assert shown == there
 
 
-def test_the_table_of_layers_is_the_one_that_is_tested() -> None:
+def test_the_table_of_layers_equals_the_tested_one() -> None:
     from tests.test_layers import ROWS
 
     rows: dict[int, set[str]] = {}

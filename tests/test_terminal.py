@@ -1,4 +1,4 @@
-"""What the package logs, as a user sees it on a terminal and in a pipe."""
+"""Log output on a terminal and in a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run-time checker of the annotations: beartype, for which a whole number is a number too."""
+"""Run-time checker of annotations: beartype, which here accepts an int where a float is declared."""
 
 from __future__ import annotations
 
