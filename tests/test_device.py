@@ -1,4 +1,4 @@
-"""Devices are found or rejected; `in_threads` behaves like `map`; keeping freed memory does no harm."""
+"""The device is found or refused; threads do as map does; keeping freed memory does no harm."""
 
 from __future__ import annotations
 
