@@ -24,7 +24,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from benchmarks.command_line import parser
 from benchmarks.photos import photos
 from benchmarks.record import record, seconds_of, spread
-from selfcluster.data.crops import DEVIATION, MEAN, MultiCrop
+from selfcluster.data.crops import MultiCrop
 from selfcluster.data.readers.images import Decoded
 from selfcluster.settings.config import AUGMENTATIONS
 
