@@ -48,10 +48,10 @@ def features_of(data: str, test: str | None, minutes: float) -> tuple[Sides, str
     """Train an encoder for some minutes and return its features and its name."""
     with tempfile.TemporaryDirectory() as folder:
         run = train(data, out=Path(folder) / "run", max_minutes=minutes)
-        sides = parts_of(run.opened, data, test, 0.2, "auto").sides
+        split = evaluation_data(run.opened, data, test, 0.2, "auto").split
         rows: list[Any] = []
-        for part in (sides.train, sides.test):
-            rows += [torch.from_numpy(run.embed(part.images.array[part.index])), part.codes_of(part.index)]
+        for subset in (split.train, split.test):
+            rows += [torch.from_numpy(run.embed(subset.images.array[subset.index])), subset.codes]
         return tuple(rows), run.config.model.encoder
 
 
@@ -85,7 +85,7 @@ def timed(calls: dict[str, Callable[[], Any]], n: int, peer: str) -> tuple[dict[
 
 def compare_knn(sides: Sides, n: int) -> dict[str, Any]:
     calls: dict[str, Callable[[], Any]] = {
-        "selfcluster": lambda: dict(knn.run(*sides, ks=KS)),
+        "selfcluster": lambda: dict(knn.measure(*sides, ks=KS)),
         "lightly": lambda: {k: lightly_knn(sides, knn.usable_k(k, sides[1])) for k in KS},
     }
     results, times = timed(calls, n, "lightly")
@@ -110,7 +110,7 @@ def compare_linear(sides: Sides, n: int) -> dict[str, Any]:
     calls: dict[str, Callable[[], Any]] = {
         "selfcluster": lambda: linear.fit(features, labels, strength=strength),
         "scikit-learn": scikit_learn,
-        "selfcluster, strength chosen": lambda: dict(linear.run(*sides)),
+        "selfcluster, strength chosen": lambda: dict(linear.measure(*sides)),
     }
     results, times = timed(calls, n, "scikit-learn")
     ours, theirs = results["selfcluster"], results["scikit-learn"]

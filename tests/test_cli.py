@@ -245,6 +245,6 @@ def test_export_and_import(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert _run("import", str(tmp_path / "swav.pth"), "--out", run) == 2
     assert "in use" in capfd.readouterr().err
     assert _run("evaluate", run) == 2
-    assert "give the images (DATA)" in capfd.readouterr().err
+    assert "name the images (IMAGES)" in capfd.readouterr().err
     assert _run("train", "--resume", "--out", run) == 2
     assert "--init" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""The device is found or refused; threads do as map does; keeping freed memory does no harm."""
+"""Choice of the device, mapping in threads, and keeping freed memory."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def _group(parameters: list[nn.Parameter], kind: str = "lars", name: str = "mode
 
 
 def _path(parameter: Tensor, gradients: list[Tensor], **settings: object) -> list[Tensor]:
-    """The parameter after each step."""
+    """Return the parameter after each step."""
     p = nn.Parameter(parameter.clone())
     optimizers = build_optimizers([_group([p], **settings)])
     path = []
@@ -228,7 +228,7 @@ def test_loaded_training_continues_bit_for_bit(kind: str, momentum: float) -> No
 
     again, _, names_again = _net()
     loaded = build_optimizers([_group(list(again.parameters()), kind, momentum=momentum)])
-    _train(again, loaded, range(20, 22))  # what was remembered before must be forgotten
+    _train(again, loaded, range(20, 22))  # earlier state must be discarded
     again.load_state_dict(weights)
     load_state_by_name(loaded, names_again, state)
     _train(again, loaded, range(4, 8))

@@ -47,7 +47,7 @@ def read_manifest(folder: Path) -> Manifest:
         CheckpointError: there is none, or it is damaged.
     """
     if not has_manifest(folder):
-        raise CheckpointError(f"{str(folder)!r} has no data.parquet, since it was imported or exported; name the images (DATA)")
+        raise CheckpointError(f"{str(folder)!r} has no data.parquet, since it was imported or exported; name the images (IMAGES)")
     file = folder / "data.parquet"
     try:
         table = pq.read_table(file)

@@ -84,7 +84,7 @@ class OpenRun:
         if isinstance(given, Data):
             return given
         if given is None and not has_manifest(self.path):
-            raise DataError(f"run {str(self.path)!r} was imported or exported without its images; name the images (DATA)")
+            raise DataError(f"run {str(self.path)!r} was imported or exported without its images; name the images (IMAGES)")
         if given is None and not self.images:
             raise DataError(f"run {str(self.path)!r} was trained on an array, which is not saved; pass the images again")
         own = self.config.data if given is None else DataSettings(max_megapixels=self.config.data.max_megapixels)
