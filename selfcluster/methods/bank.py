@@ -28,7 +28,7 @@ from selfcluster.settings.config import Config
 _CONSTANT = 1 - 1e-4
 """Squared length of the mean embedding above which the embeddings are constant but for rounding."""
 
-_CURE = "lower lr, soften the crops (area, augmentation), or use fewer prototypes"
+_ADVICE = "lower lr, soften the crops (area, augmentation), or use fewer prototypes"
 
 
 class BankMethod(Method[PseudoLabels]):
@@ -63,13 +63,13 @@ class BankMethod(Method[PseudoLabels]):
             mean = distributed.all_reduce_sum(embeddings.sum(dim=0)) / distributed.total(len(embeddings))
             if float(mean.square().sum()) > _CONSTANT:
                 warnings.append(
-                    stop_or_warn(f"collapsed: head {head} has the same embedding for all images at epoch {epoch}; {_CURE}", on_collapse)
+                    stop_or_warn(f"collapsed: head {head} has the same embedding for all images at epoch {epoch}; {_ADVICE}", on_collapse)
                 )
             assignments, of_clustering = self.cluster(head, embeddings, epoch)
             of_head = distributed.all_reduce_sum(torch.bincount(assignments, minlength=k))
             if int((of_head > 0).sum()) < 2:
                 warnings.append(
-                    stop_or_warn(f"collapsed: head {head} has one cluster for all images at epoch {epoch}; {_CURE}", on_collapse)
+                    stop_or_warn(f"collapsed: head {head} has one cluster for all images at epoch {epoch}; {_ADVICE}", on_collapse)
                 )
             assigned.append(assignments)
             sizes.append(of_head)

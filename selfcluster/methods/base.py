@@ -24,6 +24,9 @@ from selfcluster.models.rows import Rows
 from selfcluster.optim import ParameterGroup, Schedule, cosine
 from selfcluster.settings.config import Config
 
+_WARMUP_RATIO = 16
+"""Learning rate over that of the warm-up's first step. Paper: 4.8 over 0.3."""
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -86,9 +89,6 @@ def stop_or_warn(message: str, on_collapse: OnCollapse) -> str:
         raise CollapseError(f"{message}; --on-collapse warn continues regardless")
     return message
 
-
-_WARMUP = 16
-"""Ratio of the learning rate to that of the warm-up's first step. Paper: 4.8 and 0.3."""
 
 T = TypeVar("T", Codes, PseudoLabels)
 
@@ -154,7 +154,7 @@ class Method(abc.ABC, Generic[T]):
             final_lr=o.final_lr,
             total_steps=self.total_steps,
             warmup_steps=round(o.warmup_epochs * self.steps_per_epoch),
-            warmup_lr=o.lr / _WARMUP,
+            warmup_lr=o.lr / _WARMUP_RATIO,
         )
 
     def before_update(self, step: int) -> None:
