@@ -224,7 +224,7 @@ def test_export_and_import(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     )
     assert said[-1] == f"next, in Python: import selfcluster; run = selfcluster.load('{out}/export/whole')"
     for arguments, message in (
-        (("--format", "whole"), "replace it by --overwrite"),
+        (("--format", "whole"), "use --overwrite to replace it"),
         (("--format", "onxx"), "did you mean 'onnx'"),
         (("--format", "torchvision"), "its stem is 3 x 3"),
         (("--format", "onnx", "--layer", "heads"), "--layer"),
