@@ -1,4 +1,4 @@
-"""A real browser without a window, driven over its DevTools protocol: enough of it to look at a page as a user does."""
+"""A headless browser, driven over the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ import websocket
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-_PATIENCE = 30.0
-"""Seconds that anything may take."""
+_TIMEOUT = 30.0
+"""Timeout in seconds."""
 
 
 class Browser:
-    """One page in Chromium.
+    """A page in Chromium.
 
     Attributes:
-        complaints: what the console, the policy or the script has said that it should not have: errors and warnings.
-        asked: addresses that the page has asked for, but for those within itself.
+        complaints: messages of the console, the security policy and the script, and dialogs; there should be none.
+        requests: addresses that the page has requested, except data: and blob:.
     """
 
     def __init__(self, address: str) -> None:
-        self.socket = websocket.create_connection(address, timeout=_PATIENCE, suppress_origin=True)
+        self.socket = websocket.create_connection(address, timeout=_TIMEOUT, suppress_origin=True)
         self.number, self.session = 0, ""
         self.events: list[dict[str, Any]] = []
         self.complaints: list[str] = []
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The answer to a command of the protocol."""
+        """Send a command of the protocol, and return the answer."""
         self.number += 1
         session = {"sessionId": self.session} if self.session else {}
         self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters, **session}))
@@ -66,71 +66,71 @@ class Browser:
         elif name == "Network.requestWillBeSent":
             url = values["request"]["url"]
             if not url.startswith(("data:", "blob:")):
-                self.asked.append(url)
+                self.requests.append(url)
 
     def open(self, file: Path) -> None:
-        """The page of a file, loaded whole."""
+        """Load a file completely."""
         self.complaints.clear()
-        self.asked.clear()
+        self.requests.clear()
         self.events.clear()
         self.call("Page.navigate", url=file.resolve().as_uri())
         self.until("document.readyState === 'complete'")
 
     def value(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
+        """Return the value of a JavaScript expression in the page."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def until(self, expression: str) -> Any:
-        """The expression's value, as soon as it is true."""
+        """Wait until a JavaScript expression is true, and return its value."""
         began = time.monotonic()
         while not (value := self.value(expression)):
-            assert time.monotonic() - began < _PATIENCE, f"not within {_PATIENCE} s: {expression}"
+            assert time.monotonic() - began < _TIMEOUT, f"not within {_TIMEOUT} s: {expression}"
             time.sleep(0.02)
         return value
 
     def frames(self, n: int = 3) -> None:
-        """So many frames have been drawn."""
+        """Wait for n frames."""
         self.value(f"new Promise(done => {{ let n = {n}; const next = () => n-- ? requestAnimationFrame(next) : done(1); next(); }})")
 
     def size(self, width: int, height: int, *, ratio: float = 1, touch: bool = False) -> None:
-        """The window's size in CSS pixels."""
+        """Set the size of the window, in CSS pixels."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=ratio, mobile=touch)
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
 
     def colors(self, scheme: str) -> None:
-        """The system's colors are "light" or "dark"."""
+        """Set the color scheme of the system, "light" or "dark"."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def middle_of(self, selector: str) -> tuple[float, float]:
-        """Where an element stands in the window; it is scrolled to first."""
+        """Scroll to an element, and return the position of its center in the window."""
         self.value(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
         self.frames()
         box = self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector({selector!r}).getBoundingClientRect())")
         return box[0], box[1]
 
     def move(self, x: float, y: float) -> None:
-        """The mouse is there."""
+        """Move the mouse."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         self.frames()
 
     def press(self, x: float, y: float) -> None:
-        """A click."""
+        """Click at a position."""
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self.frames()
 
     def click(self, selector: str) -> None:
-        """A click on the middle of an element."""
+        """Click on the center of an element."""
         self.press(*self.middle_of(selector))
 
     def type(self, text: str) -> None:
-        """Text into what has the focus."""
+        """Type text into the focused element."""
         self.call("Input.insertText", text=text)
 
     def key(self, key: str, code: int = 0) -> None:
-        """A key of the keyboard."""
+        """Press a key."""
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         for kind in ("keyDown", "keyUp"):
             printed = {"text": text} if text and kind == "keyDown" else {}
@@ -138,13 +138,13 @@ class Browser:
         self.frames()
 
     def downloads_to(self, folder: Path) -> None:
-        """What the page lets one keep goes to this folder."""
+        """Save downloads in a folder."""
         session, self.session = self.session, ""
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
         self.session = session
 
     def picture(self, file: Path, *, whole: bool = False) -> None:
-        """A PNG of the window, or of the whole page."""
+        """Write a screenshot of the window, or of the whole page."""
         area: dict[str, Any] = {}
         if whole:
             size = self.call("Page.getLayoutMetrics")["cssContentSize"]
@@ -154,7 +154,7 @@ class Browser:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
-    """A browser with a profile of its own, which asks the network for nothing by itself."""
+    """Start a browser with its own profile, which makes no requests by itself."""
     assert CHROMIUM is not None
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-dev-shm-usage"]
     command = [CHROMIUM, *flags, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
@@ -164,10 +164,10 @@ def chromium(profile: Path) -> Iterator[Browser]:
         address = next(found[0] for line in process.stderr if (found := re.search(r"ws://\S+", line)))
         browser = Browser(address)
         yield browser
-        # It leaves by itself, so that it has written its profile when that is cleared away.
+        # Close it properly, so that its profile is complete when the folder is deleted.
         browser.session = ""
         browser.call("Browser.close")
-        process.wait(_PATIENCE)
+        process.wait(_TIMEOUT)
     finally:
         process.kill()
         process.wait()

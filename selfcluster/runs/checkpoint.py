@@ -34,16 +34,8 @@ NamedTensors = dict[str, dict[str, Tensor]]
 """Tensors by part (model, method, optimizer, plan) and name."""
 
 
-@dataclass(frozen=True)
-class FileDigest:
-    """Size and hash of a file, by which damage is detected."""
-
-    bytes: int
-    sha256: str
-
-
-def _digest(content: bytes) -> FileDigest:
-    return FileDigest(len(content), hashlib.sha256(content).hexdigest())
+FileDigest = dict[str, int | str]
+"""Size and sha256 of a file, by which damage is detected."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +138,14 @@ def read_state(folder: Path) -> CheckpointState:
     try:
         values: dict[str, Any] = {f.name: content[f.name] for f in dataclasses.fields(CheckpointState)}
         values["broken"] = {int(index): reason for index, reason in content["broken"]}
-        values["files"] = {name: FileDigest(**digest) for name, digest in content["files"].items()}
+        values["files"] = dict(content["files"])
         return CheckpointState(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{str(file)!r} is damaged: {error}; {_RESTART}") from None
+
+
+def _digest(content: bytes) -> FileDigest:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def save_network(folder: Path, config: Config[Any], model: ClusterModel, *, step: int = 0, epoch: int = 0, seconds: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Curves are drawn where their values are."""
+"""Curves show their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfcluster.reporting.curves import Curve, curves, series, thinned
 from tests import tiny
 
 
-def test_a_series_leaves_out_what_is_missing_or_not_finite() -> None:
+def test_a_series_skips_missing_and_not_finite_values() -> None:
     rows = [{"step": 1, "a": 1.0}, {"step": 2}, {"step": 3, "a": math.nan}, {"step": 4, "a": 4.0}]
     assert series(rows, "a") == ([1, 4], [1.0, 4.0])
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: it loads without complaint or network, and does what a user wants of it."""
+"""The page in a headless browser: it loads without errors or network, and every control works."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from selfcluster.reporting.render import build
 from selfcluster.settings.config import DataSettings
 from tests import browser, pages, tiny
 
-pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium here")
+pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs chromium")
 
 MARKUP = "<img src=x onerror=alert(1)>.png"
 AWKWARD = [MARKUP, "a\"b'c&amp;.png", "line\u2028end, and comma.png", "</script><script>alert(2)</script>.png"]
-"""Names of files; a slash in one makes it a folder and a file."""
+"""File names; a slash in one makes it a folder and a file."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser
 
 @pytest.fixture
 def page(window: browser.Browser, file: Path) -> Iterator[browser.Browser]:
-    """The page, freshly loaded at the size of a laptop, in light colors and without memory."""
+    """The page, freshly loaded at the size of a laptop, in light mode, with empty storage."""
     window.size(1440, 900)
     window.colors("light")
     window.open(file)
@@ -69,7 +69,7 @@ def page(window: browser.Browser, file: Path) -> Iterator[browser.Browser]:
     window.frames()
     yield window
     assert window.complaints == []
-    assert window.asked == [file.resolve().as_uri()]
+    assert window.requests == [file.resolve().as_uri()]
 
 
 def _screen(window: browser.Browser, tmp_path: Path) -> np.ndarray:
@@ -77,12 +77,12 @@ def _screen(window: browser.Browser, tmp_path: Path) -> np.ndarray:
     return np.asarray(Image.open(tmp_path / "screen.png").convert("RGB")).astype(int)
 
 
-def test_it_loads_without_complaint_or_network(page: browser.Browser) -> None:
+def test_it_loads_without_errors_or_network(page: browser.Browser) -> None:
     assert page.value("document.title") == "<i>run</i> – selfcluster report"
     assert page.value("document.querySelectorAll('.card').length") == 4
 
 
-def test_the_policy_keeps_what_is_not_the_pages_own_out(window: browser.Browser, file: Path) -> None:
+def test_the_policy_blocks_foreign_scripts_and_images(window: browser.Browser, file: Path) -> None:
     window.open(file)
     window.value("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.broken = 1'}))")
     assert window.value("window.broken") is None
@@ -91,7 +91,7 @@ def test_the_policy_keeps_what_is_not_the_pages_own_out(window: browser.Browser,
     assert any("Content Security Policy" in complaint for complaint in window.complaints)
 
 
-def test_names_made_of_markup_stay_text(page: browser.Browser) -> None:
+def test_file_names_with_markup_are_shown_as_text(page: browser.Browser) -> None:
     assert page.value("document.querySelectorAll('img, b b, dd b, td b, i').length") == 0
     labels = page.value("[...document.querySelectorAll('.thumb')].map(e => e.getAttribute('aria-label'))")
     page.click("#query")
@@ -111,7 +111,7 @@ def test_thumbnails_are_drawn(page: browser.Browser, photos: Path, tmp_path: Pat
     time.sleep(0.2)
     side = page.value("document.querySelector('.card .thumb').getBoundingClientRect().width") / 2 - 3
     part = _screen(page, tmp_path)[round(y - side) : round(y + side), round(x - side) : round(x + side)]
-    # It is the image that it says, not another.
+    # The image is the one that the label names.
     label = page.value("document.querySelector('.card .thumb').getAttribute('aria-label')")
     with Image.open(photos / label) as image:
         shown = np.asarray(image.resize(part.shape[1::-1])).astype(int)
@@ -120,7 +120,7 @@ def test_thumbnails_are_drawn(page: browser.Browser, photos: Path, tmp_path: Pat
 
 
 def _colors_of_the_map(page: browser.Browser, tmp_path: Path) -> list[int]:
-    """How many pixels of the map have each color, the most frequent first."""
+    """Return the number of pixels of each color of the map, most frequent first."""
     page.middle_of("#canvas")
     x, y, width, height = page.value(
         "(b => [b.x, b.y, b.width, b.height].map(Math.round))(document.querySelector('#canvas').getBoundingClientRect())"
@@ -139,7 +139,7 @@ def test_the_map_is_drawn(page: browser.Browser, tmp_path: Path) -> None:
 
 
 def _place_of_a_dot(page: browser.Browser) -> tuple[float, float]:
-    """Where the first dot of the map is in the window, found by its color."""
+    """Return the position of the first dot of the map in the window, found by its color."""
     return tuple(
         page.value(
             "(c => { const d = new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer); const b = c.getBoundingClientRect();"
@@ -162,7 +162,7 @@ def test_the_image_under_the_pointer_is_shown_and_opened(page: browser.Browser) 
     assert page.value("document.querySelectorAll('#viewer-neighbors .thumb').length") == 8
 
 
-def test_neighbors_lead_on_and_back(page: browser.Browser) -> None:
+def test_neighbors_can_be_opened_in_turn(page: browser.Browser) -> None:
     page.click(".card .thumb")
     first = page.value("document.querySelector('#viewer-path').textContent")
     page.click("#viewer-neighbors .thumb")
@@ -173,7 +173,7 @@ def test_neighbors_lead_on_and_back(page: browser.Browser) -> None:
     assert not page.value("document.querySelector('#viewer').open")
 
 
-def test_the_map_can_be_moved_by_mouse_and_keys(page: browser.Browser) -> None:
+def test_the_map_pans_and_zooms_by_mouse_and_keys(page: browser.Browser) -> None:
     page.middle_of("#canvas")
     drawn = "document.querySelector('#canvas').toDataURL().length + document.querySelector('#canvas').toDataURL().slice(-4000, -100)"
     whole = page.value(drawn)
@@ -197,7 +197,7 @@ def test_the_map_can_be_moved_by_mouse_and_keys(page: browser.Browser) -> None:
     page.until(f"({drawn}) !== {whole!r}")
 
 
-def test_a_pinch_enlarges_the_map(page: browser.Browser) -> None:
+def test_a_pinch_zooms_the_map(page: browser.Browser) -> None:
     page.size(390, 844, touch=True)
     page.frames()
     x, y = page.middle_of("#canvas")
@@ -243,7 +243,7 @@ def test_clusters_are_sorted(page: browser.Browser) -> None:
     assert page.value("document.querySelector('.card .name').value") == "aaa"
 
 
-def test_a_name_is_kept_shown_and_exported(page: browser.Browser, file: Path, tmp_path: Path) -> None:
+def test_a_name_is_stored_shown_and_exported(page: browser.Browser, file: Path, tmp_path: Path) -> None:
     name = 'cats, "big" <b>'
     page.click(".card .name")
     page.type(name)
@@ -266,7 +266,7 @@ def test_a_name_is_kept_shown_and_exported(page: browser.Browser, file: Path, tm
     assert {row["name"] for row in rows} == {name, ""}
 
 
-def test_all_images_of_a_cluster_can_be_seen(page: browser.Browser) -> None:
+def test_all_images_of_a_cluster_can_be_shown(page: browser.Browser) -> None:
     size = page.value("parseInt(document.querySelector('.card .size').textContent)")
     page.click(".card .card-foot button")
     assert page.value("document.querySelectorAll('.card .members .thumb').length") == size
@@ -281,7 +281,7 @@ def test_arrows_move_within_a_row_of_images(page: browser.Browser) -> None:
     assert page.value("document.querySelectorAll('.card .strip')[0].querySelectorAll('[tabindex=\"0\"]').length") == 1
 
 
-def test_everything_that_can_be_used_has_a_name(page: browser.Browser) -> None:
+def test_every_control_has_an_accessible_name(page: browser.Browser) -> None:
     page.click(".card .thumb")  # the dialog too
     nameless = page.value(
         "[...document.querySelectorAll('button, input, select, [role=img], [role=group], [role=application], nav, dialog')].filter(e =>"
@@ -297,7 +297,7 @@ def test_everything_that_can_be_used_has_a_name(page: browser.Browser) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colors_follow_the_system_and_the_switch(scheme: str, page: browser.Browser, tmp_path: Path) -> None:
+def test_dark_mode_follows_the_system_and_the_switch(scheme: str, page: browser.Browser, tmp_path: Path) -> None:
     page.colors(scheme)
     page.frames()
     assert (_screen(page, tmp_path)[-5:, :5].mean() < 100) == (scheme == "dark")

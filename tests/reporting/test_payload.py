@@ -21,7 +21,7 @@ def _unpacked(column: dict) -> np.ndarray:
 
 
 def _read_back(shared: list[int], rest: list[str]) -> list[str]:
-    """As the script does it, in UTF-16 units."""
+    """Undo front coding as the script does, in UTF-16 units."""
     paths, before = [], b""
     for n, text in zip(shared, rest, strict=True):
         before = before[: 2 * n] + text.encode("utf-16-le")
@@ -29,7 +29,7 @@ def _read_back(shared: list[int], rest: list[str]) -> list[str]:
     return paths
 
 
-def test_front_coding_can_be_undone() -> None:
+def test_front_coding_can_be_reversed() -> None:
     texts = ["a/1.png", "a/10.png", "a/2.png", "b", "", "b/😀1", "b/😀2", "b/😁", "é", "é"]
     shared, rest = front_coded(texts)
     assert _read_back(shared, rest) == texts
@@ -43,7 +43,7 @@ def test_numbers_take_the_fewest_bytes(largest: int, kind: str) -> None:
     assert _unpacked(column).tolist() == [0, largest]
 
 
-def test_fractions_come_back_to_a_65000th() -> None:
+def test_fractions_are_restored_to_a_65000th() -> None:
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     column = scaled(values)
     back = column["low"] + column["step"] * _unpacked(column).astype(np.float64)
@@ -74,11 +74,11 @@ def test_columns_are_those_of_the_table(page: Page) -> None:
     assert data["prototypes"] == [{"number": 3, "n": 5, "points": [149, 0, 77]}]
 
 
-def test_images_that_are_small_themselves_have_no_large_thumbnail(page: Page) -> None:
+def test_small_images_have_no_large_thumbnail(page: Page) -> None:
     assert list(build_payload(page, cluster_galleries(page.table, page.features, n_large=4000)).sheets) == ["small"]
 
 
-def test_a_sample_is_numbered_anew(page: Page) -> None:
+def test_points_of_a_sample_are_renumbered(page: Page) -> None:
     images = ArrayImages(tiny.images(150, pixels=48))
     small = dataclasses.replace(page, images=images, limits=Limits(n_points=100, n_large=40))
     clusters = cluster_galleries(small.table, small.features, n_large=40)

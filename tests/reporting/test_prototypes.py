@@ -1,4 +1,4 @@
-"""The images of a prototype are those nearest to it."""
+"""Galleries of prototypes show the nearest images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests import tiny
 
 
 @pytest.mark.parametrize("chunk_bytes", [2**26, 4 * 8 * 5])
-def test_they_are_those_of_the_whole_table_of_scores(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the_result(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prototypes, "_CHUNK_BYTES", chunk_bytes)
     model = tiny.training().model
     z = torch.nn.functional.normalize(torch.randn(50, 16, generator=torch.Generator().manual_seed(0)))
@@ -29,7 +29,7 @@ def test_they_are_those_of_the_whole_table_of_scores(chunk_bytes: int, monkeypat
         assert list(one.rows) == expected
 
 
-def test_a_prototype_that_no_image_is_nearest_to_is_not_shown() -> None:
+def test_an_unused_prototype_is_not_shown() -> None:
     z = torch.eye(4)[:2]
     found = prototype_galleries(z, lambda rows: rows @ torch.eye(4), n_prototypes=(4, 3), n_shown=10)
     assert [one.prototype for one in found.galleries] == [0, 1]

@@ -15,6 +15,7 @@ import torch
 
 import selfcluster as sc
 from selfcluster.cli import main
+from selfcluster.reporting import report
 from selfcluster.reporting.page import Limits
 from selfcluster.reporting.render import build, script_text, style_text
 from selfcluster.settings.config import default_config, flatten
@@ -37,7 +38,7 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
 
 
 def _text(page: str) -> str:
-    """What can be read without a script."""
+    """Return the text that is visible without a script."""
     body = re.sub(r"<(style|script)\b.*?</\1>", "", page, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
@@ -68,14 +69,14 @@ def test_a_run_has_a_page(run: sc.Run) -> None:
     assert [p.name for p in run.path.iterdir() if "partial" in p.name] == []
 
 
-def test_it_goes_where_it_is_told_and_replaces_what_was_there(run: sc.Run, tmp_path: Path) -> None:
+def test_the_page_is_written_to_out_and_replaces_a_file(run: sc.Run, tmp_path: Path) -> None:
     out = tmp_path / "here.html"
     out.write_text("old")
     assert run.report(out=out, k=4) == out
     assert out.read_text("utf-8").startswith("<!doctype html>")
 
 
-def test_where_it_cannot_go_is_said_before_the_work(run: sc.Run, tmp_path: Path) -> None:
+def test_bad_arguments_are_refused_before_the_work(run: sc.Run, tmp_path: Path) -> None:
     with pytest.raises(sc.ConfigError, match="is a folder; name a file"):
         run.report(out=tmp_path)
     with pytest.raises(sc.ConfigError, match="there is no folder"):
@@ -86,7 +87,7 @@ def test_where_it_cannot_go_is_said_before_the_work(run: sc.Run, tmp_path: Path)
         Limits(n_points=0)
 
 
-def test_what_goes_wrong_leaves_the_old_page(run: sc.Run, tmp_path: Path) -> None:
+def test_a_failure_keeps_the_old_page(run: sc.Run, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     out.write_text("old")
     with pytest.raises(sc.DataError, match="fewer than 40 clusters"):
@@ -95,7 +96,7 @@ def test_what_goes_wrong_leaves_the_old_page(run: sc.Run, tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_the_clusters_that_are_there_are_shown(run: sc.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_saved_clusters_are_shown(run: sc.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = run.cluster(k=5)
     page = run.report(out=tmp_path / "page.html").read_text("utf-8")
     assert "showing the clusters in" in caplog.text
@@ -113,7 +114,7 @@ def test_clusters_of_other_images_are_not_shown(run: sc.Run, tmp_path: Path, cap
     page = run.report(out=tmp_path / "page.html").read_text("utf-8")
     assert "are of other images; making new ones" in caplog.text
     assert "36 images in" in _text(page)
-    # Nobody has asked to replace those that are there.
+    # The saved ones are kept, since k is not given.
     assert len(pq.read_table(run.path / "clusters.parquet")) == 20
     assert "These clusters are the run's own prototypes." in _text(page)
     assert _content(page)["prototypes"] == []
@@ -127,7 +128,7 @@ def test_clusters_of_other_images_are_not_shown(run: sc.Run, tmp_path: Path, cap
         ("evaluation.json", "[1]", "evaluation.json.* is damaged: expected an object, found a list; delete it"),
     ],
 )
-def test_a_damaged_file_of_the_run_is_named(name: str, text: str, message: str, run: sc.Run, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(name: str, text: str, message: str, run: sc.Run, tmp_path: Path) -> None:
     run.cluster(k=4)
     kept = run.path / "clusters.parquet"
     whole = kept.read_bytes()
@@ -152,6 +153,26 @@ def test_an_evaluation_is_on_the_page(run: sc.Run, tmp_path: Path) -> None:
         file.unlink()
 
 
+def test_the_evaluation_is_that_of_the_images(run: sc.Run, tmp_path: Path) -> None:
+    other = tiny.folder_of_images(tmp_path, n=5, broken=())
+    array = tiny.data(5)
+    files = {run.path / "evaluation-a.json": other.where, run.path / "evaluation-b.json": array.images.digest()}
+    try:
+        for file, images in files.items():
+            file.write_text(json.dumps({"figures": {images: {}}, "of": {"data": images}}))
+        for data in (other, array):
+            content = report._evaluation(run.opened, data)
+            assert content is not None
+            assert list(content["figures"]) == [data.where or data.images.digest()]
+        assert report._evaluation(run.opened, tiny.data(6)) is None
+        assert report._evaluation(run.opened, run.opened.data()) is None
+        (run.path / "evaluation.json").write_text(json.dumps({"figures": {"own": {}}}))
+        assert report._evaluation(run.opened, run.opened.data()) == {"figures": {"own": {}}}
+    finally:
+        for file in (*files, run.path / "evaluation.json"):
+            file.unlink(missing_ok=True)
+
+
 def test_another_folder_can_be_shown(run: sc.Run, tmp_path: Path) -> None:
     run.cluster(k=4)
     kept = (run.path / "clusters.parquet").read_bytes()
@@ -159,12 +180,12 @@ def test_another_folder_can_be_shown(run: sc.Run, tmp_path: Path) -> None:
     tiny.folder_of_images(tmp_path / "other", n=20, broken=())
     page = run.report(str(tmp_path / "other"), out=tmp_path / "page.html", k=3).read_text("utf-8")
     assert "20 images in 3 clusters" in _text(page)
-    assert (run.path / "clusters.parquet").read_bytes() == kept, "the clusters of the run's own images stay"
+    assert (run.path / "clusters.parquet").read_bytes() == kept, "clusters of the run's own images are kept"
 
 
 @pytest.mark.parametrize("method", ["deepcluster", "sela-v2"])
 def test_every_kind_of_prototype_is_shown(method: str, tmp_path: Path) -> None:
-    """From one step on 16 images: what the prototypes have learned does not matter here."""
+    """After one step on 16 images, since what the prototypes have learned does not matter."""
     images = tiny.images(16)
     config = tiny.config(method, epochs=1, batch=16)
     known = {name: value for name, value in flatten(config).items() if value != flatten(default_config(method))[name]}
@@ -175,7 +196,7 @@ def test_every_kind_of_prototype_is_shown(method: str, tmp_path: Path) -> None:
 
 
 def _check_prototypes(run: sc.Run, images: Any, page: str) -> None:
-    """The image that is shown first of a prototype is the nearest to it by the run's own embeddings."""
+    """The first image of a prototype is the nearest to it by the run's own embeddings."""
     z = torch.from_numpy(run.embed(images, layer="head"))
     scores = run.model.prototypes(z)[0].detach()
     readable = torch.isfinite(scores[:, 0])
@@ -198,13 +219,13 @@ def test_style_and_script_are_those_of_the_policy() -> None:
         assert f"<{tag}>{text}</{tag}>" in page
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
-        # What would end the element early would cut it off.
+        # A closing tag inside would end the element early.
         assert f"</{tag}" not in text
     assert not re.search(r"\sstyle=|\son\w+=", re.sub(r"<(style|script)\b.*?</\1>", "", page, flags=re.DOTALL))
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 
 
-def test_a_sample_is_said_to_be_one() -> None:
+def test_a_sample_is_announced() -> None:
     page = build(pages.page(tiny.data(100).images, limits=Limits(n_points=60, n_large=20))).decode()
     assert "The page shows 60 of them: a random sample and all galleries." in _text(page)
 
@@ -216,7 +237,7 @@ def test_names_cannot_end_the_script() -> None:
     assert "alert(1)</script>" not in text
 
 
-def test_names_that_are_no_text_are_spelt_out(tmp_path: Path) -> None:
+def test_names_that_are_not_text_are_escaped(tmp_path: Path) -> None:
     if os.name != "posix":
         pytest.skip("file names are text on this system")
     made = build(pages.page(tiny.data().images, name=os.fsdecode(b"run-\xff")))
@@ -224,7 +245,7 @@ def test_names_that_are_no_text_are_spelt_out(tmp_path: Path) -> None:
     assert _content(made.decode())["name"] == "run-\udcff"
 
 
-def test_the_command_line_writes_it_and_says_where(run: sc.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_writes_the_page(run: sc.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["report", str(run.path), "--out", str(tmp_path / "page.html"), "--k", "3", "--device", "cpu"])
     out = capsys.readouterr().out
     assert re.search(r"page\.html: 0\.\d MB\nnext, in a browser: file:///.*page\.html", out)

@@ -1,4 +1,4 @@
-"""Thumbnails show their images, at their place on a sheet."""
+"""Thumbnails show their images, in the right place of a sheet."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_thumbnail_shows_the_central_square_in_three_channels() -> None:
     assert (tiles.small == 200).all()
 
 
-def test_an_image_that_cannot_be_read_any_more_is_gray_and_counted(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_gray_and_counted(tmp_path: Path) -> None:
     data = tiny.folder_of_images(tmp_path, n=4, broken=(2,))
     tiles = cut_tiles(data.images, np.arange(4), np.array([0, 1, 2, 3]), side=8, large_side=20, threads=2)
     assert tiles.n_unreadable == 1
@@ -45,7 +45,7 @@ def test_an_image_that_cannot_be_read_any_more_is_gray_and_counted(tmp_path: Pat
     assert tiles.large[0].std() > 10
 
 
-def test_sheets_hold_the_thumbnails_row_by_row() -> None:
+def test_sheets_contain_the_thumbnails_row_by_row() -> None:
     tiles = np.zeros((23, 16, 16, 3), dtype=np.uint8)
     tiles += (np.arange(23, dtype=np.uint8) * 10)[:, None, None, None]
     made = make_sheets(tiles, columns=4, size="large")

@@ -18,7 +18,7 @@ def _save(folder: Path, step: int, value: float = 1.0) -> None:
     save_checkpoint(folder, tensors, CheckpointState(step, epoch=1, broken={7: "truncated", 3: "not an image"}))
 
 
-def test_what_was_saved_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
+def test_the_last_checkpoint_is_loaded_and_older_ones_are_deleted(tmp_path: Path) -> None:
     _save(tmp_path, 5, 1.0)
     _save(tmp_path, 10, 2.0)
     tensors, state = load_checkpoint(tmp_path)
@@ -29,7 +29,7 @@ def test_what_was_saved_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["10", "last.json"]
 
 
-def test_no_checkpoint_is_said(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_checkpoint(tmp_path)
 
@@ -85,12 +85,12 @@ def test_no_space_left_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="needs /dev/full")
-def test_a_really_full_device_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_full_device_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         atomic.write_synced(Path("/dev/full"), b"x")
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "new" / "place"
     with pytest.raises(FileNotFoundError), folder_written_whole(target) as partial:
         (partial / "half").write_bytes((tmp_path / "missing").read_bytes())
@@ -105,7 +105,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["place"]
 
 
-def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "place"
     target.mkdir()
     (target / "a").write_text("1")

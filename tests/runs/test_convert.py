@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the originals, made here with random weights: the originals' own are not ours to ship."""
+"""Import of checkpoints in the layout of the originals, with random weights, since the originals' own cannot be shipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH, HIDDEN = 12, 24
 
 
 def _original(network: nn.Module, n_features: int, prototypes: dict[str, int]) -> dict[str, Tensor]:
-    """Flat, behind `module.`, with torchvision's names; prototypes of nearly unit norm."""
+    """Return a flat checkpoint with the prefix `module.` and torchvision's names; prototypes have nearly unit norm."""
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> Tensor:
@@ -91,7 +91,7 @@ def test_features_embeddings_and_scores_are_the_originals(imported: sc.Run, resn
     torch.testing.assert_close(imported.model.prototypes.weight.norm(dim=1), torch.ones(9), rtol=0, atol=1e-6)
 
 
-def test_settings_are_read_from_the_tensors_and_say_so(imported: sc.Run) -> None:
+def test_settings_follow_from_the_tensors(imported: sc.Run) -> None:
     m = imported.config.model
     assert (imported.config.method, m.encoder, m.head_width, m.embedding_width) == ("swav", "resnet18", HIDDEN, WIDTH)
     assert imported.config.n_prototypes == (9,)
@@ -102,9 +102,9 @@ def test_settings_are_read_from_the_tensors_and_say_so(imported: sc.Run) -> None
     assert {p.name for p in imported.path.iterdir()} == {"config.toml", "environment.json", "checkpoints", "model"}
 
 
-def test_several_heads_are_deepcluster_v2_and_published_weights_are_bare(resnet18: nn.Module, tmp_path: Path) -> None:
+def test_several_heads_are_deepcluster_v2_and_the_prefix_is_optional(resnet18: nn.Module, tmp_path: Path) -> None:
     weights = _original(resnet18, 512, DEEPCLUSTER_V2)
-    # Tensors of old torch versions come without counters, and in any order.
+    # Checkpoints of old torch versions have no counters; the order of the tensors does not matter.
     bare = dict(sorted((name, tensor) for name, tensor in weights.items() if "num_batches" not in name))
     torch.save(bare, tmp_path / "deepclusterv2_pretrain.pth.tar")
     run = import_original(tmp_path / "deepclusterv2_pretrain.pth.tar", tmp_path / "run")
@@ -114,7 +114,7 @@ def test_several_heads_are_deepcluster_v2_and_published_weights_are_bare(resnet1
         torch.testing.assert_close(rows, expected)
 
 
-def test_a_resnet50_is_known_from_its_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resnet50_is_recognized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = torchvision.models.resnet50().eval()
     torch.save(_original(network, 2048, SWAV), tmp_path / "swav_800ep_pretrain.pth.tar")
@@ -163,7 +163,7 @@ def _with(name: str, *shape: int) -> Any:
         ),
     ],
 )
-def test_what_does_not_match_is_refused_by_name(change: Any, message: str, resnet18: nn.Module, tmp_path: Path) -> None:
+def test_a_mismatch_names_the_tensor(change: Any, message: str, resnet18: nn.Module, tmp_path: Path) -> None:
     weights = _original(resnet18, 512, SWAV)
     change(weights)
     torch.save({"state_dict": weights}, tmp_path / "odd.pth")
@@ -178,7 +178,7 @@ def test_both_the_first_missing_and_the_first_surplus_are_named(resnet18: nn.Mod
         import_original(tmp_path / "supervised.pth", tmp_path / "run")
 
 
-def test_files_and_folders_that_cannot_be_used(imported: sc.Run, tmp_path: Path) -> None:
+def test_unusable_files_and_folders_are_refused(imported: sc.Run, tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pth")
     for name, message in (
