@@ -77,7 +77,7 @@ class OpenRun:
 
         Args:
             given: anything that `train` takes, which is opened under the run's limits; None for the run's own data. Opened data are returned as they are.
-            labels: as the setting; "auto" for the run's own labels of its own data.
+            labels: as the setting of that name; "auto" keeps the setting of the run for its own data.
         Raises:
             DataError: the run's own data are not available, since it was trained on an array, or imported or exported.
         """

@@ -131,7 +131,7 @@ def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> Non
             "tag": "selfcluster",
         },
     }
-    arguments: dict[str, Any] = {"dynamic_img_size": True} if getattr(model.encoder, "dynamic_img_size", False) else {}
+    arguments: dict[str, bool | int] = {"dynamic_img_size": True} if getattr(model.encoder, "dynamic_img_size", False) else {}
     if config.model.sobel:
         arguments["in_chans"] = 2  # the output of `model.Sobel`
     if arguments:
