@@ -110,28 +110,29 @@ class Suite:
             yield from label_free.prototype_use(*nearest)
 
     def _against_labels(self, split: Split) -> dict[str, Callable[[], Measurements]]:
-        (train, trained), (test, tested) = self._labeled_rows(split.train), self._labeled_rows(split.test)
-        points, clustered = self._labeled_rows(split.clustered)
+        train_rows, train = self._labeled_rows(split.train)
+        test_rows, test = self._labeled_rows(split.test)
+        clustered_rows, clustered = self._labeled_rows(split.clustered)
         device = self.run.device
 
         def nearest_neighbors() -> Measurements:
             for k in (20, 200):
-                if (used := knn.usable_k(k, trained.codes)) < k:
+                if (used := knn.usable_k(k, train.codes)) < k:
                     self.notes.append(f"k = {k} is lowered to {used}, below the size of the smallest class")
-            return knn.measure(train, trained.codes, test, tested.codes, device=device)
+            return knn.measure(train_rows, train.codes, test_rows, test.codes, device=device)
 
         def retrieved() -> Measurements:
-            queries = retrieval.queries_of(tested.codes)
-            sample = f", with {len(queries):,} queries" if len(queries) < len(tested.codes) else ""
-            self.notes.append(f"retrieval among the {len(tested.codes):,} test images{sample}")
-            return retrieval.measure(test, tested.codes, queries=queries, device=device)
+            queries = retrieval.queries_of(test.codes)
+            sample = f", with {len(queries):,} queries" if len(queries) < len(test.codes) else ""
+            self.notes.append(f"retrieval among the {len(test.codes):,} test images{sample}")
+            return retrieval.measure(test_rows, test.codes, queries=queries, device=device)
 
         return {
             "knn": nearest_neighbors,
-            "linear": partial(linear.measure, train, trained.codes, test, tested.codes, device=device),
+            "linear": partial(linear.measure, train_rows, train.codes, test_rows, test.codes, device=device),
             "retrieval": retrieved,
-            "clusters": partial(clusters.measure, points, clustered.codes, device=device),
-            "finetune": partial(self._finetune, trained, tested),
+            "clusters": partial(clusters.measure, clustered_rows, clustered.codes, device=device),
+            "finetune": partial(self._finetune, train, test),
         }
 
     def _finetune(self, train: LabeledSubset, test: LabeledSubset) -> Iterator[tuple[str, float]]:
