@@ -54,7 +54,7 @@ def train(
     resolver, opened, device = _open(data, method, preset, config, augmentation, settings)
     resolved = resolver({})
     t = build(resolved.config, opened, device)
-    path = _claimed(out, opened.name, resolved.config.method, overwrite=overwrite)
+    path = _claim(out, opened.name, resolved.config.method, overwrite=overwrite)
     _announce(resolved, opened)
     if resolved.config.optim.max_minutes:
         resolved = fit_to_time(resolved, t, opened, resolver)
@@ -130,7 +130,7 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **files}
 
 
-def _claimed(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:
+def _claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:
     """Claim a folder on rank 0, and return it on every rank; if rank 0 fails, all raise its error."""
     claimed: Path | CheckpointError = CheckpointError()
     if distributed.rank() == 0:

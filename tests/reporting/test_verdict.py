@@ -6,12 +6,16 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from selfcluster.data.sources import open_data
+from selfcluster.errors import CollapseError
 from selfcluster.methods.base import Codes, PseudoLabels
 from selfcluster.models.model import Outputs
 from selfcluster.reporting.verdict import at_the_end, judge
+from selfcluster.settings.config import DataSettings
 from selfcluster.training import loop
 from selfcluster.training.collapse import Watch
 from tests import tiny
@@ -178,6 +182,15 @@ def test_epochs_that_end_before_max_steps_are_the_end() -> None:
 def test_two_prototypes_that_are_both_used_are_no_collapse() -> None:
     verdict = judge(_rows(**{"collapse/prototypes_used": lambda t: 1.98}), tiny.config(epochs=EPOCHS, n_prototypes=2))
     assert "prototypes are in use" not in _texts(verdict, "collapse")
+
+
+def test_a_run_that_was_stopped_by_a_collapse_is_collapsing() -> None:
+    same = open_data(np.full((32, 20, 20, 3), 128, dtype=np.uint8), DataSettings())
+    t, log = tiny.training(same, epochs=20, freeze_steps=1, jitter=0.0, grey=0.0, blur=0.0, flip=0.0), tiny.Silent()
+    t.watch = Watch("stop", n_prototypes=t.config.n_prototypes, begins=1, n_steps=20)
+    with pytest.raises(CollapseError, match="collapsed"):
+        loop.fit(t, log, None)
+    assert judge(log.rows, t.config).state == "collapsing"
 
 
 # ---- the page and the watch agree ---------------------------------------------------------------------------------------------
