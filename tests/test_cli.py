@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from selfcluster.cli import _COMMANDS, main
+from selfcluster.runs import log
 from selfcluster.settings.commands import Cluster, Evaluate
 from selfcluster.settings.parser import parse, parse_train
 from tests import tiny
@@ -104,7 +105,7 @@ def test_arguments_in_any_order_become_typed_fields() -> None:
         ("train digits --method sela-v2 --n-prototypes 30 5000", "n_prototypes 5,000 is more than the 1,797 images to train on"),
         ("train digits --method swav --preset sela-v2-imagenet", "preset 'sela-v2-imagenet' is for the method 'sela-v2', not 'swav'"),
         ("train", "no data given"),
-        ("train /no/such/folder", "no file or folder '/no/such/folder'"),
+        ("train /no/such/folder", "no file, folder or data set '/no/such/folder'"),
         ("train digit", "did you mean 'digits'?"),
         ("train a-0.tar a-1.tar", "a pattern of several files goes in quotes, such as 'shards/*.tar'"),
         ("train digits --config /no/file.toml", "No such file"),
@@ -167,8 +168,9 @@ def test_train_resume_and_evaluate(tmp_path: Path, capfd: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("method", ["deepcluster", "deepcluster-v2", "sela-v2"])
 def test_every_method_trains_resumes_and_is_evaluated_by_the_same_commands(
-    method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(log, "LINE_SECONDS", 0.0)
     np.savez(tmp_path / "toys.npz", images=tiny.images(48), labels=np.arange(48) % 3)
     out, flags = str(tmp_path / "run"), [*FAST[:4], *FAST[5:11]] if method == "deepcluster" else FAST
     assert _run("train", str(tmp_path / "toys.npz"), "--method", method, "--out", out, *flags, "--device", "cpu") == 0

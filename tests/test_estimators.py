@@ -262,7 +262,7 @@ def test_a_list_of_paths_is_taken_in_its_order(fitted: sc.ClusterLearner, tmp_pa
     np.testing.assert_array_equal(fitted.predict(paths), fitted.labels_[:6])
     paths[2].write_bytes(b"no image")
     np.testing.assert_array_equal(fitted.predict([str(path) for path in paths])[:3], [*fitted.labels_[:2], -1])
-    with pytest.raises(sc.DataError, match="not of paths"):
+    with pytest.raises(sc.DataError, match="not a list of paths"):
         fitted.predict([paths[0], 3])
 
 

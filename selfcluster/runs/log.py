@@ -45,11 +45,9 @@ class Log:
     Args:
         folder: the run folder, for log.txt and metrics.jsonl; None to write no files.
         settings: the tools to send metrics to.
-        line_seconds: least time between two lines of progress.
     """
 
-    def __init__(self, folder: Path | None, settings: RunSettings, *, line_seconds: float = LINE_SECONDS) -> None:
-        self._line_seconds = line_seconds
+    def __init__(self, folder: Path | None, settings: RunSettings) -> None:
         self._last_line = 0.0
         self._text: TextIO | None = None
         self._metrics: MetricsWriter | None = None
@@ -98,7 +96,7 @@ class Log:
 
     def _line(self, line: str, progress: Progress | None = None, *, is_last: bool = False) -> None:
         now = time.monotonic()
-        is_due = now - self._last_line >= self._line_seconds or is_last
+        is_due = now - self._last_line >= LINE_SECONDS or is_last
         logger.log(logging.INFO if is_due else logging.DEBUG, line, extra={"progress": progress} if progress else {})
         if is_due:
             self._last_line = now

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, get_type_hints
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 from selfcluster.errors import ConfigError, known
 from selfcluster.settings.values import checked
@@ -244,7 +244,17 @@ class RunSettings:
     """Weights & Biases project to log to (needs the extra wandb)."""
 
 
-MethodSettings = TypeVar("MethodSettings", bound=SwavSettings | DeepClusterSettings | DeepClusterV2Settings | SelaV2Settings)
+@runtime_checkable
+class SettingsOfMethod(Protocol):
+    """What the settings of every method have."""
+
+    @property
+    def n_prototypes(self) -> int | tuple[int, ...]:
+        """Number of prototypes, or that of each head."""
+        ...
+
+
+MethodSettings = TypeVar("MethodSettings", bound=SettingsOfMethod)
 
 
 @dataclass(frozen=True)

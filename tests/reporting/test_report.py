@@ -256,11 +256,11 @@ def test_the_command_line_writes_the_page(run: sc.Run, tmp_path: Path, capsys: p
     ("arguments", "message"),
     [
         (["/no/such/run"], "is not a run folder"),
-        (["RUN", "--point", "3"], "did you mean --points?"),
+        (["RUN", "--point", "3"], "did you mean '--points'?"),
         (["RUN", "--points", "0"], "points 0 must be at least 1"),
-        (["RUN", "--k", "-2"], "must be a number of clusters, or auto"),
+        (["RUN", "--k", "-2"], "k must be at least 1, got -2"),
         (["RUN", "--out", "/no/such/folder/x.html"], "there is no folder"),
-        (["RUN", "/no/such/data"], "no file or folder"),
+        (["RUN", "/no/such/data"], "no file, folder or data set '/no/such/data'"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments: list[str], message: str, run: sc.Run, capsys: pytest.CaptureFixture[str]) -> None:

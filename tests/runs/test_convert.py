@@ -202,7 +202,7 @@ def test_an_imported_run_is_evaluated_on_given_images_only(imported: sc.Run) -> 
     figures = imported.evaluate(imported.path.parent / "toys.npz").figures
     assert list(figures) == ["raw pixels", "untrained encoder", "trained encoder"]
     assert figures["untrained encoder"] != figures["trained encoder"]
-    with pytest.raises(sc.DataError, match=r"was imported or exported without its images; name the images \(DATA\)"):
+    with pytest.raises(sc.DataError, match=r"was imported or exported without its images; name the images \(IMAGES\)"):
         imported.evaluate()
     assert imported.embed(images[:3]).shape == (3, 512)
     assert "eval/silhouette" in imported.evaluate(images, only=["label-free"]).figures["trained encoder"]

@@ -265,8 +265,8 @@ def test_sigterm_leaves_a_checkpoint_and_status_143(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.splitlines()[-1].startswith("selfcluster: left at step")
-    assert said.splitlines()[-1].endswith(f"go on with: selfcluster train --resume --out {out}")
+    assert said.splitlines()[-1].startswith("selfcluster: stopped at step")
+    assert said.splitlines()[-1].endswith(f"resume with: selfcluster train --resume --out {out}")
     step = json.loads((out / "checkpoints" / "last.json").read_text())["step"]
     resumed = subprocess.run(
         [sys.executable, "-m", "selfcluster", "train", "--out", str(out), "--resume", "--epochs", "3"], capture_output=True, text=True

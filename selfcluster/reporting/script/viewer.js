@@ -21,7 +21,7 @@ function showInViewer(point) {
     ["Distance to its centroid", valueOf(content.distance, distances, point).toFixed(3)],
     ["Margin to the next cluster", valueOf(content.margin, margins, point).toFixed(3)],
     ...(isOutlier[point] ? [["Outlier", "yes, as one image in a hundred"]] : []),
-    ["Place in the data", counted(indices[point])],
+    ["Index", counted(indices[point])],
   ];
   get("viewer-facts").replaceChildren(
     ...facts.map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", { textContent: value }))),
