@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from selfcluster.reporting.curves import Rows, series
 from selfcluster.settings.config import Config
-from selfcluster.training.health import COLLAPSED, WINDOW_STEPS, Health, Problem, falls, ln_k, problems
+from selfcluster.training.health import WINDOW_STEPS, Health, Problem, falls, ln_k, problem_of
 
 VerdictState = Literal["healthy", "undertrained", "not learning", "collapsing", "unknown"]
 
@@ -28,13 +28,16 @@ _STILL_FALLING = 0.02
 """Share of ln K by which a loss falls from the fifth before the last to the last if it still falls."""
 
 _CLOSE_TOGETHER = 0.8
-"""Squared length of the mean embedding above which the page has a note."""
+"""Squared length of the mean embedding above which embeddings are close together."""
 
-_SOME_PROTOTYPES = 0.2
-"""Share of the prototypes in use below which the page has a note."""
+_FLAT_RANK = 2.0
+"""Effective rank below which the features differ in one direction only."""
+
+_FEW_PROTOTYPES = 0.2
+"""Share of the prototypes in use below which there are more than enough."""
 
 _LARGE_CLUSTER = 0.5
-"""Share of the images in one cluster above which the page has a note."""
+"""Share of the images in one cluster above which it is worth a note."""
 
 _UNSETTLED = 0.5
 """Normalized mutual information with the previous clusters below which clusters still change from epoch to epoch."""
@@ -97,16 +100,12 @@ def judge(rows: Rows, config: Config[Any], figures: Mapping[str, Mapping[str, fl
         loss=sum(losses) / len(losses),
         loss_falls=falls(losses),
         ln_k=ln_k(config.n_prototypes),
-        n_prototypes=config.n_prototypes[0],
         code_entropy=at_the_end(rows, "collapse/code_entropy"),
         mean_embedding=at_the_end(rows, "collapse/mean_embedding"),
-        rank=_last(rows, "collapse/rankme"),
-        prototypes_used=_last(rows, "collapse/prototypes_used"),
-        largest_cluster=_last(rows, "cluster/largest_share"),
     )
-    found = problems(health)
-    signs = [Sign("collapse" if problem in COLLAPSED else "not learning", _reason(problem, health)) for problem in found]
-    signs += [*_embeddings(health, found), *_clusters(rows, health, found), *_loss(rows, health, found)]
+    problem = problem_of(health)
+    signs = [Sign("collapse" if problem == "same embedding" else "not learning", _reason(problem, health))] if problem else []
+    signs += [*_embeddings(rows, health, problem), *_clusters(rows, config.n_prototypes[0]), *_loss(rows, health, problem)]
     signs += [*_course(rows, config), *_floors(figures or {})]
     meanings = {sign.means for sign in signs}
     state: VerdictState = next((state for state, kind in _DECIDE.items() if kind in meanings), "healthy")
@@ -140,12 +139,6 @@ def _reason(problem: Problem, h: Health) -> str:
                 f"All images have nearly the same embedding: the mean embedding has a squared length of {h.mean_embedding:.2f}, and the codes are "
                 f"uniform (entropy {h.code_entropy:.2f} ln K). Lower --lr or --epsilon."
             )
-        case "one cluster":
-            return f"One cluster contains {_percent(h.largest_cluster or 0)} of the images. Lower --lr."
-        case "one direction":
-            return f"The features have an effective rank of {h.rank:.1f}: they differ in one direction only. Lower --lr."
-        case "few prototypes":
-            return f"Only {h.prototypes_used:.0f} of {h.n_prototypes:,} prototypes are in use. Lower --lr or --epsilon."
         case "stuck loss":
             return f"The loss stays at {h.loss:.2f}, where ln K = {h.ln_k:.2f} is that of a network that tells no images apart. Change --lr or --batch."
         case "uniform codes":
@@ -157,9 +150,9 @@ def _reason(problem: Problem, h: Health) -> str:
             )
 
 
-def _embeddings(h: Health, found: list[Problem]) -> Iterator[Sign]:
+def _embeddings(rows: Rows, h: Health, problem: Problem | None) -> Iterator[Sign]:
     """Whether images have different embeddings, features and codes."""
-    if h.mean_embedding is not None and "same embedding" not in found:
+    if h.mean_embedding is not None and problem != "same embedding":
         length = f"the mean embedding has a squared length of {h.mean_embedding:.2f}, where 1 is a collapse"
         is_close = h.mean_embedding > _CLOSE_TOGETHER
         yield (
@@ -167,37 +160,42 @@ def _embeddings(h: Health, found: list[Problem]) -> Iterator[Sign]:
             if is_close
             else Sign("good", f"Images have different embeddings: {length}.")
         )
-    if h.rank is not None and "one direction" not in found:
-        yield Sign("good", f"The features have an effective rank of {h.rank:.0f}.")
-    if h.code_entropy is not None and h.has_uniform_codes and not {"same embedding", "uniform codes"} & set(found):
+    rank = _last(rows, "collapse/rankme")
+    if rank is not None and rank < _FLAT_RANK:
+        yield Sign("unfinished", f"The features have an effective rank of {rank:.1f}: they differ in one direction only. Lower --lr.")
+    elif rank is not None:
+        yield Sign("good", f"The features have an effective rank of {rank:.0f}.")
+    if h.code_entropy is not None and h.has_uniform_codes and problem not in ("same embedding", "uniform codes"):
         yield Sign(
             "unfinished", f"The codes are still nearly uniform (entropy {h.code_entropy:.2f} ln K). Lower --epsilon, or train longer."
         )
-    elif h.code_entropy is not None and not h.has_uniform_codes and "sharp codes" not in found:
+    elif h.code_entropy is not None and not h.has_uniform_codes and problem != "sharp codes":
         yield Sign("good", f"The codes tell images apart: their entropy is {h.code_entropy:.2f} ln K.")
 
 
-def _clusters(rows: Rows, h: Health, found: list[Problem]) -> Iterator[Sign]:
+def _clusters(rows: Rows, k: int) -> Iterator[Sign]:
     """Whether the clusters of training are many and settled."""
-    if h.prototypes_used is not None and "few prototypes" not in found:
-        used = f"{h.prototypes_used:.0f} of {h.n_prototypes:,} prototypes are in use"
-        is_few = h.prototypes_used < _SOME_PROTOTYPES * h.n_prototypes
-        yield Sign("note", f"{used}; fewer --n-prototypes would do.") if is_few else Sign("good", f"{used}.")
-    if h.largest_cluster is not None and h.largest_cluster > _LARGE_CLUSTER and h.n_prototypes > 2 and "one cluster" not in found:
-        yield Sign("note", f"One cluster contains {_percent(h.largest_cluster)} of the images.")
-    settled = at_the_end(rows, "cluster/nmi_previous")
+    used, largest, settled = (
+        of_metric(rows, name)
+        for of_metric, name in ((_last, "collapse/prototypes_used"), (_last, "cluster/largest_share"), (at_the_end, "cluster/nmi_previous"))
+    )
+    if used is not None:
+        text = f"{used:.0f} of {k:,} prototypes are in use"
+        yield Sign("note", f"{text}; fewer --n-prototypes would do.") if used < _FEW_PROTOTYPES * k else Sign("good", f"{text}.")
+    if largest is not None and largest > _LARGE_CLUSTER and k > 2:
+        yield Sign("note", f"One cluster contains {_percent(largest)} of the images.")
     if settled is not None and settled < _UNSETTLED:
         yield Sign("unfinished", f"Clusters still change from epoch to epoch: the last have an NMI of {settled:.2f} with those before.")
     elif settled is not None:
         yield Sign("good", f"Clusters have settled: the last have an NMI of {settled:.2f} with those before.")
 
 
-def _loss(rows: Rows, h: Health, found: list[Problem]) -> Iterator[Sign]:
-    """Whether the loss has left ln K, and whether it has come to rest."""
+def _loss(rows: Rows, h: Health, problem: Problem | None) -> Iterator[Sign]:
+    """Whether the loss has left ln K, and whether it still falls."""
     _, values = series(rows, "train/loss")
     if h.has_left_ln_k:
         yield Sign("good", f"The loss fell from {values[0]:.2f} to {h.loss:.2f}, below ln K = {h.ln_k:.2f}.")
-    elif set(found) <= COLLAPSED:
+    elif problem in (None, "same embedding"):
         yield Sign(
             "unfinished",
             f"The loss is {h.loss:.2f} and has hardly left ln K = {h.ln_k:.2f}, the loss of a network that tells no images apart.",

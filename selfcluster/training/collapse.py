@@ -16,7 +16,7 @@ from selfcluster.clustering import metrics
 from selfcluster.errors import DivergenceError
 from selfcluster.methods.base import Codes, OnCollapse, Targets, stop_or_warn
 from selfcluster.models.model import Outputs
-from selfcluster.training.health import WINDOW_STEPS, Health, Problem, falls, ln_k, problems
+from selfcluster.training.health import WINDOW_STEPS, Health, Problem, falls, ln_k, problem_of
 
 _DIVERGED = "the last checkpoint is kept; lower lr, add warmup_epochs, set clip_norm, or try precision float32"
 
@@ -26,7 +26,7 @@ class _StepMetrics(NamedTuple):
 
     loss: float
     entropy: float
-    """Of the codes, in nats; NaN for pseudo-labels, whose entropy says nothing."""
+    """Mean entropy of the codes, in nats; NaN for pseudo-labels."""
     length: float
     """Squared length of the mean embedding."""
 
@@ -35,7 +35,7 @@ class Watch:
     """Health metrics of the latest steps; the device is read only at log lines.
 
     Args:
-        on_collapse: stop raises, warn keeps the message in `warned`.
+        on_collapse: "stop" raises CollapseError, "warn" stores the message in `warned`.
         n_prototypes: K of each head.
         begins: first step to judge, after warm-up and freeze.
         n_steps: steps to average over.
@@ -49,9 +49,6 @@ class Watch:
         self._window: deque[_StepMetrics] = deque(maxlen=n_steps)
         self._assigned: deque[Tensor] = deque()
         self._features: deque[Tensor] = deque()
-        self._rank: float | None = None
-        self.largest_cluster: float | None = None
-        """Share of the images in the largest cluster of the last assignment; for methods that cluster between epochs."""
         self.warned: str | None = None
 
     @torch.no_grad()
@@ -78,15 +75,14 @@ class Watch:
         steps = self._read_steps()
         self._unread = []
         self._window.extend(steps[max(0, self.begins - self._first_unread) :])
-        used = metrics.prototypes_used(torch.cat(list(self._assigned)), self.k)
         if len(self._window) == self.n_steps:
-            self._judge(used)
+            self._judge()
         loss, entropy, length = map(fmean, zip(*steps, strict=True))
         return {
             "train/loss": loss,
             **({} if math.isnan(entropy) else {"collapse/code_entropy": entropy / self.ln_k}),
             "collapse/mean_embedding": length,
-            "collapse/prototypes_used": used,
+            "collapse/prototypes_used": metrics.prototypes_used(torch.cat(list(self._assigned)), self.k),
         }
 
     def require_finite_losses(self) -> None:
@@ -106,28 +102,19 @@ class Watch:
     def rankme(self) -> float:
         """Return the effective rank of the newest features of this rank; the losses must be finite."""
         self.require_finite_losses()
-        rank = metrics.rankme(torch.cat(list(self._features)))
-        if self._window:
-            self._rank = rank
-        return rank
+        return metrics.rankme(torch.cat(list(self._features)))
 
-    def _judge(self, used: float) -> None:
-        # Features and scores are those of one rank, and all ranks must stop at the same step.
-        rank, used = distributed.of_rank_0((self._rank, used))
+    def _judge(self) -> None:
         loss, entropy, length = map(fmean, zip(*self._window, strict=True))
         health = Health(
             loss=loss,
             loss_falls=falls([step.loss for step in self._window]),
             ln_k=self.ln_k,
-            n_prototypes=self.k,
             code_entropy=None if math.isnan(entropy) else entropy / self.ln_k,
             mean_embedding=length,
-            rank=rank,
-            prototypes_used=used,
-            largest_cluster=self.largest_cluster,
         )
-        if found := problems(health):
-            self.warned = stop_or_warn(_message(found[0], health, self.n_steps), self.on_collapse)
+        if problem := problem_of(health):
+            self.warned = stop_or_warn(_message(problem, health, self.n_steps), self.on_collapse)
             self._window.clear()
 
 
@@ -141,28 +128,15 @@ def _message(problem: Problem, h: Health, n_steps: int) -> str:
                 f"collapsed: {over} the mean code entropy is {entropy} and |mean embedding|^2 is {h.mean_embedding:.3f}, so every image gets the "
                 "same embedding; lower epsilon or lr, raise freeze_steps, soften the crops (area, augmentation), or use fewer prototypes or a larger batch"
             )
-        case "one cluster":
-            return f"collapsed: one cluster has {h.largest_cluster:.1%} of the images; lower lr, or soften the crops (area, augmentation)"
-        case "one direction":
-            return (
-                f"collapsed: the features have an effective rank of {h.rank:.1f}, and {over} the loss {h.loss:.3f} does not fall; "
-                "lower lr, or soften the crops (area, augmentation)"
-            )
-        case "few prototypes":
-            return (
-                f"collapsed: {h.prototypes_used:.1f} of {h.n_prototypes:,} prototypes are in use, and {over} the loss {h.loss:.3f} does not fall; "
-                "lower epsilon or lr, or use fewer prototypes"
-            )
         case "stuck loss":
             return (
                 f"not learning: {over} the loss {h.loss:.3f} stays at ln K = {h.ln_k:.3f} and does not fall (|mean embedding|^2 is {h.mean_embedding:.3f}); "
-                "raise lr where it is small and lower it where it is large, take more and smaller batches, soften the crops (area, augmentation), "
-                "or use fewer prototypes"
+                "raise a small lr or lower a large one, use more and smaller batches, soften the crops (area, augmentation), or use fewer prototypes"
             )
         case "uniform codes":
             return (
                 f"not learning: {over} the loss {h.loss:.3f} stays at ln K = {h.ln_k:.3f} and the codes are uniform (entropy {entropy}); "
-                "lower epsilon, take more and smaller batches, use LARS or AdamW, or fewer prototypes"
+                "lower epsilon, use more and smaller batches, LARS or AdamW, or fewer prototypes"
             )
         case "sharp codes":
             return (

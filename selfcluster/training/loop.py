@@ -50,7 +50,6 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
             if s.plan is None or s.step_in_epoch == 0:
                 began = time.perf_counter()
                 s.plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, folder, leave_if_asked=leave_if_asked))
-                t.watch.largest_cluster = s.plan.figures.get("cluster/largest_share", t.watch.largest_cluster)
                 optim.forget(t.optimizers, t.parameters_named(s.plan.reset))
                 pace.report_plan(log, s.plan, epoch, time.perf_counter() - began)
             for batch in t.loader.epoch(epoch, s.plan, start=s.step_in_epoch):
