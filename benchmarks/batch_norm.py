@@ -26,7 +26,7 @@ from selfcluster.evaluation import clusters
 from selfcluster.models import model
 from selfcluster.models.features import extract_features, prepared_images
 from selfcluster.settings.config import Config, DataSettings
-from selfcluster.settings.resolve import resolve
+from selfcluster.settings.resolve import Profile, resolve
 from selfcluster.training import loop, state
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 def measure(data: Data, seed: int) -> dict[str, float]:
     """Return the matched accuracy of the clusters in each case."""
-    config = resolve("swav", look_at(data.images, len(data.images), CPU), preset=None, file={}, flags={"seed": seed}).config
+    config = resolve(Profile("swav"), look_at(data.images, len(data.images), CPU), file={}, flags={"seed": seed}).config
     accuracy = {}
     for name, keeps in (("large crops", model.running_statistics_kept), ("all crops", lambda encoder: contextlib.nullcontext())):
         t = state.build(config, data, CPU)

@@ -34,7 +34,7 @@ from selfcluster.device import start
 from selfcluster.errors import Interrupted
 from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config, DataSettings, RunSettings, flatten
-from selfcluster.settings.resolve import resolve
+from selfcluster.settings.resolve import Profile, resolve
 from selfcluster.training import loop, state
 
 Turn = Callable[[int], float]
@@ -81,7 +81,7 @@ def build(source: str, settings: dict[str, Any], *, log_steps: int) -> tuple[sta
     device = start("auto")
     data = open_data(source, DataSettings())
     flags = {"log_steps": log_steps, "on_collapse": "warn", "epochs": 100_000, **settings}
-    config = resolve("swav", look_at(data.images, len(data.images), device), preset=None, file={}, flags=flags).config
+    config = resolve(Profile("swav"), look_at(data.images, len(data.images), device), file={}, flags=flags).config
     return state.build(config, data, device), data, MetricsLog()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 from jaxtyping import Float
@@ -17,11 +17,11 @@ from selfcluster.exporters import export as exporters
 from selfcluster.exporters.export import ExportResult
 from selfcluster.inference import clusters, embeddings
 from selfcluster.inference.clusters import Assignment, Clusters
-from selfcluster.models.features import Layer
 from selfcluster.models.model import ClusterModel
 from selfcluster.reporting import report
 from selfcluster.reporting.page import Limits
 from selfcluster.runs.run import OpenRun, open_run
+from selfcluster.settings.commands import Layer, NClusters
 from selfcluster.settings.config import Config
 from selfcluster.training import train as training
 
@@ -64,9 +64,7 @@ class Run:
         """Return the features of images, a row for each; see `embeddings.embed`."""
         return embeddings.embed(self.opened, images, layer=layer)
 
-    def cluster(
-        self, images: Any = None, *, k: int | Literal["auto"] | None = None, seed: int = 0, projection: Projection = "pca"
-    ) -> Clusters:
+    def cluster(self, images: Any = None, *, k: NClusters = None, seed: int = 0, projection: Projection = "pca") -> Clusters:
         """Cluster images, and save the clusters in the run folder; see `clusters.cluster`."""
         return clusters.cluster(self.opened, images, k=k, seed=seed, projection=projection, keep=True)
 
@@ -83,7 +81,7 @@ class Run:
         images: Any = None,
         *,
         out: str | Path | None = None,
-        k: int | Literal["auto"] | None = None,
+        k: NClusters = None,
         seed: int = 0,
         limits: Limits | None = None,
     ) -> Path:

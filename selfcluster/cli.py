@@ -92,14 +92,13 @@ def _train(arguments: Train) -> None:
     from selfcluster.api import train
     from selfcluster.training.train import dry_run
 
-    a = arguments
-    choices: dict[str, Any] = {"method": a.method, "preset": a.preset, "config": a.config, "augmentation": a.augmentation, **a.settings}
-    if a.dry_run:
-        if a.resume:
+    choices = {name: getattr(arguments, name) for name in ("method", "preset", "config", "augmentation")} | dict(arguments.settings)
+    if arguments.dry_run:
+        if arguments.resume:
             raise ConfigError("--dry-run shows the settings of a new run; leave --resume out")
-        dry_run(a.images, **choices)
+        dry_run(arguments.images, **choices)
         return
-    run = train(a.images, out=a.out, resume=a.resume, overwrite=a.overwrite, **choices)
+    run = train(arguments.images, out=arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, **choices)
     if distributed.rank() == 0:
         print(f"next: {_command('evaluate', str(run.path))}")
     distributed.stop()
@@ -195,8 +194,8 @@ def _report(arguments: Report) -> None:
     from selfcluster.api import load
     from selfcluster.reporting.page import Limits
 
-    run = load(arguments.run, device=arguments.device)
     limits = Limits(n_points=arguments.points, seed=arguments.seed)
+    run = load(arguments.run, device=arguments.device)
     file = run.report(arguments.images, out=arguments.out, k=arguments.k, seed=arguments.seed, limits=limits)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     print(f"next, in a browser: {file.resolve().as_uri()}")

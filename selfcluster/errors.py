@@ -37,13 +37,13 @@ class CheckpointError(SelfclusterError):
 
 
 class CollapseError(SelfclusterError):
-    """Training that learns nothing anymore."""
+    """Training that has collapsed, or learns nothing."""
 
     exit_status = 3
 
 
 class DivergenceError(CollapseError):
-    """Training whose numbers are not finite anymore."""
+    """Training that has diverged."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
@@ -64,8 +64,12 @@ def known(name: str, names: Any, what: str) -> str:
     """
     if name in names:
         return name
+    raise ConfigError(f"unknown {what} {name!r}; {suggestion(name, names) or 'choose from ' + ', '.join(sorted(names)[:12])}")
+
+
+def suggestion(name: str, names: Any) -> str:
+    """Return the question whether the closest of the names was meant; "" if none is close."""
     import difflib
 
     near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(names)[:12])}"
-    raise ConfigError(f"unknown {what} {name!r}; {hint}")
+    return f"did you mean {near[0]!r}?" if near else ""

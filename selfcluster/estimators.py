@@ -183,7 +183,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     Args:
         method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2".
-        n_clusters: number of clusters, by k-means on features; None for the prototypes of the method, "auto" for the number of best silhouette.
+        n_clusters: number of clusters, by k-means on features; None for the prototypes of the method, "auto" for the number with the best silhouette.
         epochs: number of passes over the images; None to let the recipe choose.
         max_minutes: fit the schedule to this time; 0 for no limit.
         encoder: a timm name; None to let the recipe choose.

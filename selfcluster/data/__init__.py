@@ -1,1 +1,1 @@
-"""From what the user calls DATA to batches of crops."""
+"""From images on disk to batches of crops."""

@@ -30,7 +30,7 @@ _SMALL = 96**2
 _CACHED = 1 << 19
 """Values that fit a CPU's cache."""
 _MIN_PARTS = 4
-"""Parts from which threads pay; fewer are left to torch's own threads, operation by operation."""
+"""Smallest number of parts worth running in threads; fewer are left to torch's own threads, operation by operation."""
 
 
 class CropSize(NamedTuple):
@@ -116,7 +116,7 @@ class MultiCrop:
         return scale
 
     def min_scale_of_any(self, height: int, width: int) -> float:
-        """Return the same for any parameters, and for the whole image at the size of the first crops."""
+        """Return the smallest scale that suffices for every possible crop, and for the whole image at the size of the first crops."""
         shortest = [min(height, width, (MIN_RATIO * low * height * width) ** 0.5 - 1) for low, _ in self.area]
         return min(1.0, max(side / max(1.0, box) for side, box in zip(self.crop_pixels, shortest, strict=True)))
 
@@ -148,7 +148,7 @@ class MultiCrop:
         Args:
             cut: from `cut`.
             parameters: the same that the crops were cut with.
-            each: `map`, or a map in threads, for a CPU, where few crops are varied at a time.
+            each: `map` or a threaded map; on a CPU, crops are processed in small parts.
         """
         varied = [
             torch.empty(len(images), 3, size.pixels, size.pixels, device=images.device)

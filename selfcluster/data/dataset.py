@@ -23,7 +23,7 @@ class Data:
     images: Images
     test: Images | None = None
     test_where: str = ""
-    """What to pass as DATA to open the test split alone; empty if there is no such path."""
+    """What to pass as IMAGES to open the test split alone; empty if there is no such path."""
     notes: tuple[str, ...] = ()
     """Lines for the user about what was found."""
 

@@ -55,9 +55,9 @@ class EpochPlan:
     figures: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the clustering, by name."""
     notes: tuple[str, ...] = ()
-    """What the user should be told of it."""
+    """Messages for the user."""
     warnings: tuple[str, ...] = ()
-    """Collapses found by it, where `on_collapse` is warn."""
+    """Collapses found while clustering, if `on_collapse` is warn."""
     occurrence: NDArray[np.int64] = field(init=False)
     """How often the same index came earlier in the order, so that each occurrence gets different crops."""
 

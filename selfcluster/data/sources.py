@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import zipfile
 import zlib
@@ -23,7 +22,7 @@ from selfcluster.data.readers.folder import FolderImages, ListedImages, Listing,
 from selfcluster.data.readers.images import ArrayImages, EncodedImages, read_array
 from selfcluster.data.readers.parquet import ParquetImages
 from selfcluster.data.readers.tar import TarImages
-from selfcluster.errors import DataError
+from selfcluster.errors import DataError, suggestion
 from selfcluster.settings.config import DataSettings
 
 
@@ -40,7 +39,7 @@ def open_data(given: Any, settings: DataSettings) -> Data:
     data = _open(given, settings)
     if data.test is not None and settings.labels not in ("auto", "none"):
         raise DataError(
-            f"labels {settings.labels!r} are for one set of images, but {data.name} has splits; pass one split as DATA and the other as --test"
+            f"labels {settings.labels!r} are for one set of images, but {data.name} has splits; pass one split as IMAGES and the other as --test"
         )
     set_labels(data.images, settings.labels)
     if data.test is not None and settings.labels == "none":
@@ -86,8 +85,7 @@ def _open(given: Any, settings: DataSettings) -> Data:
     if is_pattern(str(path)):
         root, names = files_of(str(path))
         return packed(root, names, root.name, absolute(str(path)))
-    near = difflib.get_close_matches(str(given), datasets.NAMES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"data sets: {', '.join(datasets.NAMES)}"
+    hint = suggestion(str(given), datasets.NAMES) or f"data sets: {', '.join(datasets.NAMES)}"
     raise DataError(f"no file, folder or data set {str(given)!r}; {hint}")
 
 

@@ -21,7 +21,7 @@ def stratified_split(
 
     Args:
         codes: class of each row.
-        share: share of each class to choose, in (0, 1); at least one row.
+        share: share of each class to choose, in (0, 1); at least one row, except those that `keep` reserves.
         key: key of the draw; with one key, a larger share contains the smaller one.
         keep: rows of each class that are never chosen.
     Returns:

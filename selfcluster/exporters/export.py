@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from selfcluster.errors import CheckpointError, ConfigError, known
 from selfcluster.exporters import hub, onnx_graph, run_folder, timm_folder, torchvision_weights
 from selfcluster.exporters.verification import Difference, Source, plain_copy
-from selfcluster.models.features import Layer
 from selfcluster.runs.atomic import folder_written_whole
 from selfcluster.runs.run import OpenRun
+from selfcluster.settings.commands import Layer
 from selfcluster.settings.config import Config
 
 

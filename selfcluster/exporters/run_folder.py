@@ -20,9 +20,9 @@ from selfcluster.models.model import ClusterModel
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.runs.checkpoint import read_state, save_network
 from selfcluster.runs.environment import read_environment, write_environment
-from selfcluster.runs.folder import read_model, read_origins, write_config
+from selfcluster.runs.folder import read_model, write_config
 from selfcluster.runs.json_files import write_json
-from selfcluster.settings.config import Config
+from selfcluster.settings.config import Config, flatten
 from selfcluster.settings.resolve import ResolvedConfig
 
 FILES: tuple[str, ...] = ("config.toml", "environment.json", "metrics.jsonl", "evaluation*.json", "checkpoints")
@@ -34,7 +34,11 @@ def check(config: Config[Any]) -> None:
 
 def write(folder: Path, source: Source) -> Difference:
     """The folder is a run that can be loaded, evaluated on given images, exported and trained from, but not resumed."""
-    write_config(folder, ResolvedConfig(source.config, read_origins(source.path)), images="")
+    write_config(
+        folder,
+        ResolvedConfig(source.config, dict.fromkeys(flatten(source.config), f"exported from {source.path.resolve().name}")),
+        images="",
+    )
     write_environment(folder, dataclasses.replace(read_environment(source.path), command=[]))
     if (source.path / "metrics.jsonl").is_file():
         write_atomically(folder / "metrics.jsonl", (source.path / "metrics.jsonl").read_bytes())

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from selfcluster import methods
 from selfcluster.errors import CheckpointError
-from selfcluster.models.features import Layer
 from selfcluster.models.model import ClusterModel
+from selfcluster.settings.commands import Layer
 from selfcluster.settings.config import Config, replace
 
 TOLERANCE = 1e-4

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from selfcluster.clustering.outliers import OutlierModel
 from selfcluster.errors import CheckpointError
-from selfcluster.models.features import Layer
 from selfcluster.runs.atomic import write_atomically
+from selfcluster.settings.commands import Layer
 
 _FILE = "clusters.safetensors"
 

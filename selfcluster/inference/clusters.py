@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,10 +33,10 @@ from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.inference.centroids import Centroids, read_centroids, write_centroids
 from selfcluster.inference.cluster_table import cluster_table, write_table
 from selfcluster.inference.embeddings import embeddings_of, in_layer
-from selfcluster.models.features import Layer
 from selfcluster.models.model import Prototypes
 from selfcluster.runs.folder import check_writable
 from selfcluster.runs.run import OpenRun
+from selfcluster.settings.commands import Layer, NClusters
 
 _ROWS = 8192
 """Rows classified at a time by DeepCluster's top layer."""
@@ -91,7 +91,7 @@ def cluster(
     run: OpenRun,
     images: Any = None,
     *,
-    k: int | Literal["auto"] | None = None,
+    k: NClusters = None,
     seed: int = 0,
     projection: Projection = "pca",
     keep: bool = False,
@@ -191,7 +191,7 @@ def _find_centroids(run: OpenRun, features: Float[Tensor, "n f"], k: int | None,
     return "features", normalize(sums[torch.bincount(classes) > 0])
 
 
-def _check_enough(n: int, k: int | Literal["auto"] | None, data: Data) -> None:
+def _check_enough(n: int, k: NClusters, data: Data) -> None:
     if n == 0:
         raise DataError(_none_readable(data))
     if isinstance(k, int) and n < k:

@@ -19,9 +19,9 @@ from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
 from selfcluster.errors import known
 from selfcluster.inference.embeddings import ROWS, embeddings_of, in_layer
-from selfcluster.models.features import Layer
 from selfcluster.runs.atomic import check_destination
 from selfcluster.runs.run import OpenRun
+from selfcluster.settings.commands import Layer
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from selfcluster.data.readers.images import Images
 from selfcluster.distributed import logger
 from selfcluster.errors import known
 from selfcluster.inference.feature_cache import FeatureCache
-from selfcluster.models.features import Layer
 from selfcluster.runs.log import with_progress
 from selfcluster.runs.run import OpenRun
+from selfcluster.settings.commands import Layer
 
 ROWS = 8192
 """Rows that go through the head at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.readers.images import Images
 from selfcluster.device import Map, in_threads
 from selfcluster.errors import DataError
-
-Layer = Literal["features", "head"]
 
 ProgressCallback = Callable[[int], object]
 """Called after each batch with the number of images read so far."""

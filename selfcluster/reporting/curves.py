@@ -79,7 +79,7 @@ _CURVES: tuple[tuple[str, str, str], ...] = (
     ("collapse/rankme", "Effective rank of the features", "RankMe; tens or more is good, near 1 is a collapse."),
     ("cluster/largest_share", "Share of the largest cluster", "Should stay small; near 1 means that one cluster has all images."),
     ("train/lr", "Learning rate", "Follows the schedule."),
-    ("train/images_per_second", "Images per second", "Even, unless the machine is shared."),
+    ("train/images_per_second", "Images per second", "Should be steady unless the machine is shared."),
     ("train/data_wait", "Share of time waiting for images", "Should be near 0; if not, use more workers."),
 )
 """Metric, title and caption of each curve."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -25,18 +25,19 @@ from selfcluster.inference import clusters
 from selfcluster.inference.centroids import read_centroids
 from selfcluster.inference.cluster_table import read_table
 from selfcluster.inference.embeddings import embeddings_of
-from selfcluster.models.features import Layer
 from selfcluster.reporting.page import COLUMNS, Limits, Page
 from selfcluster.reporting.prototypes import prototype_galleries
 from selfcluster.reporting.render import build
 from selfcluster.runs.atomic import check_destination, write_atomically
 from selfcluster.runs.environment import read_environment
+from selfcluster.runs.folder import check_writable
 from selfcluster.runs.json_files import read_json
 from selfcluster.runs.run import OpenRun
+from selfcluster.settings.commands import Layer, NClusters
 
 
 @dataclass(frozen=True)
-class ClusteredImages:
+class _ClusteredImages:
     """Images with their clusters."""
 
     table: pa.Table
@@ -51,7 +52,7 @@ def report(
     data: Any = None,
     *,
     out: str | Path | None = None,
-    k: int | Literal["auto"] | None = None,
+    k: NClusters = None,
     seed: int = 0,
     limits: Limits | None = None,
 ) -> Path:
@@ -74,10 +75,14 @@ def report(
     """
     file = run.path / "report.html" if out is None else Path(out)
     check_destination(file, (".html",), overwrite=True)  # before the work
+    if k is not None:
+        check_writable(run.path)
     with distributed.alone():
         opened = run.data(data)
         clustered = (_saved_clusters(run, opened) if k is None else None) or _new_clusters(run, opened, k, seed)
-        features = clustered.features
+        # Images that could not be read when they were clustered are not on the page.
+        features = clustered.features.clone()
+        features[torch.from_numpy(clustered.table["cluster"].to_numpy() < 0)] = torch.nan
         limits = limits or Limits()
         logger.info(f"building a page of {min(limits.n_points, len(clustered.table)):,} images: neighbors and thumbnails")
 
@@ -106,7 +111,7 @@ def report(
     return file
 
 
-def _saved_clusters(run: OpenRun, data: Data) -> ClusteredImages | None:
+def _saved_clusters(run: OpenRun, data: Data) -> _ClusteredImages | None:
     """Return the clusters in the run folder if they are of these images and of the current weights."""
     file = run.path / "clusters.parquet"
     if not file.is_file():
@@ -127,10 +132,10 @@ def _saved_clusters(run: OpenRun, data: Data) -> ClusteredImages | None:
         logger.info(f"the clusters in {file} are of step {centroids.step:,}, but the run is at step {run.step:,}; making new ones")
         return None
     logger.info(f"showing the clusters in {file}")
-    return ClusteredImages(table, torch.from_numpy(embeddings_of(run, data.images).features), centroids.layer)
+    return _ClusteredImages(table, torch.from_numpy(embeddings_of(run, data.images).features), centroids.layer)
 
 
-def _new_clusters(run: OpenRun, data: Data, k: int | Literal["auto"] | None, seed: int) -> ClusteredImages:
+def _new_clusters(run: OpenRun, data: Data, k: NClusters, seed: int) -> _ClusteredImages:
     """Cluster the images, and save clusters of the run's own images, so that the page and `assign` use the same ones.
 
     Saved clusters of other images are replaced only if `k` asks for new ones.
@@ -140,7 +145,7 @@ def _new_clusters(run: OpenRun, data: Data, k: int | Literal["auto"] | None, see
     replaces = k is not None or not there.is_file() or read_centroids(run.path).digest == found.centroids.digest
     if replaces and data.where and data.where == run.images:
         clusters.write_clusters(found, run.path)
-    return ClusteredImages(found.table, torch.from_numpy(found.features), found.centroids.layer)
+    return _ClusteredImages(found.table, torch.from_numpy(found.features), found.centroids.layer)
 
 
 def _evaluation(run: OpenRun, data: Data) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ HEADLINES: dict[VerdictState, str] = {
 }
 
 _STILL_FALLING = 0.02
-"""Share of ln K by which a loss falls from the fifth before the last to the last if it still falls."""
+"""A loss still falls if the mean of its last fifth is lower than that of the fifth before by more than this share of ln K."""
 
 _CLOSE_TOGETHER = 0.8
 """Squared length of the mean embedding above which embeddings are close together."""
@@ -151,7 +151,7 @@ def _reason(problem: Problem, h: Health) -> str:
 
 
 def _embeddings(rows: Rows, h: Health, problem: Problem | None) -> Iterator[Sign]:
-    """Whether images have different embeddings, features and codes."""
+    """Yield signs of whether images have different embeddings, features and codes."""
     if h.mean_embedding is not None and problem != "same embedding":
         length = f"the mean embedding has a squared length of {h.mean_embedding:.2f}, where 1 is a collapse"
         is_close = h.mean_embedding > _CLOSE_TOGETHER
@@ -174,14 +174,14 @@ def _embeddings(rows: Rows, h: Health, problem: Problem | None) -> Iterator[Sign
 
 
 def _clusters(rows: Rows, k: int) -> Iterator[Sign]:
-    """Whether the clusters of training are many and settled."""
+    """Yield signs of whether the clusters of training are many and settled."""
     used, largest, settled = (
         of_metric(rows, name)
         for of_metric, name in ((_last, "collapse/prototypes_used"), (_last, "cluster/largest_share"), (at_the_end, "cluster/nmi_previous"))
     )
     if used is not None:
         text = f"{used:.0f} of {k:,} prototypes are in use"
-        yield Sign("note", f"{text}; fewer --n-prototypes would do.") if used < _FEW_PROTOTYPES * k else Sign("good", f"{text}.")
+        yield Sign("note", f"{text}; a smaller --n-prototypes would be enough.") if used < _FEW_PROTOTYPES * k else Sign("good", f"{text}.")
     if largest is not None and largest > _LARGE_CLUSTER and k > 2:
         yield Sign("note", f"One cluster contains {_percent(largest)} of the images.")
     if settled is not None and settled < _UNSETTLED:
@@ -191,7 +191,7 @@ def _clusters(rows: Rows, k: int) -> Iterator[Sign]:
 
 
 def _loss(rows: Rows, h: Health, problem: Problem | None) -> Iterator[Sign]:
-    """Whether the loss has left ln K, and whether it still falls."""
+    """Yield signs of whether the loss has left ln K, and whether it still falls."""
     _, values = series(rows, "train/loss")
     if h.has_left_ln_k:
         yield Sign("good", f"The loss fell from {values[0]:.2f} to {h.loss:.2f}, below ln K = {h.ln_k:.2f}.")
@@ -210,7 +210,7 @@ def _loss(rows: Rows, h: Health, problem: Problem | None) -> Iterator[Sign]:
 
 
 def _course(rows: Rows, config: Config[Any]) -> Iterator[Sign]:
-    """Whether training reached its end, saw the images often enough, and did not wait for them."""
+    """Yield signs of whether training reached its end, saw the images often enough, and did not wait for them."""
     step, epoch = max(row["step"] for row in rows), max(row["epoch"] for row in rows) + 1
     optim = config.optim
     planned, done, unit = (optim.max_steps, step, "steps") if optim.max_steps else (optim.epochs, epoch, "epochs")
@@ -227,11 +227,11 @@ def _course(rows: Rows, config: Config[Any]) -> Iterator[Sign]:
         )
     waits = at_the_end(rows, "train/data_wait")
     if waits is not None and waits > _WAITS:
-        yield Sign("note", f"A step waits {_percent(waits)} of its time for images; --cache-gib or --workers may shorten that.")
+        yield Sign("note", f"A step waits {_percent(waits)} of its time for images; --cache-gib or --workers may reduce this.")
 
 
 def _floors(figures: Mapping[str, Mapping[str, float]]) -> Iterator[Sign]:
-    """Whether the encoder beats the baselines, where it was evaluated."""
+    """Yield signs of whether the encoder beats the baselines, if it was evaluated."""
     metric = "eval/knn_top1_k20"
     trained = figures.get("trained encoder", {}).get(metric)
     floors = {name if name.endswith("s") else f"the {name}": figures[name][metric] for name in _FLOORS if metric in figures.get(name, {})}

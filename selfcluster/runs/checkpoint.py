@@ -22,8 +22,8 @@ from torch import Tensor
 
 from selfcluster.errors import CheckpointError
 from selfcluster.models.model import ClusterModel
-from selfcluster.runs.atomic import sync_folder, write_atomically, write_synced
-from selfcluster.runs.json_files import read_json
+from selfcluster.runs.atomic import sync_folder, write_synced
+from selfcluster.runs.json_files import read_json, write_json
 from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, flatten
 
 VERSION = 1
@@ -81,7 +81,7 @@ def save_checkpoint(folder: Path, tensors: NamedTensors, state: CheckpointState)
         sync_folder(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(partial, target)
-        write_atomically(checkpoints / "last.json", json.dumps({"step": state.step}).encode())
+        write_json(checkpoints / "last.json", {"step": state.step})
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
@@ -96,7 +96,7 @@ def load_checkpoint(folder: Path) -> tuple[NamedTensors, CheckpointState]:
     """Return the tensors and the state of a run's last checkpoint.
 
     Raises:
-        CheckpointError: there is none, it is damaged (the file is named), or a newer version wrote it.
+        CheckpointError: there is none, it is damaged (the file is named), or another version wrote it.
     """
     state = read_state(folder)
     tensors = {}
@@ -127,7 +127,7 @@ def read_state(folder: Path) -> CheckpointState:
     """Return the state of a run's last checkpoint, without its tensors.
 
     Raises:
-        CheckpointError: there is none, its JSON is damaged, or a newer version wrote it.
+        CheckpointError: there is none, its JSON is damaged, or another version wrote it.
     """
     file = folder / "checkpoints" / str(last_step(folder)) / "state.json"
     content = read_json(file, "version", advice=_RESTART)
@@ -161,7 +161,7 @@ def save_network(folder: Path, config: Config[Any], model: ClusterModel, *, step
     save_checkpoint(folder, {"model": model.state_dict()}, state)
 
 
-def require_resumable(folder: Path) -> None:
+def check_resumable(folder: Path) -> None:
     """Check that the last checkpoint is more than a network alone, see `save_network`; raise CheckpointError if not."""
     if "optimizer.safetensors" not in read_state(folder).files:
         raise CheckpointError(

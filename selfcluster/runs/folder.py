@@ -4,13 +4,14 @@ config.toml        every setting and its origin                data.parquet    s
 environment.json   see `environment`                           skipped.csv     images that could not be read, and why
 metrics.jsonl      see `metrics`                               checkpoints/    see `checkpoint`
 log.txt            see `log`                                   model/          the encoder, as timm loads it
-features/          see `embeddings`                            clusters.*      see `clusters`
+features/          see `feature_cache`                         clusters.*      see `cluster_table`, `centroids`
 evaluation*.json   see `results`                               report.html, export/
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from selfcluster.runs.atomic import write_atomically
 from selfcluster.runs.checkpoint import check_settings, load_checkpoint
 from selfcluster.runs.environment import current_environment, write_environment
 from selfcluster.runs.manifest import write_manifest
-from selfcluster.settings.config import Config, default_config, flatten, replace
+from selfcluster.settings.config import Config, default_config, replace
 from selfcluster.settings.resolve import ResolvedConfig
 from selfcluster.settings.toml import read_toml, to_toml
 
@@ -62,13 +63,8 @@ def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) ->
     Raises:
         CheckpointError: `out` contains a run, or files that are not a run's.
     """
-    n = 1
-    while out is None:
-        free = Path("runs", f"{name}-{method}-{n}")
-        with contextlib.suppress(FileExistsError):
-            free.mkdir(parents=True)
-            return free
-        n += 1
+    if out is None:
+        return _next_free(Path("runs"), f"{name}-{method}")
     folder = Path(out)
     if folder.is_file():
         raise CheckpointError(f"{str(folder)!r} is a file; choose another --out")
@@ -79,6 +75,16 @@ def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) ->
     if not overwrite:
         raise CheckpointError(f"{str(folder)!r} already contains a run; use --resume to continue it, or --overwrite to replace it")
     return folder
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    """Create the folder with the next free number, so that a run that starts at the same time gets another."""
+    parent.mkdir(exist_ok=True)
+    for n in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{name}-{n}").mkdir()
+            break
+    return parent / f"{name}-{n}"
 
 
 def check_writable(folder: Path) -> None:
@@ -125,18 +131,10 @@ def read_config(folder: Path) -> tuple[Config[Any], str]:
     file = folder / "config.toml"
     if not file.is_file():
         raise CheckpointError(f"{str(folder)!r} is not a run folder: it has no config.toml")
-    top, settings = read_toml(file)
-    if not {"method", "images"} <= top.keys():
+    content = read_toml(file)
+    if content.method is None or content.images is None:
         raise CheckpointError(f"{str(file)!r} is damaged: the key 'method' or 'images' is missing; start a new run")
-    return replace(default_config(top["method"]), settings), top["images"]
-
-
-def read_origins(folder: Path) -> dict[str, str]:
-    """Return the origin of each setting, which config.toml has as a comment after the value."""
-    config, _ = read_config(folder)
-    lines = [line for line in (folder / "config.toml").read_text("utf-8").splitlines() if "  # " in line]
-    commented = {line.partition(" = ")[0]: line.rpartition("  # ")[2] for line in lines}
-    return dict.fromkeys(flatten(config), "config file") | commented
+    return replace(default_config(content.method), content.settings), content.images
 
 
 def read_model(folder: Path) -> tuple[Config[Any], str, ClusterModel]:

@@ -27,10 +27,13 @@ class MetricsWriter:
     def __init__(self, folder: Path, settings: RunSettings) -> None:
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._sinks: list[Sink] = []
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(self._file.close)
         if settings.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(folder)
+            self._closing.callback(writer.close)
 
             def add_scalars(step: int, values: dict[str, float]) -> None:
                 for name, value in values.items():
@@ -41,6 +44,7 @@ class MetricsWriter:
             import wandb
 
             run = wandb.init(project=settings.wandb, name=folder.name, dir=str(folder), resume="allow", id=folder.name)
+            self._closing.callback(run.finish)
             self._sinks.append(lambda step, values: run.log(values, step=step))
 
     def write(self, step: int, epoch: int, values: dict[str, float]) -> None:
@@ -51,8 +55,8 @@ class MetricsWriter:
             sink(step, values)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, and finish the TensorBoard and Weights & Biases runs."""
+        self._closing.close()
 
 
 def read_rows(metrics: Path) -> list[dict[str, float]]:

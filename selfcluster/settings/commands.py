@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 Run = Annotated[str, "RUN"]
 Images = Annotated[str | None, "IMAGES"]
 NClusters = int | Literal["auto"] | None
+"""A number of clusters, the number with the best silhouette, or one per prototype."""
+Layer = Literal["features", "head"]
+"""Output of the encoder, or of the projection head."""
 
 Evaluator = Literal["knn", "linear", "retrieval", "clusters", "label-free", "finetune"]
 
@@ -30,9 +33,9 @@ class Train:
     images: Images = None
     """A folder (nested or flat); .tar or .parquet files: one, a folder of them, or a quoted pattern; a .npy or .npz file; or a named set: digits, cifar10, cifar100, stl10, fashion-mnist, imagenette."""
     method: str | None = None
-    """Algorithm: swav, deepcluster, deepcluster-v2 or sela-v2. Default: that of the preset or config file, or else swav."""
+    """Algorithm: swav, deepcluster, deepcluster-v2 or sela-v2. Default: the method of the preset or config file, or swav."""
     preset: str | None = None
-    """Use a published experiment instead of the recipe."""
+    """Published experiment to use instead of the recipe: swav-imagenet, swav-imagenet-small-batch, deepcluster-imagenet, deepcluster-v2-imagenet or sela-v2-imagenet."""
     augmentation: str | None = None
     """Set of augmentation strengths: photo (color, flip, blur), grey (contrast, flip, blur) or glyph (small rotations, shifts and shears). Default: by the recipe."""
     config: str | None = None
@@ -93,7 +96,7 @@ class Embed:
     """Images. Default: those of the run."""
     out: str = "embeddings.parquet"
     """A .parquet file (path, index, embedding, label) or a .npy file (embeddings only). Resumes if interrupted."""
-    layer: Literal["features", "head"] = "features"
+    layer: Layer = "features"
     """features (the output of the encoder) or head (the unit vectors that training compares with prototypes)."""
     overwrite: bool = False
     """Replace the file."""
@@ -113,7 +116,7 @@ class Cluster:
     images: Images = None
     """Images. Default: those of the run."""
     k: NClusters = None
-    """Number of clusters; auto for the number of best silhouette. Default: the prototypes of the method."""
+    """Number of clusters; auto for the number with the best silhouette. Default: one cluster per prototype of the run."""
     out: str | None = None
     """Also write the table to this .parquet or .csv file."""
     copy_to: str | None = None
@@ -121,7 +124,7 @@ class Cluster:
     links: bool = False
     """With --copy-to: link instead of copy."""
     map: Literal["pca", "umap"] = "pca"
-    """Projection of the map of all images."""
+    """Projection for the map of the images."""
     seed: int = 0
     """Random seed."""
     overwrite: bool = False
@@ -167,7 +170,7 @@ class Report:
     out: str | None = None
     """File to write. Default: report.html in the run folder."""
     k: NClusters = None
-    """Number of clusters, or auto. Default: the clusters of selfcluster cluster, or else the prototypes of the method."""
+    """Number of clusters, or auto. Default: the clusters of selfcluster cluster, or one per prototype of the run."""
     points: int = 50_000
     """Show at most this many images; a larger set is sampled."""
     seed: int = 0
@@ -189,7 +192,7 @@ class Export:
     """timm, torchvision, onnx, hub (a folder to upload, with a model card) or whole (encoder, head and prototypes, for selfcluster)."""
     out: str | None = None
     """Folder to write. Default: export/<format> in the run folder."""
-    layer: Literal["features", "head"] = "features"
+    layer: Layer = "features"
     """Output of an ONNX graph: the encoder's features, or the head's embeddings."""
     overwrite: bool = False
     """Replace the export in --out."""

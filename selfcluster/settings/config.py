@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 from selfcluster.errors import ConfigError, known
-from selfcluster.settings.values import checked
+from selfcluster.settings.values import check_value
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ def replace(config: Config[Any], values: Mapping[str, Any]) -> Config[Any]:
     for f in dataclasses.fields(config):
         group = getattr(config, f.name)
         types = get_type_hints(type(group))
-        own = {g.name: checked(g.name, values[g.name], types[g.name]) for g in dataclasses.fields(group) if g.name in values}
+        own = {g.name: check_value(g.name, values[g.name], types[g.name]) for g in dataclasses.fields(group) if g.name in values}
         changed[f.name] = dataclasses.replace(group, **own)
     return Config(**changed)
 

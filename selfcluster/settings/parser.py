@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 
 from selfcluster.errors import ConfigError, known
 from selfcluster.settings.commands import Train
-from selfcluster.settings.config import METHOD_SETTINGS, Config, check_method_has, default_config, flatten, groups
+from selfcluster.settings.config import METHOD_SETTINGS, Config, check_method_has, default_config, groups
 from selfcluster.settings.recipe import Facts, recipe
-from selfcluster.settings.resolve import method_for
-from selfcluster.settings.toml import read_toml
+from selfcluster.settings.resolve import profile_of
+from selfcluster.settings.toml import SettingsFile, read_toml
 from selfcluster.settings.values import from_words
 
 Command = TypeVar("Command")
@@ -33,7 +33,7 @@ def parse(name: str, kind: type[Command], words: Sequence[str]) -> Command:
     given, unknown = parser.split(words)
     if given.pop("help", False):
         parser.exit_with_help()
-    _check_unknown(unknown, [f.name for f in dataclasses.fields(kind)])  # type: ignore[arg-type]
+    _check_unknown(unknown, parser)
     return _filled(kind, given)
 
 
@@ -50,9 +50,11 @@ def parse_train(words: Sequence[str]) -> Train:
     own = [f.name for f in dataclasses.fields(Train)]
     train = _filled(Train, {name: raw for name, raw in given.items() if name in own})
     config = default_config(_method_of(train))
-    if wants_help:
-        _Parser("train", Train, groups(config).values(), by_recipe=_by_recipe(config)).exit_with_help()
-    _check_unknown(unknown, [*own, *flatten(config)])
+    if wants_help or unknown:
+        parser = _Parser("train", Train, groups(config).values(), by_recipe=_by_recipe(config))
+        if wants_help:
+            parser.exit_with_help()
+        _check_unknown(unknown, parser)
     kinds = {name: kind for group in groups(config).values() for name, kind in get_type_hints(type(group)).items()}
     settings = {}
     for name, raw in given.items():
@@ -76,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
             required = field.default is dataclasses.MISSING
             if get_origin(hint) is Annotated:
                 metavar = hint.__metadata__[0]
-                positional.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, metavar=metavar, help=text)
+                positional.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, metavar=metavar, help=text.replace("%", "%%"))
                 usage.append(metavar if required else f"[{metavar}]")
             else:
                 _add_flag(options, field.name, hint, text + ("" if required else _default_text(field.default)), "store_true")
@@ -110,7 +112,8 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, hint: Any, text: str, s
     if hint is bool:
         group.add_argument(_flag(name), dest=name, action=switch, default=argparse.SUPPRESS, help=text)
     else:
-        nargs = "+" if get_origin(hint) is tuple else None
+        parts = get_args(hint) if get_origin(hint) is tuple else ()
+        nargs = None if not parts else "+" if parts[-1] is Ellipsis else len(parts)
         group.add_argument(_flag(name), dest=name, nargs=nargs, metavar=_metavar(name, hint), default=argparse.SUPPRESS, help=text)
 
 
@@ -150,23 +153,22 @@ def _default_text(value: Any) -> str:
 
 
 def _documented_fields(kind: type) -> list[tuple[dataclasses.Field[Any], Any, str]]:
-    """Return each field with a default or none, its type, and the docstring below it, which only the source has."""
-    hints = get_type_hints(kind, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.default_factory is dataclasses.MISSING}
-    return [(fields[name], hints[name], text) for name, text in _docstrings(kind.__module__)[kind.__name__] if name in fields]
+    """Return each field without a default factory, its type, and the docstring below it, read from the source."""
+    hints, texts = get_type_hints(kind, include_extras=True), _docstrings(kind.__module__)[kind.__name__]
+    return [(f, hints[f.name], texts[f.name]) for f in dataclasses.fields(kind) if f.default_factory is dataclasses.MISSING]
 
 
 @cache
-def _docstrings(module: str) -> dict[str, list[tuple[str, str]]]:
+def _docstrings(module: str) -> dict[str, dict[str, str]]:
     """Return the docstring below each field of each class of a module."""
     tree = ast.parse(inspect.getsource(sys.modules[module]))
     return {
-        node.name: [
-            (field.target.id, text.value.value)
+        node.name: {
+            field.target.id: text.value.value
             for field, text in zip(node.body, node.body[1:], strict=False)
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
             if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
-        ]
+        }
         for node in tree.body
         if isinstance(node, ast.ClassDef)
     }
@@ -175,11 +177,12 @@ def _docstrings(module: str) -> dict[str, list[tuple[str, str]]]:
 def _filled(kind: type[Command], given: Mapping[str, Any]) -> Command:
     """Return the dataclass with the values that the given words stand for."""
     hints = get_type_hints(kind)
+    values = {name: _value(name, raw, hints[name]) for name, raw in given.items()}
     for field, hint, _ in _documented_fields(kind):
         if field.name not in given and field.default is dataclasses.MISSING:
             argument = hint.__metadata__[0] if get_origin(hint) is Annotated else _flag(field.name)
             raise ConfigError(f"{argument} is missing; see selfcluster {kind.__name__.lower()} --help")
-    return kind(**{name: _value(name, raw, hints[name]) for name, raw in given.items()})
+    return kind(**values)
 
 
 def _value(name: str, raw: Any, kind: Any) -> Any:
@@ -190,23 +193,21 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _check_unknown(words: Sequence[str], names: Iterable[str]) -> None:
-    if not words:
-        return
-    flags = [_flag(name) for name in (*names, "help")]
+def _check_unknown(words: Sequence[str], parser: _Parser) -> None:
     for word in words:
         if word.startswith("--"):
-            known(word.split("=")[0], flags, "flag")
-    is_file = words[0].endswith((".tar", ".parquet"))
-    hint = "; a pattern of several files goes in quotes, such as 'shards/*.tar'" if is_file else ""
-    raise ConfigError(f"unexpected argument {words[0]!r}{hint}")
+            known(word.split("=")[0], [flag for action in parser._actions for flag in action.option_strings], "flag")
+    if words:
+        is_file = words[0].endswith((".tar", ".parquet"))
+        hint = "; a pattern of several files goes in quotes, such as 'shards/*.tar'" if is_file else ""
+        raise ConfigError(f"unexpected argument {words[0]!r}{hint}")
 
 
 def _method_of(train: Train) -> str:
     """Return the method that the arguments of `train` are for."""
     file = Path(train.out or "", "config.toml") if train.resume else Path(train.config) if train.config else None
-    top = read_toml(file)[0] if file is not None and (train.config or file.is_file()) else {}
-    return known(method_for(train.method, train.preset, top), METHOD_SETTINGS, "method")
+    content = read_toml(file) if file is not None and (train.config or file.is_file()) else SettingsFile({})
+    return profile_of(train.method, train.preset, train.augmentation, content).method
 
 
 def _by_recipe(config: Config[Any]) -> Container[str]:

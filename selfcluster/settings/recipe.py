@@ -94,7 +94,7 @@ def is_glyph(facts: Facts) -> bool:
 
 
 def _deepcluster(facts: Facts, crops: dict[str, Choice], steps_per_epoch: int) -> dict[str, Choice]:
-    """One crop per image, and a top layer that can be learned within the steps of an epoch."""
+    """Choose one crop per image, and a top layer that can be learned within the steps of an epoch."""
     one = {name: Choice(choice.value[:1], choice.reason) for name, choice in crops.items()}
     one["n_crops"] = Choice((1,), "one crop per image, as in the paper")
     top_lr = Choice(0.05, "as in the paper")
@@ -180,7 +180,7 @@ def _network(facts: Facts, kind: str) -> dict[str, Choice]:
 
 
 def _n_prototypes(facts: Facts, at_most: float = 3000) -> Choice:
-    # A power law through 3 prototypes a class on the digits (1,797 images, 10 classes) and on ImageNet (1.28 million, 1,000).
+    # A power law through 3 prototypes per class on the digits (1,797 images, 10 classes) and on ImageNet (1.28 million, 1,000).
     by_images = min(3000, max(10, 30 * (facts.n / 1797) ** 0.7))
     what = f"{facts.n:,} images" if by_images <= at_most else f"{facts.n:,} images in small batches"
     k = min(facts.n, _round_figure(max(10, min(by_images, at_most))))
@@ -199,7 +199,7 @@ def _round_figure(x: float) -> int:
 
 
 def _batch(facts: Facts) -> Choice:
-    """About n / 28 images: a power of two, at least 16, at most n."""
+    """Choose about n / 28 images: a power of two, at least 16, at most n."""
     largest, why = (256, "") if facts.accelerated else (64, "; without a GPU many small steps learn more than few large ones")
     power = 2 ** round(math.log2(max(1, facts.n / 28)))
     batch = int(min(largest, max(16, power), facts.n))

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcluster.errors import ConfigError, known
-from selfcluster.settings.config import AUGMENTATIONS, CHANGEABLE_ON_RESUME, DEFAULT_METHOD, Config, default_config, flatten, replace
+from selfcluster.settings.config import (
+    AUGMENTATIONS,
+    CHANGEABLE_ON_RESUME,
+    DEFAULT_METHOD,
+    METHOD_SETTINGS,
+    Config,
+    default_config,
+    flatten,
+    replace,
+)
 from selfcluster.settings.presets import PRESETS, method_of
 from selfcluster.settings.recipe import Facts, recipe
+from selfcluster.settings.toml import SettingsFile
 from selfcluster.settings.validation import check, check_values
 
 
@@ -21,68 +31,64 @@ class ResolvedConfig:
     origins: dict[str, str]
 
 
-def method_for(method: str | None, preset: str | None, top: Mapping[str, Any]) -> str:
-    """Return the method that is meant: the one that was named, that of the preset, that of the TOML file, or the default.
+@dataclass(frozen=True)
+class Profile:
+    """What the settings of a new run start from."""
 
-    Args:
-        method, preset: as given, or None.
-        top: top-level values of the TOML file, from `read_toml`; empty if there is none.
+    method: str
+    preset: str | None = None
+    """Published experiment; None for the recipe."""
+    augmentation: str | None = None
+    """Set of augmentation strengths; None for that of the preset or recipe."""
+
+
+def profile_of(method: str | None, preset: str | None, augmentation: str | None, file: SettingsFile) -> Profile:
+    """Return the profile of a new run: as given, or else as in the TOML file; the default method is that of the preset, or swav.
+
+    Raises:
+        ConfigError: an unknown name, or a preset of another method.
     """
-    if preset := preset or top.get("preset"):
-        return method or method_of(preset)
-    return method or top.get("method", DEFAULT_METHOD)
+    preset, augmentation, method = preset or file.preset, augmentation or file.augmentation, method or (None if preset else file.method)
+    if augmentation is not None:
+        known(augmentation, AUGMENTATIONS, "augmentation")
+    if preset is None:
+        return Profile(known(method or DEFAULT_METHOD, METHOD_SETTINGS, "method"), None, augmentation)
+    of_preset = method_of(preset)
+    if method not in (None, of_preset):
+        raise ConfigError(f"preset {preset!r} is for the method {of_preset!r}, not {method!r}; leave --method out or choose another preset")
+    return Profile(of_preset, preset, augmentation)
 
 
-def resolve(
-    method: str,
-    facts: Facts,
-    *,
-    preset: str | None = None,
-    augmentation: str | None = None,
-    file: Mapping[str, Any],
-    flags: Mapping[str, Any],
-) -> ResolvedConfig:
+def resolve(profile: Profile, facts: Facts, *, file: Mapping[str, Any], flags: Mapping[str, Any]) -> ResolvedConfig:
     """Return the config of a new run.
 
     Args:
-        method: its name.
+        profile: method, preset and augmentation.
         facts: what the recipe knows about the images.
-        preset: name of a preset, or None for the recipe.
-        augmentation: name of a set of augmentation strengths, or None for that of the preset or recipe.
-        file: settings of a TOML file by flat name, from `read_toml`.
+        file: settings of a TOML file by flat name.
         flags: settings given one by one, by flat name.
     Raises:
         ConfigError: an unknown name or a wrong value.
     """
-    config = default_config(method)
-    given = {**file, **flags}
+    config, given = default_config(profile.method), {**file, **flags}
     check_values(replace(config, given))
-    if augmentation is not None:
-        known(augmentation, AUGMENTATIONS, "augmentation")
     origins = dict.fromkeys(flatten(config), "default")
-    if preset is None:
-        advice = recipe(facts, replace(config, given), given, augmentation)
+    strengths = vars(AUGMENTATIONS[profile.augmentation]) if profile.augmentation else {}
+    if profile.preset is None:
+        advice = recipe(facts, replace(config, given), given, profile.augmentation)
         config = replace(config, {name: choice.value for name, choice in advice.items()})
-        origins |= {name: f"recipe: {choice.reason}" for name, choice in advice.items()}
+        origins |= {name: choice.reason if name in strengths else f"recipe: {choice.reason}" for name, choice in advice.items()}
     else:
-        config = PRESETS[known(preset, PRESETS, "preset")]()
-        if config.method != method:
-            raise ConfigError(
-                f"preset {preset!r} is for the method {config.method!r}, not {method!r}; leave --method out or choose another preset"
-            )
-        origins = dict.fromkeys(origins, f"preset {preset}")
-        if augmentation is not None:
-            strengths = vars(AUGMENTATIONS[augmentation])
-            config = replace(config, strengths)
-            origins |= dict.fromkeys(strengths, f"augmentation {augmentation}")
+        config = replace(PRESETS[profile.preset](), strengths)
+        origins = dict.fromkeys(origins, f"preset {profile.preset}") | dict.fromkeys(strengths, f"augmentation {profile.augmentation}")
     config = replace(config, given)
     origins |= dict.fromkeys(file, "config file") | dict.fromkeys(flags, "flag")
     check(config)
     return ResolvedConfig(config, origins)
 
 
-def resumed(stored: Config[Any], flags: Mapping[str, Any]) -> Config[Any]:
-    """Return the config of a resumed run: its own, except for settings that do not make it another run.
+def resumed_config(stored: Config[Any], flags: Mapping[str, Any]) -> Config[Any]:
+    """Return the config of a resumed run, with the changes that are allowed on resume.
 
     Raises:
         ConfigError: a flag that would; the message names the setting and both values.

@@ -1,11 +1,11 @@
-"""Settings in TOML files: reading any, writing a run's config.toml."""
+"""Read settings from TOML files, and write the config.toml of a run."""
 
 from __future__ import annotations
 
 import json
-import logging
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,27 @@ _REMOVED = {
     "warmup_lr": None,
     "log_seconds": None,
 }
-"""Settings of earlier versions with the value that is always used now; None where no single value is."""
+"""Settings of earlier versions with the value that is always used now; None if it depends on other settings."""
 
 
-def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a TOML file of settings with one table for each group.
+@dataclass(frozen=True)
+class SettingsFile:
+    """The content of a TOML file; what it does not contain is None."""
 
-    Returns:
-        the top-level values, and the settings by flat name. Settings that have been removed are left out, with a warning where the
-        file asks for another value than the one that is always used now.
+    settings: Mapping[str, Any]
+    """Settings by flat name, without those that have been removed."""
+    method: str | None = None
+    images: str | None = None
+    """Location of the images; "" for an array, or if it is not known."""
+    preset: str | None = None
+    augmentation: str | None = None
+    warnings: tuple[str, ...] = ()
+    """About removed settings for which the file has another value than the one that is always used now."""
+
+
+def read_toml(file: Path) -> SettingsFile:
+    """Read a TOML file of settings, with one table for each group.
+
     Raises:
         ConfigError: the file cannot be read, or contains an unknown name.
     """
@@ -43,23 +55,27 @@ def read_toml(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError(f"config {str(file)!r} is not TOML: {error}") from None
     top = {key: value for key, value in content.items() if not isinstance(value, dict)}
     by_group = groups(default_config(top.get("method", DEFAULT_METHOD)))
+    for name in top:
+        known(name, ("method", "images", "preset", "augmentation"), f"key in {str(file)!r}:")
     settings: dict[str, Any] = {}
+    removed: dict[str, Any] = {}
     for group, values in content.items():
         if not isinstance(values, dict):
             continue
         known(group, by_group, f"table in {str(file)!r}:")
         if group == "crops" and "augmentation" in values:  # written there by earlier versions
             top.setdefault("augmentation", values.pop("augmentation"))
-        for name in values.keys() & _REMOVED.keys():
-            value = values.pop(name)
-            if _REMOVED[name] not in (None, value):
-                logging.getLogger("selfcluster").warning(f"{file}: {name} = {value} is not a setting anymore; {_REMOVED[name]} is used")
+        removed |= {name: values.pop(name) for name in sorted(values.keys() & _REMOVED.keys())}
         for name in values:
             known(name, vars(by_group[group]), f"setting in [{group}] of {str(file)!r}:")
         settings |= values
-    for name in top:
-        known(name, ("method", "images", "preset", "augmentation"), f"key in {str(file)!r}:")
-    return top, settings
+    used = _REMOVED | ({"warmup_lr": settings["lr"] / 16} if settings.get("warmup_epochs") and "lr" in settings else {})
+    warnings = tuple(
+        f"{file}: {name} is no longer a setting; its value {_toml(value)} is ignored, and {_toml(used[name])} is used"
+        for name, value in removed.items()
+        if used[name] not in (None, value)
+    )
+    return SettingsFile(settings, warnings=warnings, **top)
 
 
 def to_toml(config: Config[Any], origins: Mapping[str, str], **top: str) -> str:

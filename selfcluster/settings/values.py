@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -10,8 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from selfcluster.errors import ConfigError, known
 
 
-def checked(name: str, value: Any, kind: Any) -> Any:
-    """Return a value from TOML or Python as this type. A list may stand for a tuple, 1 for 1.0 and 30 for (30,).
+def check_value(name: str, value: Any, kind: Any) -> Any:
+    """Return a value from TOML or Python as this type. A list is accepted for a tuple, 1 for 1.0 and 30 for (30,).
 
     Raises:
         ConfigError: the value is of another type.
@@ -19,13 +20,15 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return known(value, parts, name)
-    if kind == tuple[int, ...] and type(value) is int:
-        return (value,)
+    if kind == tuple[int, ...] and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return (int(value),)
     if get_origin(kind) is tuple and isinstance(value, list | tuple) and (parts[-1] is Ellipsis or len(value) == len(parts)):
-        return tuple(checked(name, part, parts[0]) for part in value)
-    if kind is float and type(value) is int:
+        return tuple(check_value(name, part, parts[0]) for part in value)
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
-    if get_origin(kind) is None and type(value) is kind:
+    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind in (bool, str) and type(value) is kind:
         return value
     raise ConfigError(f"{name} {value!r} must be {describe(kind)}")
 
@@ -51,7 +54,7 @@ def from_words(flag: str, words: Sequence[str], kind: Any) -> Any:
                 return words[0]
         if get_origin(kind) is Literal:
             known(words[0], get_args(kind), flag)
-    hint = "; write IMAGES before the flags" if len(words) > 1 else ""
+    hint = "; write positional arguments before the flags" if len(words) > 1 else ""
     raise ConfigError(f"{flag} {' '.join(words)!r} must be {describe(kind)}{hint}")
 
 
@@ -67,5 +70,5 @@ def describe(kind: Any) -> str:
 
 
 def _options(kind: Any) -> tuple[Any, ...]:
-    """The types that a union joins, without None."""
+    """Return the members of a union, without None."""
     return tuple(part for part in get_args(kind) if part is not NoneType) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -26,8 +26,8 @@ from selfcluster.runs.manifest import check_same_data, read_manifest
 from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import default_config, flatten, replace
-from selfcluster.settings.resolve import ResolvedConfig, method_for, resolve, resumed
-from selfcluster.settings.toml import read_toml
+from selfcluster.settings.resolve import ResolvedConfig, profile_of, resolve, resumed_config
+from selfcluster.settings.toml import SettingsFile, read_toml
 from selfcluster.settings.validation import check_values
 from selfcluster.training import loop
 from selfcluster.training.budget import Resolver, estimate, fit_to_time, largest_batch
@@ -86,26 +86,28 @@ def _open(
     data: Any, method: str | None, preset: str | None, file: str | Path | None, augmentation: str | None, flags: Mapping[str, Any]
 ) -> tuple[Resolver, Data, torch.device]:
     """Open the images and the device of a new run; return them with the function that resolves its config."""
-    top, from_file = read_toml(Path(file)) if file is not None else ({}, {})
-    method, preset, augmentation = method_for(method, preset, top), preset or top.get("preset"), augmentation or top.get("augmentation")
-    from_file, flags = _absolute(from_file), _absolute(flags)
+    read = read_toml(Path(file)) if file is not None else SettingsFile({})
+    profile = profile_of(method, preset, augmentation, read)
+    from_file, flags = _absolute(read.settings), _absolute(flags)
     if is_auto := flags.get("batch", from_file.get("batch")) == "auto":
         flags, from_file = ({name: value for name, value in given.items() if name != "batch"} for given in (flags, from_file))
-    chosen = replace(default_config(method), {**from_file, **flags})
+    chosen = replace(default_config(profile.method), {**from_file, **flags})
     check_values(chosen)
     check_extras(chosen.run)
     device = start(chosen.run.device)
-    opened = open_data(top.get("images", "") if data is None else data, chosen.data)
+    for warning in read.warnings:
+        logger.warning(warning)
+    opened = open_data((read.images or "") if data is None else data, chosen.data)
     facts = look_at(opened.images, len(opened.trained_on(chosen.data, chosen.run.seed)), device)
     followed: dict[str, Any] = {}
-    if preset is None and (Path(chosen.model.init).expanduser() / "config.toml").is_file():
+    if profile.preset is None and (Path(chosen.model.init).expanduser() / "config.toml").is_file():
         # The weights of a run fit its own encoder only.
         network = folder.read_config(Path(chosen.model.init).expanduser())[0].model
         followed = {"encoder": network.encoder, **({"sobel": True} if network.sobel else {})}
         followed = {name: value for name, value in followed.items() if name not in flags and name not in from_file}
 
     def resolver(found: Mapping[str, Any]) -> ResolvedConfig:
-        resolved = resolve(method, facts, preset=preset, augmentation=augmentation, file=from_file, flags={**followed, **flags, **found})
+        resolved = resolve(profile, facts, file=from_file, flags={**followed, **flags, **found})
         return ResolvedConfig(resolved.config, {**resolved.origins, **dict.fromkeys(followed, "that of the run in init")})
 
     return _with_largest_batch(resolver, opened, device) if is_auto else resolver, opened, device
@@ -157,12 +159,14 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
     stored, images = folder.read_config(path)
     if method is not None and method != stored.method:
         raise ConfigError(f"cannot resume with method {method!r}: this run has {stored.method!r}; leave out --method, or start a new run")
-    config = resumed(stored, settings)
+    config = resumed_config(stored, settings)
     check_extras(config.run)
-    checkpoint.require_resumable(path)
+    checkpoint.check_resumable(path)
     device = start(config.run.device)
+    for warning in read_toml(path / "config.toml").warnings:
+        logger.warning(warning)
     if data is None and not images:
-        raise DataError(f"run {out!r} was trained on an array, which is not saved; pass the images again")
+        raise DataError(f"run {str(path)!r} was trained on an array, which is not saved; pass the images again")
     opened = open_data(images if data is None else data, config.data)
     check_same_data(path, opened)
     t = build(replace(config, {"init": "random"}), opened, device, trained_on=read_manifest(path).trained_on)

@@ -59,7 +59,7 @@ def test_a_run_has_a_page(run: sc.Run) -> None:
     assert "007.png" in text
     assert "Loss" in text
     assert "ln K" in text
-    assert f"All {len(read_toml(run.path / 'config.toml')[1])} settings" in text
+    assert f"All {len(read_toml(run.path / 'config.toml').settings)} settings" in text
     assert "Not evaluated yet." in text
     content = _content(page)
     assert content["name"] == "run"

@@ -10,19 +10,18 @@ import pytest
 
 from selfcluster.errors import CheckpointError, DataError
 from selfcluster.runs.environment import Environment, current_environment, read_environment, write_environment
-from selfcluster.runs.folder import claim, prepare, read_config, read_origins
+from selfcluster.runs.folder import claim, prepare, read_config
 from selfcluster.runs.manifest import check_same_data, read_manifest
 from selfcluster.settings.config import flatten
 from selfcluster.settings.resolve import ResolvedConfig
 from tests import tiny
 
 
-def test_settings_origins_and_images_are_read_back(tmp_path: Path) -> None:
+def test_settings_and_images_are_read_back(tmp_path: Path) -> None:
     config = tiny.config(test_share=0.25)
     origins = dict.fromkeys(flatten(config), "default") | {"lr": "recipe: 2 % of 50, # one", "encoder": "flag"}
     prepare(tmp_path, ResolvedConfig(config, origins), tiny.data(40))
     assert read_config(tmp_path) == (config, "")
-    assert read_origins(tmp_path) == origins
     manifest = read_manifest(tmp_path)
     assert len(manifest.paths) == 40
     assert len(manifest.trained_on) == 30
@@ -32,20 +31,18 @@ def test_settings_origins_and_images_are_read_back(tmp_path: Path) -> None:
         check_same_data(tmp_path, tiny.data(38))
 
 
-def test_what_was_edited_by_hand_has_the_origin_config_file(tmp_path: Path) -> None:
-    prepare(tmp_path, ResolvedConfig(tiny.config(), dict.fromkeys(flatten(tiny.config()), "default")), None)
-    file = tmp_path / "config.toml"
-    file.write_text(file.read_text().replace("lr = 1.0  # default", "lr = 0.5"))
-    assert read_config(tmp_path)[0].optim.lr == 0.5
-    assert read_origins(tmp_path)["lr"] == "config file"
-    assert read_origins(tmp_path)["final_lr"] == "default"
-
-
 def test_a_claimed_number_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     claimed = [claim(None, "photos", "swav", overwrite=False) for _ in range(3)]
     assert claimed == [Path("runs", f"photos-swav-{n}") for n in (1, 2, 3)]
     assert all(folder.is_dir() for folder in claimed)
+
+
+def test_a_link_to_nowhere_is_no_place_for_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to("not/mounted")
+    with pytest.raises(FileExistsError):
+        claim(None, "photos", "swav", overwrite=False)
 
 
 def test_an_environment_is_read_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:

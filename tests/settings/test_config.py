@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from selfcluster.errors import ConfigError
@@ -43,6 +44,8 @@ def test_replace_accepts_what_toml_and_python_give() -> None:
     assert config.optim.lr == 1.0
     assert isinstance(config.optim.lr, float)
     assert config.crops.area == ((0.1, 1.0), (0.2, 0.3))
+    config = replace(config, {"lr": np.float64(0.3), "batch": np.int64(7), "n_crops": np.arange(1, 3).tolist()})
+    assert (type(config.optim.lr), config.optim.batch, type(config.optim.batch)) == (float, 7, int)
 
 
 @pytest.mark.parametrize(

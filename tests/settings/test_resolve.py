@@ -8,33 +8,33 @@ from selfcluster.errors import ConfigError
 from selfcluster.settings.config import default_config, flatten, replace
 from selfcluster.settings.presets import PRESETS, method_of
 from selfcluster.settings.recipe import Facts
-from selfcluster.settings.resolve import resolve, resumed
-from selfcluster.settings.toml import read_toml, to_toml
+from selfcluster.settings.resolve import Profile, profile_of, resolve, resumed_config
+from selfcluster.settings.toml import SettingsFile, read_toml, to_toml
 
 FACTS = Facts(n=5000, short_side=128, is_grey=False, mirror_distance=1.0, accelerated=False)
 
 
 def test_order_of_settings() -> None:
-    plain = resolve("swav", FACTS, preset=None, file={}, flags={})
+    plain = resolve(Profile("swav"), FACTS, file={}, flags={})
     assert plain.origins["momentum"] == "default"
     assert plain.origins["encoder"].startswith("recipe: ")
     file = {"encoder": "resnet34", "lr": 0.5}
-    both = resolve("swav", FACTS, preset=None, file=file, flags={"lr": 0.25})
+    both = resolve(Profile("swav"), FACTS, file=file, flags={"lr": 0.25})
     assert (both.config.model.encoder, both.origins["encoder"]) == ("resnet34", "config file")
     assert (both.config.optim.lr, both.origins["lr"]) == (0.25, "flag")
-    preset = resolve("swav", FACTS, preset="swav-imagenet", file=file, flags={})
+    preset = resolve(Profile("swav", "swav-imagenet"), FACTS, file=file, flags={})
     assert preset.origins["n_prototypes"] == "preset swav-imagenet"
     assert (preset.config.objective.n_prototypes, preset.config.optim.batch) == (3000, 4096)
     assert (preset.config.optim.lr, preset.origins["lr"]) == (0.5, "config file")
 
 
 def test_config_toml_gives_the_same_config_and_says_where_each_value_came_from(tmp_path: Path) -> None:
-    resolved = resolve("swav", FACTS, preset=None, file={}, flags={"wandb": 'a "quoted" name', "n_crops": (2, 3)})
+    resolved = resolve(Profile("swav"), FACTS, file={}, flags={"wandb": 'a "quoted" name', "n_crops": (2, 3)})
     text = to_toml(resolved.config, resolved.origins, images="/photos/été 🐈")
     (tmp_path / "c.toml").write_text(text)
-    top, settings = read_toml(tmp_path / "c.toml")
-    assert top == {"method": "swav", "images": "/photos/été 🐈"}
-    assert replace(default_config("swav"), settings) == resolved.config
+    read = read_toml(tmp_path / "c.toml")
+    assert (read.method, read.images, read.preset) == ("swav", "/photos/été 🐈", None)
+    assert replace(default_config("swav"), read.settings) == resolved.config
     assert "n_crops = [2, 3]  # flag" in text
     assert "momentum = 0.9  # default" in text
     assert "# recipe: " in text
@@ -58,17 +58,23 @@ def test_a_bad_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_settings_of_earlier_versions_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "c.toml").write_text('[crops]\naugmentation = "grey"\n[swav]\nqueue_growth_epochs = 0.0\n[health]\ncollapse_steps = 200\n')
-    assert read_toml(tmp_path / "c.toml") == ({"augmentation": "grey"}, {})
-    assert caplog.messages == [f"{tmp_path / 'c.toml'}: queue_growth_epochs = 0.0 is not a setting anymore; 1.0 is used"]
+def test_settings_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[crops]\naugmentation = "grey"\n[swav]\nqueue_growth_epochs = 0.0\n[health]\ncollapse_steps = 200\n')
+    read = read_toml(file)
+    assert (read.augmentation, read.settings) == ("grey", {})
+    assert read.warnings == (f"{file}: queue_growth_epochs is no longer a setting; its value 0.0 is ignored, and 1.0 is used",)
+    file.write_text("[optim]\nlr = 1.6\nwarmup_epochs = 2.0\nwarmup_lr = 0.3\n")
+    assert read_toml(file).warnings == (f"{file}: warmup_lr is no longer a setting; its value 0.3 is ignored, and 0.1 is used",)
+    file.write_text("[optim]\nlr = 1.6\nwarmup_epochs = 0.0\nwarmup_lr = 0.3\n")
+    assert read_toml(file).warnings == ()
 
 
 def test_augmentation_sets_the_strengths_over_recipe_and_preset() -> None:
     for preset in (None, "swav-imagenet"):
-        resolved = resolve("swav", FACTS, preset=preset, augmentation="glyph", file={}, flags={"hue": 0.1})
+        resolved = resolve(Profile("swav", preset, "glyph"), FACTS, file={}, flags={"hue": 0.1})
         assert (resolved.config.augment.flip, resolved.config.augment.hue) == (0.0, 0.1)
-        assert "augmentation glyph" in resolved.origins["flip"]
+        assert resolved.origins["flip"] == "augmentation glyph"
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -78,12 +84,22 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_preset_and_a_preset_of_another_method() -> None:
     with pytest.raises(ConfigError, match="did you mean 'swav-imagenet'"):
-        resolve("swav", FACTS, preset="swav-imagent", file={}, flags={})
+        profile_of(None, "swav-imagent", None, SettingsFile({}))
+    with pytest.raises(ConfigError, match="preset 'swav-imagenet' is for the method 'swav', not 'sela-v2'"):
+        profile_of("sela-v2", "swav-imagenet", None, SettingsFile({}))
+
+
+def test_flags_come_before_the_file_and_the_preset_before_the_file_method() -> None:
+    file = SettingsFile({}, method="sela-v2", augmentation="grey")
+    assert profile_of(None, None, None, file) == Profile("sela-v2", None, "grey")
+    assert profile_of("deepcluster", None, "glyph", file) == Profile("deepcluster", None, "glyph")
+    assert profile_of(None, "swav-imagenet", None, file) == Profile("swav", "swav-imagenet", "grey")
+    assert profile_of(None, None, None, SettingsFile({})) == Profile("swav")
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_can_be_used_and_is_documented(name: str) -> None:
-    assert resolve(method_of(name), FACTS, preset=name, file={}, flags={}).config == PRESETS[name]()
+    assert resolve(Profile(method_of(name), name), FACTS, file={}, flags={}).config == PRESETS[name]()
     assert f"--preset {name}" in (PRESETS[name].__doc__ or "")
 
 
@@ -96,7 +112,7 @@ def test_presets_hold_the_papers_table() -> None:
 
 def test_resume_may_change_the_machine_and_nothing_else() -> None:
     stored = default_config("swav")
-    assert resumed(stored, {"workers": 3, "device": "cpu"}).run.workers == 3
-    assert resumed(stored, {"lr": stored.optim.lr}) == stored
+    assert resumed_config(stored, {"workers": 3, "device": "cpu"}).run.workers == 3
+    assert resumed_config(stored, {"lr": stored.optim.lr}) == stored
     with pytest.raises(ConfigError, match=r"cannot resume with lr 0.1: this run has 0.6; leave --lr out"):
-        resumed(stored, {"lr": 0.1})
+        resumed_config(stored, {"lr": 0.1})

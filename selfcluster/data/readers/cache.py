@@ -24,14 +24,14 @@ _N_FIELDS = 6
 
 
 class CachedImages(Images):
-    """The same images, each decoded once and then kept.
+    """Images that are decoded once and then cached.
 
     Args:
         images: where they come from.
-        min_scale: of every use that follows; what `decode` is asked for later is ignored.
-        n_bytes: room for all decoded images.
+        min_scale: scale at which every image is decoded; the `min_scale` of later calls is ignored.
+        n_bytes: size of all decoded images.
     Raises:
-        OSError: the system's temporary folder has no such room.
+        OSError: the system's temporary folder does not have enough space.
     """
 
     def __init__(self, images: Images, min_scale: MinScale, n_bytes: int) -> None:

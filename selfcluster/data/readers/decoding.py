@@ -80,7 +80,7 @@ def _reason(error: Exception, file: Path | bytes) -> str:
         n_bytes = len(file) if isinstance(file, bytes) else file.stat().st_size
         return "is empty" if n_bytes == 0 else "is not an image"
     if isinstance(error, FileNotFoundError):
-        return "does not exist any more"
+        return "no longer exists"
     message = str(error) if isinstance(file, bytes) else str(error).replace(str(file), file.name)
     return " ".join(message.split()) or type(error).__name__
 

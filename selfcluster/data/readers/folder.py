@@ -36,7 +36,7 @@ class FolderImages(EncodedImages):
         if not self.root.is_dir():
             raise DataError(f"folder {str(root)!r} does not exist")
         found = found or scan(self.root)
-        self.packed, self.n_left_alone = found.packed, found.n_other + len(found.packed)
+        self.packed, self.n_skipped = found.packed, found.n_other + len(found.packed)
         if len(found.images) == 0:
             raise DataError(f"no images found in {str(root)!r}; looked for {' '.join(sorted(ENDINGS))}")
         super().__init__(found.images.take(pc.sort_indices(found.images)), max_megapixels=max_megapixels)
@@ -49,8 +49,8 @@ class FolderImages(EncodedImages):
         return map(self.encoded, range(len(self)))
 
     def contents(self) -> str:
-        skipped = f"; {self.n_left_alone:,} other files skipped" if self.n_left_alone else ""
-        packed = f", among them {self.packed[0]!r}; pass it as DATA to train on its images" if self.packed else ""
+        skipped = f"; {self.n_skipped:,} other files skipped" if self.n_skipped else ""
+        packed = f", among them {self.packed[0]!r}; pass it as IMAGES to train on the images in it" if self.packed else ""
         return f"{len(self):,} images{skipped}{packed}"
 
 

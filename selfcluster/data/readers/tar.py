@@ -48,7 +48,7 @@ class TarImages(EncodedImages):
         indexes = [_index(root, shard) for shard in self.shards]
         self.unclosed = tuple(shard for shard, index in zip(self.shards, indexes, strict=True) if not index.is_closed)
         """Shards without the zeros that end a tar, which may therefore be truncated."""
-        self.n_left_alone = sum(index.n_left_alone for index in indexes)
+        self.n_skipped = sum(index.n_skipped for index in indexes)
         files = pa.concat_arrays([index.paths for index in indexes])
         if len(files) == 0:
             shown = _shown([str(root / shard) for shard in self.shards])
@@ -82,8 +82,8 @@ class TarImages(EncodedImages):
     def contents(self) -> str:
         n = len(self.shards)
         said = f"{len(self):,} images in {n:,} tar {'file' if n == 1 else 'files'}"
-        if self.n_left_alone:
-            said += f"; {self.n_left_alone:,} other files skipped"
+        if self.n_skipped:
+            said += f"; {self.n_skipped:,} other files skipped"
         if self.unclosed:
             said += f"; {_shown(self.unclosed)} without the zeros that end a tar, perhaps truncated"
         return said
@@ -107,7 +107,7 @@ class _Index:
     """Path of each `.cls` member without that suffix."""
     classes: pa.Array
     """Content of each `.cls` member."""
-    n_left_alone: int
+    n_skipped: int
     is_closed: bool
 
 
@@ -118,7 +118,7 @@ def _index(root: Path, shard: str) -> _Index:
         raise DataError(f"cannot read {str(root / shard)!r}: {error.strerror}") from None
     images: list[bytes] = []
     classes: dict[bytes, bytes] = {}
-    offsets, sizes, n_left_alone = array("q"), array("q"), 0
+    offsets, sizes, n_skipped = array("q"), array("q"), 0
     for name, offset, n_bytes, start in members_of(file, str(root / shard)):
         name = name.removeprefix(b"./").lstrip(b"/")
         if name.startswith(b".") or b"/." in name:
@@ -132,16 +132,17 @@ def _index(root: Path, shard: str) -> _Index:
         elif ending == b".cls" and n_bytes <= BLOCK:
             classes.setdefault(stem, start.strip())
         else:
-            n_left_alone += 1
+            n_skipped += 1
     prefix, binary = os.fsencode(shard) + b"/", pa.large_binary()
+    members = pa.array(images, binary)
     return _Index(
-        members=pa.array(images, binary),
-        paths=pa.array([prefix + name for name in images], binary),
+        members=members,
+        paths=pc.binary_join_element_wise(pa.scalar(prefix, binary), members, pa.scalar(b"", binary)),
         offset=np.array(offsets, dtype=np.int64),
         n_bytes=np.array(sizes, dtype=np.int64),
         keys=pa.array([prefix + stem for stem in classes], binary),
         classes=pa.array(list(classes.values()), binary),
-        n_left_alone=n_left_alone,
+        n_skipped=n_skipped,
         is_closed=is_closed(file),
     )
 

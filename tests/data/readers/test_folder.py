@@ -24,7 +24,7 @@ def test_hidden_files_are_skipped_and_other_kinds_are_counted(tmp_path: Path) ->
     fill(tmp_path, "a.png", "b.JPG", "c.TiFf", ".hidden.png", ".git/x.png", "notes.txt", "sub/Thumbs.db", "sub/noending")
     images = FolderImages(tmp_path)
     assert paths(images) == ["a.png", "b.JPG", "c.TiFf"]
-    assert images.n_left_alone == 3
+    assert images.n_skipped == 3
 
 
 def test_a_run_folder_inside_the_data_is_never_scanned(tmp_path: Path) -> None:
