@@ -29,7 +29,7 @@ class ParameterGroup:
 
 
 def cosine(*, lr: float, final_lr: float, total_steps: int, warmup_steps: int = 0, warmup_lr: float = 0.0) -> Schedule:
-    """Linear warm-up from warmup_lr to lr, then cosine decay to final_lr.
+    """Return a schedule of linear warm-up from warmup_lr to lr, then cosine decay to final_lr.
 
     Source: SwAV, arXiv 2006.09882, appendix A.
     """
@@ -44,7 +44,7 @@ def cosine(*, lr: float, final_lr: float, total_steps: int, warmup_steps: int = 
 
 
 def constant(lr: float) -> Schedule:
-    """Constant learning rate."""
+    """Return a schedule with a constant learning rate."""
     return lambda step: lr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -22,16 +23,26 @@ def reserve_file(n_bytes: int, *, suffix: str, folder: Path | None = None) -> Pa
     """
     handle, name = tempfile.mkstemp(prefix="selfcluster-", suffix=suffix, dir=folder)
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, max(1, n_bytes))
-        else:
-            os.truncate(handle, n_bytes)
+        try:
+            _reserve(handle, n_bytes)
+        finally:
+            os.close(handle)  # Windows does not remove an open file
     except OSError as error:
         os.unlink(name)
         raise OSError(error.errno, error.strerror, os.path.dirname(name)) from None
-    finally:
-        os.close(handle)
     return Path(name)
+
+
+def _reserve(handle: int, n_bytes: int) -> None:
+    """Reserve the space of an open file, or only set its size where the system or the file system cannot reserve space."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, 0, max(1, n_bytes))
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    os.truncate(handle, n_bytes)
 
 
 def remove_with(owner: object, path: Path) -> None:

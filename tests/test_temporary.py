@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 from pathlib import Path
@@ -30,6 +31,15 @@ def test_without_room_nothing_is_left_behind(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=str(tmp_path)):
         reserve_file(2**60, suffix=".rows", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved")
+def test_a_file_system_without_reservation_still_gets_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    assert reserve_file(1000, suffix=".rows", folder=tmp_path).stat().st_size == 1000
 
 
 def test_files_and_folders_are_removed_with_their_owner(tmp_path: Path) -> None:

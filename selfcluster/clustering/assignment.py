@@ -58,8 +58,8 @@ def assign(
     targets = source.shifted(centroids)
     scorer = Scorer(targets, source.spherical, chunk_bytes)
     assignments = torch.empty(source.n, dtype=torch.int64, device=source.device)
-    change = torch.zeros(len(centroids) if with_sums else 0, source.d, dtype=source.sums, device=source.device)
-    n_moved = torch.zeros(1, dtype=source.sums, device=source.device)
+    change = torch.zeros(len(centroids) if with_sums else 0, source.d, dtype=source.sum_dtype, device=source.device)
+    n_moved = torch.zeros(1, dtype=source.sum_dtype, device=source.device)
     for where, block in source.blocks():
         chosen = assignments[where]
         for part, nearest, _ in scorer(block):
@@ -67,13 +67,13 @@ def assign(
         if previous is None:
             n_moved += len(block)
             if with_sums:
-                change.index_add_(0, chosen, block.to(source.sums))
+                change.index_add_(0, chosen, block.to(source.sum_dtype))
             continue
         before = previous.assignments[where]
         (moved,) = (chosen != before).nonzero(as_tuple=True)
         n_moved += len(moved)
         if with_sums:
-            rows = block[moved].to(source.sums)
+            rows = block[moved].to(source.sum_dtype)
             change.index_add_(0, chosen[moved], rows).index_add_(0, before[moved], rows, alpha=-1)
     sizes = torch.bincount(assignments, minlength=len(centroids))
     counts = distributed.all_reduce_sum(torch.cat([sizes, n_moved]))
@@ -82,7 +82,7 @@ def assign(
     inertia = float("nan")
     if with_sums:
         # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, summed by cluster; spherical: 1 - x.c.
-        wide = targets.to(source.sums)
+        wide = targets.to(source.sum_dtype)
         along = float((sums * wide).sum())
         spread = (
             source.n_total - along if source.spherical else source.squares - 2 * along + float((sizes * wide.square().sum(dim=1)).sum())

@@ -32,9 +32,10 @@ class PointSource:
         self.n, self.d = int(points.shape[0]), int(points.shape[1])
         self.device = torch.device(device) if device is not None else points.device if isinstance(points, Tensor) else torch.device("cpu")
         self.dtype = dtype_of(points)
-        self.sums = torch.float32 if self.device.type == "mps" else torch.float64
+        self.sum_dtype = torch.float32 if self.device.type == "mps" else torch.float64
         """Type in which sums are taken."""
         self.n_total, self.first = self.n, 0
+        """Rows of all ranks, and the number of this rank's first among them, once `survey` has counted them."""
         self.shift: Tensor | None = None
         self.is_unit = False
         """Whether the rows of all ranks already have unit norm."""
@@ -64,28 +65,25 @@ class PointSource:
         if not self.spherical or self.is_unit:
             return block
         # In float64, since large float32 rows have no float32 norm, and so that rows of one direction become equal.
-        return normalize(block.to(self.sums)).to(self.dtype)
-
-    def count(self) -> None:
-        """Count the rows of all ranks, and find where this rank's begin."""
-        counts = distributed.gather_rows(torch.tensor([self.n], device=self.device)).tolist()
-        self.n_total, self.first = sum(counts), sum(counts[: distributed.rank()])
+        return normalize(block.to(self.sum_dtype)).to(self.dtype)
 
     def survey(self) -> None:
-        """Check in one pass that every value is finite, and decide on the shift.
+        """Count the rows of all ranks, check in one pass that every value is finite, and decide on the shift; collective.
 
         Raises:
             ValueError: some value is not finite.
         """
-        total = torch.zeros(self.d + 1, dtype=self.sums, device=self.device)
+        counts = distributed.gather_rows(torch.tensor([self.n], device=self.device)).tolist()
+        self.n_total, self.first = sum(counts), sum(counts[: distributed.rank()])
+        total = torch.zeros(self.d + 1, dtype=self.sum_dtype, device=self.device)
         finite, is_unit, self.is_unit = True, True, True  # read rows as they are
         # The squared distance of two opposite corners must be finite.
         largest = torch.finfo(self.dtype).max if self.spherical else (torch.finfo(self.dtype).max / 4 / max(1, self.d)) ** 0.5
         for _, block in self.blocks():
-            wide = block.to(self.sums)
+            wide = block.to(self.sum_dtype)
             finite = finite and bool(torch.stack(torch.aminmax(block)).abs().max() <= largest)  # the fastest check; false for NaN
             is_unit = is_unit and self.spherical and bool(((wide.square().sum(dim=1) - 1).abs() < 1e-6).all())
-            total += torch.cat([block.sum(dim=0, dtype=self.sums), torch.dot(wide.flatten(), wide.flatten())[None]])
+            total += torch.cat([block.sum(dim=0, dtype=self.sum_dtype), torch.dot(wide.flatten(), wide.flatten())[None]])
         if distributed.any_rank(not finite):
             raise ValueError("points contain a value that is not finite, or too large to be squared; leave out such rows")
         self.is_unit = not distributed.any_rank(not is_unit)
@@ -93,7 +91,7 @@ class PointSource:
         self.squares = float(total[-1])
         self.shift_by_mean(total[:-1], self.squares, self.n_total)
         if self.shift is not None:
-            shifted = sum((block.to(self.sums).square().sum() for _, block in self.blocks()), torch.zeros_like(total[0]))
+            shifted = sum((block.to(self.sum_dtype).square().sum() for _, block in self.blocks()), torch.zeros_like(total[0]))
             self.squares = float(distributed.all_reduce_sum(shifted))
 
     def shift_by_mean(self, total: Tensor, squares: float, n: int) -> None:

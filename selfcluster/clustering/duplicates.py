@@ -60,7 +60,7 @@ def duplicates_of(
                 difference = (pixels[part[neighbor]] - pixels[part]).square().mean(dim=1).sqrt()
                 is_copy = (cosine >= _COSINE) & (difference <= _DIFFERENCE)
                 pairs.append(torch.stack([part[is_copy], part[neighbor[is_copy]]]))
-    left, right = torch.cat(pairs, dim=1).numpy()
+    left, right = torch.cat(pairs, dim=1).int().numpy()  # older versions of SciPy take only int32
     n = len(features)
     _, groups = connected_components(coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(n, n)), directed=False)
     first = np.unique(groups, return_index=True)[1][groups]

@@ -1,4 +1,4 @@
-"""Empty clusters of k-means are filled from the largest.
+"""Filling of empty k-means clusters from the largest cluster.
 
 For each empty cluster, the largest one that contains two distinct points gives its point farthest from the centroid as a new centroid, and
 with it the points nearer to that than to the old one. For choosing later donors, both then count as half the donor's size, so that several
@@ -22,10 +22,10 @@ from selfcluster.clustering.assignment import Partition, assign
 from selfcluster.clustering.blocks import PointSource
 
 _TIES = 0x5C
-"""Keeps this draw apart from others of the same seed."""
+"""Key of the random draws."""
 
 
-def fill(source: PointSource, centroids: Tensor, current: Partition, seed: int, pins: list[tuple[int, int]] | None = None) -> int:
+def fill_empty(source: PointSource, centroids: Tensor, current: Partition, seed: int, pins: list[tuple[int, int]] | None = None) -> int:
     """Fill empty clusters as long as some cluster has two distinct points; changes `centroids` and `current` in place.
 
     Args:
@@ -54,10 +54,10 @@ def fill(source: PointSource, centroids: Tensor, current: Partition, seed: int, 
         centroids[new] = split.point
         members[donor], members[new] = split.stays, split.goes
         current.assignments[split.goes] = new
-        total = torch.zeros(source.d + 1, dtype=source.sums, device=source.device)
+        total = torch.zeros(source.d + 1, dtype=source.sum_dtype, device=source.device)
         for block in source.rows(split.goes):
             total[0] += len(block)
-            total[1:] += source.shifted(block).sum(dim=0, dtype=source.sums)
+            total[1:] += source.shifted(block).sum(dim=0, dtype=source.sum_dtype)
         total = distributed.all_reduce_sum(total)
         sizes[new], sizes[donor] = int(total[0]), sizes[donor] - int(total[0])
         if len(current.sums):
@@ -70,15 +70,15 @@ def fill(source: PointSource, centroids: Tensor, current: Partition, seed: int, 
     return n_filled
 
 
-def fill_for_good(source: PointSource, centroids: Tensor, current: Partition, seed: int, chunk_bytes: int | None) -> None:
-    """Fill the clusters that are empty after the last assignment, until none is while some cluster has two distinct points.
+def fill_empty_and_reassign(source: PointSource, centroids: Tensor, current: Partition, seed: int, chunk_bytes: int | None) -> None:
+    """Fill the clusters that are empty after the last assignment, until none is left, or no cluster has two distinct points.
 
     A new centroid may take all points of another cluster, so points are assigned and empty clusters filled again, until nothing changes. This
-    ends, since a point that has become a centroid stays with it: each round gives one more cluster a point for good.
+    ends, since a point that has become a centroid stays with it: each iteration gives one more cluster a point that it keeps.
     """
     pins: list[tuple[int, int]] = []
     for _ in range(len(centroids)):
-        if not fill(source, centroids, current, seed, pins):
+        if not fill_empty(source, centroids, current, seed, pins):
             break
         current.assignments = assign(source, centroids, None, chunk_bytes, with_sums=False).assignments
         for row, cluster in pins:
@@ -135,7 +135,7 @@ def _split(source: PointSource, centroid: Tensor, members: Tensor) -> _Split | N
 
 def _squared_distances(source: PointSource, rows: Tensor, point: Tensor) -> Tensor:
     """In float64, or points that differ by very little would be at distance 0."""
-    return _by_block(source, rows, lambda block: (block.to(source.sums) - point.to(source.sums)).square().sum(dim=1))
+    return _by_block(source, rows, lambda block: (block.to(source.sum_dtype) - point.to(source.sum_dtype)).square().sum(dim=1))
 
 
 def _by_block(source: PointSource, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:

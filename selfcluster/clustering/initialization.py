@@ -11,7 +11,7 @@ from selfcluster.clustering.assignment import Scorer
 from selfcluster.clustering.blocks import PointSource
 
 _RANDOM, _PLUS_PLUS = 0x5A, 0x5B
-"""Keep the draws of one seed apart."""
+"""Keys of the random draws."""
 
 
 def initial_centroids(source: PointSource, k: int, init: Tensor | str, seed: int, chunk_bytes: int | None) -> Tensor:
@@ -65,8 +65,8 @@ def _plus_plus(source: PointSource, k: int, seed: int, chunk_bytes: int | None) 
 
 def _draw(source: PointSource, weights: Tensor, uniform: np.ndarray) -> np.ndarray:
     """Draw rows of all ranks with probability proportional to their weights; a row of weight 0 is never drawn."""
-    running = weights.to(source.sums).cumsum(dim=0).cpu()
-    mine = torch.zeros(distributed.n_ranks(), dtype=source.sums, device=source.device)
+    running = weights.to(source.sum_dtype).cumsum(dim=0).cpu()
+    mine = torch.zeros(distributed.n_ranks(), dtype=source.sum_dtype, device=source.device)
     mine[distributed.rank()] = running[-1] if len(running) else 0.0
     ends = distributed.all_reduce_sum(mine).cumsum(dim=0).cpu()
     if not ends[-1] > 0:

@@ -23,7 +23,7 @@ from torch import Tensor
 from selfcluster import distributed, randomness
 from selfcluster.clustering.assignment import Partition, Scorer, assign
 from selfcluster.clustering.blocks import Points, PointSource, dtype_of
-from selfcluster.clustering.empty_clusters import fill, fill_for_good
+from selfcluster.clustering.empty_clusters import fill_empty, fill_empty_and_reassign
 from selfcluster.clustering.initialization import initial_centroids
 
 
@@ -64,8 +64,8 @@ def kmeans(
         points: this rank's rows, (n, d), a tensor or array of any numeric type; float64 is computed in float64, all else in
             float32. A memory map is read in blocks.
         k: clusters, at most as many as there are points over all ranks.
-        iterations: rounds of assignment and update, at least 1. DeepCluster: 20; DeepCluster-v2: 10. Once a round moves no point, the
-            remaining rounds are filled in without being computed.
+        iterations: assignments, each followed by an update, at least 1. DeepCluster: 20; DeepCluster-v2: 10. Once an iteration moves no
+            point, the remaining ones are filled in without being computed.
         spherical: cluster by direction: points and centroids are normalized and compared by cosine.
         init: "random" (k different rows), "k-means++" (rows far from each other), or initial centroids, (k, d).
         n_init: starts, at least 1; the one with the lowest inertia is returned. Given centroids are one start.
@@ -87,10 +87,9 @@ def kmeans(
     _check_same_on_all_ranks(points, k, iterations, spherical, init, n_init, empty, tolerance, seed)
     _check_settings(k, iterations, n_init, empty, tolerance)
     source = PointSource(points, device, spherical)
-    source.count()
+    source.survey()
     if source.n_total < k:
         raise ValueError(f"{source.n_total} points are fewer than k = {k} clusters; lower k")
-    source.survey()
     seeds = [seed] if n_init == 1 or isinstance(init, Tensor) else [randomness.seed_from(seed, start) for start in range(n_init)]
     starts = (
         _lloyd(
@@ -119,7 +118,7 @@ def nearest(points: Points, centroids: Tensor, *, spherical: bool = False, chunk
     assignments = torch.empty(source.n, dtype=torch.int64, device=source.device)
     distances = torch.empty(source.n, dtype=source.dtype, device=source.device)
     targets = source.as_centroids(centroids)
-    wide = targets.to(source.sums)
+    wide = targets.to(source.sum_dtype)
     source.shift_by_mean(wide.sum(dim=0), float(wide.square().sum()), len(wide))
     targets = source.shifted(targets)
     scorer = Scorer(targets, spherical, chunk_bytes)
@@ -171,7 +170,7 @@ def _lloyd(
         # Rounding may raise the inertia slightly, which must not stop a run without a tolerance.
         if tolerance > 0 and iteration > 0 and inertia[-2] - inertia[-1] < tolerance * inertia[-2]:
             break
-        n_filled = fill(source, centroids, current, seed) if empty == "split" else 0
+        n_filled = fill_empty(source, centroids, current, seed) if empty == "split" else 0
         if current.n_reassigned == 0 and n_filled == 0:
             if tolerance == 0:
                 inertia += [inertia[-1]] * (iterations - len(inertia))
@@ -184,6 +183,6 @@ def _lloyd(
         centroids = source.as_centroids(torch.where(current.sizes[:, None] > 0, means.to(source.dtype), centroids))
     current = assign(source, centroids, None, chunk_bytes, with_sums=False)
     if empty == "split":
-        fill_for_good(source, centroids, current, seed, chunk_bytes)
+        fill_empty_and_reassign(source, centroids, current, seed, chunk_bytes)
     n_empty = int((current.sizes == 0).sum())
     return Clustering(centroids, current.assignments, current.sizes, tuple(inertia), tuple(n_reassigned), n_empty)

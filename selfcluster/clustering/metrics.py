@@ -25,22 +25,22 @@ def _paired(labels: ArrayLike, assignments: ArrayLike) -> tuple[NDArray, NDArray
 
 
 def nmi(labels: ArrayLike, assignments: ArrayLike) -> float:
-    """Normalized mutual information, arithmetic mean, in [0, 1]. Grows with the number of clusters; report `ami` too."""
+    """Return the normalized mutual information, arithmetic mean, in [0, 1]. Grows with the number of clusters; report `ami` too."""
     return float(sklearn_metrics.normalized_mutual_info_score(*_paired(labels, assignments), average_method="arithmetic"))
 
 
 def ami(labels: ArrayLike, assignments: ArrayLike) -> float:
-    """Adjusted mutual information, arithmetic mean; 1 for equal partitions, about 0 for unrelated ones."""
+    """Return the adjusted mutual information, arithmetic mean; 1 for equal partitions, about 0 for unrelated ones."""
     return float(sklearn_metrics.adjusted_mutual_info_score(*_paired(labels, assignments), average_method="arithmetic"))
 
 
 def ari(labels: ArrayLike, assignments: ArrayLike) -> float:
-    """Adjusted Rand index; 1 for equal partitions, about 0 for unrelated ones."""
+    """Return the adjusted Rand index; 1 for equal partitions, about 0 for unrelated ones."""
     return float(sklearn_metrics.adjusted_rand_score(*_paired(labels, assignments)))
 
 
 def matched_accuracy(labels: ArrayLike, assignments: ArrayLike) -> float:
-    """Share of images whose cluster is the one matched to their class.
+    """Return the share of images whose cluster is the one matched to their class.
 
     Each cluster is matched to at most one class and each class to at most one cluster, so that the share is largest (Hungarian
     algorithm). Unmatched clusters count as wrong.
@@ -50,7 +50,7 @@ def matched_accuracy(labels: ArrayLike, assignments: ArrayLike) -> float:
 
 
 def purity(labels: ArrayLike, assignments: ArrayLike) -> float:
-    """Share of images that belong to the most frequent class of their cluster. Grows with the number of clusters, to 1 for one image each.
+    """Return the share of images in the most frequent class of their cluster. Grows with the number of clusters, to 1 for one image each.
 
     Source: Manning, Raghavan and Schuetze, "Introduction to Information Retrieval", 2008, section 16.3.
     """
@@ -59,21 +59,15 @@ def purity(labels: ArrayLike, assignments: ArrayLike) -> float:
 
 
 @torch.no_grad()
-def code_entropy(codes: Float[Tensor, "*batch k"] | Float[np.ndarray, "*batch k"]) -> float:
-    """Mean entropy of the codes in nats: ln k if every code is uniform, 0 if every code is one-hot."""
-    return float(torch.special.entr(torch.as_tensor(codes).float()).sum(dim=-1).mean())
-
-
-@torch.no_grad()
 def prototypes_used(assignments: Tensor, n_prototypes: int) -> float:
-    """Perplexity of the assignments: n_prototypes if all are used equally, 1 if one takes all."""
-    share = torch.bincount(assignments.flatten(), minlength=n_prototypes).double()
+    """Return the perplexity of the assignments: n_prototypes if all are used equally, 1 if one takes all."""
+    share = torch.bincount(assignments.flatten(), minlength=n_prototypes).cpu().double()
     return float(torch.special.entr(share / share.sum()).sum().exp())
 
 
 @torch.no_grad()
 def rankme(features: Float[Tensor, "n f"] | Float[np.ndarray, "n f"]) -> float:
-    """Effective rank of the features: exponential of the entropy of their singular values, between 1 and min(n, f).
+    """Return the effective rank of the features: exponential of the entropy of their singular values, between 1 and min(n, f).
 
     Source: RankMe, arXiv 2210.02885, equation 1.
     """

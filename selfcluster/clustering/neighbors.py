@@ -14,7 +14,9 @@ from torch.nn.functional import normalize, pad
 _BLOCK = 64
 """Cosines in a block."""
 _CHUNK_ROWS, _CHUNK_BYTES = 8192, 2**26
-"""Queries, and bytes of cosines, that are computed together."""
+"""Largest number of queries, and of bytes of cosines, that are computed together."""
+_FEWEST_ROWS = 256
+"""Queries computed together even if their cosines take more bytes: with fewer, a matrix product is slow."""
 
 
 def nearest_neighbors(
@@ -34,17 +36,14 @@ def nearest_neighbors(
     k = max(0, min(k, n if bank is not None else n - 1))
     n_blocks = -(-n // _BLOCK)
     in_blocks = n_blocks > 4 * k  # otherwise the blocks would contain most of the row
-    if in_blocks:
-        unit = pad(unit, (0, 0, 0, n_blocks * _BLOCK - n))
-    rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * max(1, len(unit)))))
+    rows = min(_CHUNK_ROWS, max(_FEWEST_ROWS, _CHUNK_BYTES // (4 * max(1, n))))
     found: list[tuple[Tensor, Tensor]] = []
     for i, part in enumerate(queries.split(rows)):
         scores = normalize(part.to(device)) @ unit.T
         if bank is None:
             scores.diagonal(i * rows).fill_(-torch.inf)
         if in_blocks:
-            scores[:, n:] = -torch.inf
-            blocks = scores.unflatten(1, (n_blocks, _BLOCK))
+            blocks = pad(scores, (0, n_blocks * _BLOCK - n), value=-torch.inf).unflatten(1, (n_blocks, _BLOCK))
             best = blocks.amax(dim=2).topk(k).indices
             cosine, place = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1).topk(k)
             index = best.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK

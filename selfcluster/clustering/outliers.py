@@ -29,7 +29,7 @@ _MOST = 50_000
 _ROWS = 8192
 """Rows compared with all means at a time."""
 _HALVES = 0xFA
-"""Keeps this draw apart from others of the same seed."""
+"""Key of the random draws."""
 
 
 @dataclass(frozen=True)

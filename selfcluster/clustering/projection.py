@@ -31,15 +31,15 @@ def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int
         ConfigError: another projection, or umap is not installed.
     """
     check_projection(projection)
+    if len(features) < 2:
+        return np.zeros((len(features), 2), dtype=np.float32)
     points = normalize(features).numpy()
     n, n_axes = len(points), min(2, *points.shape)
     if projection == "umap" and n >= _FEWEST:
         import umap
 
-        # A seed excludes several jobs, which umap warns about.
+        # With a seed umap uses one job; n_jobs=1 avoids its warning.
         return umap.UMAP(metric="cosine", n_neighbors=min(15, n - 1), random_state=seed, n_jobs=1).fit_transform(points).astype(np.float32)
-    if n == 1:
-        return np.zeros((1, 2), dtype=np.float32)
     with np.errstate(invalid="ignore"):  # scikit-learn divides by the variance of constant features
         places = PCA(n_axes, svd_solver="covariance_eigh").fit_transform(points.astype(np.float64))
     return np.pad(places, ((0, 0), (0, 2 - n_axes))).astype(np.float32)

@@ -146,21 +146,23 @@ def _trained(model: Encoder, few: LabeledSubset, recipe: Recipe, seed: int) -> t
             threads=recipe.threads,
             max_broken_share=1.0,
         )
-        for batch in loader.epoch(0, _plan(few.index, total, seed)):
-            progress = max(done / total, (time.monotonic() - started) / (60 * recipe.minutes))
-            if progress >= 1:
-                break
-            optim.set_lr(optimizers, done)
-            # Linear warm-up, then half a cosine to 0, over the steps or the time, whichever ends first.
-            factor = min(1.0, progress / _WARM_UP + 0.1) * (1 + math.cos(math.pi * progress)) / 2
-            for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
-                group["lr"] *= factor
-            with torch.autocast(recipe.device.type, dtype=torch.bfloat16, enabled=recipe.precision == torch.bfloat16):
-                scores = classifier(batch.crops[0])
-            cross_entropy(scores.float(), wanted[batch.index].to(recipe.device)).backward()
-            optim.update(optimizers)
-            done += 1
-        loader.close()
+        try:
+            for batch in loader.epoch(0, _plan(few.index, total, seed)):
+                progress = max(done / total, (time.monotonic() - started) / (60 * recipe.minutes))
+                if progress >= 1:
+                    break
+                optim.set_lr(optimizers, done)
+                # Linear warm-up, then half a cosine to 0, over the steps or the time, whichever ends first.
+                factor = min(1.0, progress / _WARM_UP + 0.1) * (1 + math.cos(math.pi * progress)) / 2
+                for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
+                    group["lr"] *= factor
+                with torch.autocast(recipe.device.type, dtype=torch.bfloat16, enabled=recipe.precision == torch.bfloat16):
+                    scores = classifier(batch.crops[0])
+                cross_entropy(scores.float(), wanted[batch.index].to(recipe.device)).backward()
+                optim.update(optimizers)
+                done += 1
+        finally:
+            loader.close()
     return classifier, done, classes
 
 

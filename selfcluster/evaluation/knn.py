@@ -41,7 +41,8 @@ def measure(
     Source: instance discrimination, arXiv 1805.01978, section 3.4.
     """
     used = [usable_k(k, train_labels) for k in ks]
-    neighbors, cosines = nearest_neighbors(test, max(used), normalize(train), device=device or train.device)
+    device = device or train.device
+    neighbors, cosines = nearest_neighbors(test, max(used), normalize(train.to(device)), device=device)
     weights, labels = (cosines / temperature).exp(), torch.from_numpy(train_labels)[neighbors]
     n_classes = int(max(train_labels.max(), test_labels.max())) + 1
     for k, n_voters in zip(ks, used, strict=True):

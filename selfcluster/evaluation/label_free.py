@@ -27,7 +27,6 @@ from selfcluster.clustering.neighbors import nearest_neighbors
 from selfcluster.evaluation.standard_errors import mean_and_error
 
 N_NEIGHBORS = 10
-_CHUNK = 1024
 
 
 def measure(
@@ -50,7 +49,7 @@ def measure(
         yield from mean_and_error("eval/silhouette", silhouettes(features, min(k, len(features) - 1), seed=seed))
     if len(views[0]) > 1:
         yield from mean_and_error("eval/view_top1", views_found(*views))
-        yield from mean_and_error("eval/neighbor_overlap", neighbor_overlap(*views, k=min(N_NEIGHBORS, len(views[0]) - 1)))
+        yield from mean_and_error("eval/neighbor_overlap", neighbor_overlap(*views))
 
 
 def silhouettes(features: Float[Tensor, "n f"], k: int, *, seed: int = 0) -> Float[np.ndarray, " n"]:
@@ -72,15 +71,11 @@ def views_found(first: Float[Tensor, "n f"], second: Float[Tensor, "n f"]) -> Fl
 
     Source: the instance discrimination of arXiv 1805.01978 and the pretext accuracy of MoCo, arXiv 1911.05722, used as a metric.
     """
-    first, second = normalize(first), normalize(second)
     found = np.zeros(len(first))
     for one, other in ((first, second), (second, first)):
-        for start in range(0, len(one), _CHUNK):
-            cosines = one[start : start + _CHUNK] @ other.T
-            rows = torch.arange(len(cosines))
-            own = cosines[rows, start + rows].clone()
-            cosines[rows, start + rows] = -torch.inf
-            found[start : start + len(rows)] += (own > cosines.max(dim=1).values).numpy() / 2
+        nearest, cosines = nearest_neighbors(one, 2, normalize(other))
+        is_own = (nearest[:, 0] == torch.arange(len(one))) & (cosines[:, 0] > cosines[:, 1])
+        found += is_own.numpy() / 2
     return found
 
 

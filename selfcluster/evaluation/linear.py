@@ -172,6 +172,6 @@ def _by_sgd(problem: SoftmaxRegression, classes: NDArray[np.int64], kept_out: ND
             for parameter, v, gradient in zip((weight, bias), speed, gradients, strict=True):
                 v.mul_(0.9).add_(gradient)
                 parameter -= pace * v
-    vectors = [torch.cat([w, b]).detach().double().cpu().flatten().numpy() for w, b in zip(weight, bias, strict=True)]
+    vectors = [torch.cat([w, b]).detach().cpu().double().flatten().numpy() for w, b in zip(weight, bias, strict=True)]
     best = max(range(len(RATES)), key=lambda i: problem.accuracy(vectors[i], kept_out))
     return Probe(*problem.on_raw_features(vectors[best]), classes, 0.0, RATES[best])

@@ -1,4 +1,4 @@
-"""Which images are evaluated, and against which.
+"""The images of an evaluation and their split.
 
 With labels: training images, whose labels neighbors and probes may use, and test images, which are the data's own test split, or
 the share that the run held out of training, or else a seeded share. Without labels: a sample of the images.
@@ -26,7 +26,7 @@ from selfcluster.settings.config import DataSettings
 _MIN_SAMPLE, _PER_PROTOTYPE = 10_000, 10
 """Images in the sample without labels: at least the first number, and at least the second per prototype."""
 _SAMPLE = 0x5A3
-"""Key of the draw of the sample."""
+"""Key of the random draws."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Subset:
 
     images: Images
     index: NDArray[np.int64]
-    """Rising."""
+    """Ascending."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _open(run: OpenRun, data: Any, labels: str) -> tuple[Data, bool]:
 
 
 def _sample(run: OpenRun, images: Images, tested: Images | None, held_out: float) -> tuple[Subset, str]:
-    """Choose the images to look at without labels, and describe them."""
+    """Choose the images for the metrics without labels, and describe them."""
     if tested is not None:
         collection, index, which = tested, np.arange(len(tested)), "test images"
     elif held_out:
@@ -128,7 +128,7 @@ def _sample(run: OpenRun, images: Images, tested: Images | None, held_out: float
     n, total = max(_MIN_SAMPLE, _PER_PROTOTYPE * run.config.n_prototypes[0]), len(index)
     if total > n:
         index = np.sort(index[randomness.permutation(total, run.config.run.seed, _SAMPLE)[:n]])
-    return Subset(collection, index), f"looked at {f'{n:,} of ' if total > n else ''}{total:,} {which}"
+    return Subset(collection, index), f"sample of {n:,} of {total:,} {which}" if total > n else f"all {total:,} {which}"
 
 
 def _with_test_images(images: Images, labels: Labels, tested: Images) -> tuple[Split, tuple[str, ...]]:

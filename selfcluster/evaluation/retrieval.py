@@ -23,11 +23,11 @@ from selfcluster.evaluation.standard_errors import mean_and_error
 _CHUNK_VALUES = 1 << 24
 _MAX_QUERIES = 10_000
 _QUERIES = 0x4E7
-"""Key of the draw of queries."""
+"""Key of the random draws."""
 
 
 def queries_of(labels: NDArray[np.int64], *, seed: int = 0, at_most: int = _MAX_QUERIES) -> NDArray[np.int64]:
-    """Return the indices of the query images, rising: those whose class has another image, or a seeded sample of them."""
+    """Return the indices of the query images, ascending: those whose class has another image, or a seeded sample of them."""
     able = np.flatnonzero(np.bincount(labels)[labels] > 1)
     if len(able) <= at_most:
         return able
@@ -73,7 +73,7 @@ def measure(
 
 
 def _average_precision(every: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """Return the average precision, given all similarities and those of the relevant images, both rising."""
+    """Return the average precision, given all similarities and those of the relevant images, both ascending."""
     as_high = len(every) - np.searchsorted(every, wanted, side="left")
     wanted_as_high = len(wanted) - np.searchsorted(wanted, wanted, side="left")
     return float((wanted_as_high / as_high).mean())

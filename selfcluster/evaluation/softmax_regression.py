@@ -123,6 +123,6 @@ class SoftmaxRegression:
             of_weight.addmm_(x.T, slope)
             of_bias += slope.sum(dim=0)
         standardized = torch.from_numpy(parameters).view(-1, self.n_classes)[:-1]
-        wide_bias = of_bias.double().cpu()
-        wide = (of_weight.double().cpu() - torch.outer(self.mean, wide_bias)) / self.deviation[:, None] + strength * standardized
+        wide_bias = of_bias.cpu().double()
+        wide = (of_weight.cpu().double() - torch.outer(self.mean, wide_bias)) / self.deviation[:, None] + strength * standardized
         return loss + strength / 2 * float(standardized.square().sum()), torch.cat([wide, wide_bias[None]]).flatten().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -28,7 +28,7 @@ _N_CLUSTERS = 20
 _MIN_AREA = 0.3
 """Smallest share of an image that a crop shows in fine-tuning, so that what defines the class is in it."""
 _LABEL_FREE = 0x1AB
-"""Key of the draw of images."""
+"""Key of the random draws."""
 
 Measurements = Iterable[tuple[str, float]]
 """Metric names and values, as an evaluator yields them."""
@@ -62,8 +62,15 @@ class Suite:
     def figures(self, evaluators: Iterable[str]) -> dict[str, float]:
         """Run these evaluators and return the values by metric."""
         measures: dict[str, Callable[[], Measurements]] = {"label-free": self._label_free}
-        if self.data.split is not None:
-            measures |= self._against_labels(self.data.split)
+        if split := self.data.split:
+            against_labels = {
+                "knn": self._knn,
+                "linear": self._linear,
+                "retrieval": self._retrieval,
+                "clusters": self._clusters,
+                "finetune": self._finetune,
+            }
+            measures |= {name: partial(measure, split) for name, measure in against_labels.items()}
         found: dict[str, float] = {}
         for evaluator in evaluators:
             started = time.perf_counter()
@@ -96,7 +103,7 @@ class Suite:
         features, index = self._rows(subset)
         return features, LabeledSubset(subset.images, index, subset.codes[np.isin(subset.index, index, assume_unique=True)])
 
-    def _label_free(self) -> Iterator[tuple[str, float]]:
+    def _label_free(self) -> Measurements:
         points, representation = self.data.points, self.representation
         features, index = self._rows(points)
         chosen = np.sort(randomness.permutation(len(index), self.run.config.run.seed, _LABEL_FREE)[:_N_LABEL_FREE])
@@ -109,36 +116,35 @@ class Suite:
         if isinstance(representation, Network) and (nearest := representation.prototypes_of(features)) is not None:
             yield from label_free.prototype_use(*nearest)
 
-    def _against_labels(self, split: Split) -> dict[str, Callable[[], Measurements]]:
+    def _knn(self, split: Split) -> Measurements:
         train_rows, train = self._labeled_rows(split.train)
         test_rows, test = self._labeled_rows(split.test)
-        clustered_rows, clustered = self._labeled_rows(split.clustered)
-        device = self.run.device
+        for k in (20, 200):
+            if (used := knn.usable_k(k, train.codes)) < k:
+                self.notes.append(f"k = {k} is lowered to {used}, below the size of the smallest class")
+        return knn.measure(train_rows, train.codes, test_rows, test.codes, device=self.run.device)
 
-        def nearest_neighbors() -> Measurements:
-            for k in (20, 200):
-                if (used := knn.usable_k(k, train.codes)) < k:
-                    self.notes.append(f"k = {k} is lowered to {used}, below the size of the smallest class")
-            return knn.measure(train_rows, train.codes, test_rows, test.codes, device=device)
+    def _linear(self, split: Split) -> Measurements:
+        train_rows, train = self._labeled_rows(split.train)
+        test_rows, test = self._labeled_rows(split.test)
+        return linear.measure(train_rows, train.codes, test_rows, test.codes, device=self.run.device)
 
-        def retrieved() -> Measurements:
-            queries = retrieval.queries_of(test.codes)
-            sample = f", with {len(queries):,} queries" if len(queries) < len(test.codes) else ""
-            self.notes.append(f"retrieval among the {len(test.codes):,} test images{sample}")
-            return retrieval.measure(test_rows, test.codes, queries=queries, device=device)
+    def _retrieval(self, split: Split) -> Measurements:
+        rows, test = self._labeled_rows(split.test)
+        queries = retrieval.queries_of(test.codes)
+        sample = f", with {len(queries):,} queries" if len(queries) < len(test.codes) else ""
+        self.notes.append(f"retrieval among the {len(test.codes):,} test images{sample}")
+        return retrieval.measure(rows, test.codes, queries=queries, device=self.run.device)
 
-        return {
-            "knn": nearest_neighbors,
-            "linear": partial(linear.measure, train_rows, train.codes, test_rows, test.codes, device=device),
-            "retrieval": retrieved,
-            "clusters": partial(clusters.measure, clustered_rows, clustered.codes, device=device),
-            "finetune": partial(self._finetune, train, test),
-        }
+    def _clusters(self, split: Split) -> Measurements:
+        rows, clustered = self._labeled_rows(split.clustered)
+        return clusters.measure(rows, clustered.codes, device=self.run.device)
 
-    def _finetune(self, train: LabeledSubset, test: LabeledSubset) -> Iterator[tuple[str, float]]:
+    def _finetune(self, split: Split) -> Measurements:
         network = self.representation
         if not isinstance(network, Network):
             return
+        train, test = (self._labeled_rows(subset)[1] for subset in (split.train, split.test))
         low, high = self.run.config.crops.area[0]
         recipe = finetune.Recipe(
             pixels=network.pixels,

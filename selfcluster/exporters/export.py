@@ -6,6 +6,7 @@ Every export is a folder that is written atomically, and only after it has been 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,9 +27,6 @@ class Format(Protocol):
     FILES: tuple[str, ...]
     """Patterns of the names of all files that it may write."""
 
-    def check(self, config: Config[Any], /) -> None:
-        """Raise ConfigError if the format cannot represent the network, or a dependency is missing; called before anything is built."""
-
     def write(self, folder: Path, source: Source, /) -> Difference:
         """Write the network in this format, load it again, and return how far it differs."""
 
@@ -46,6 +44,8 @@ FORMATS: dict[str, Format] = {
     "hub": hub,
     "whole": run_folder,
 }
+CHECKS: dict[str, Callable[[Config[Any]], None]] = {"torchvision": torchvision_weights.check, "onnx": onnx_graph.check}
+"""Raise ConfigError if the format cannot represent the network, or a dependency is missing; the other formats represent every network."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def export(
         )
     target = Path(out).expanduser() if out is not None else run.path / "export" / (f"{format}-head" if layer == "head" else format)
     _check_target(target, form.FILES, overwrite=overwrite)
-    form.check(run.config)
+    if format in CHECKS:
+        CHECKS[format](run.config)
     source = Source(run.path, run.config, plain_copy(run.model, run.config), layer)
     try:
         with folder_written_whole(target) as partial:

@@ -8,23 +8,17 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 from selfcluster.exporters import timm_folder
 from selfcluster.exporters.model_card import model_card
 from selfcluster.exporters.verification import Difference, Source
 from selfcluster.models.encoders import default_cfgs
-from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = (*timm_folder.FILES, "README.md")
 
 
-def check(config: Config[Any]) -> None:
-    """Accept every network, since every encoder is a timm network."""
-
-
 def write(folder: Path, source: Source) -> Difference:
-    """Write timm's files and the model card; timm has loaded the weights again."""
+    """Write timm's files and the model card, and check the weights as loaded by timm."""
     found = timm_folder.write(folder, source)
     (folder / "README.md").write_text(_card(source), encoding="utf-8")
     return found
@@ -59,5 +53,5 @@ def notes(source: Source) -> tuple[str, ...]:
 
 
 def next_step(path: Path, source: Source) -> str:
-    """Return the command that uploads it."""
+    """Return the command that uploads the folder."""
     return f"next: hf upload {_repository(source)} {shlex.quote(str(path))}"

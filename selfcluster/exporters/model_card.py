@@ -147,7 +147,7 @@ def _evaluation(path: Path) -> str:
 def _limitations(config: Config[Any]) -> str:
     side = config.crops.crop_pixels[0]
     lines = [
-        "It gives features, not classes; clusters of them need not match your classes.",
+        "It outputs features, not classes, and their clusters may not match your classes.",
         "It was trained on the images above only. On other kinds of images, compare it with an untrained or another encoder before relying on it.",
         f"It was trained on images of {side} x {side} pixels; `config.json` describes how to prepare them.",
     ]

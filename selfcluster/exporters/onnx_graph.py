@@ -53,7 +53,7 @@ def check(config: Config[Any]) -> None:
 
 
 def write(folder: Path, source: Source) -> Difference:
-    """Write the graph, with its preprocessing as metadata and as JSON; onnxruntime has run it at several batch sizes.
+    """Write the graph, with its preprocessing as metadata and as JSON, and compare it in onnxruntime at several batch sizes.
 
     Raises:
         ConfigError: the exporter cannot express the network.
@@ -150,5 +150,5 @@ def notes(source: Source) -> tuple[str, ...]:
 
 
 def next_step(path: Path, source: Source) -> str:
-    """Return the code that loads it."""
+    """Return the code that loads the graph."""
     return f"next, in Python: import onnxruntime; session = onnxruntime.InferenceSession({str(path / 'model.onnx')!r})"

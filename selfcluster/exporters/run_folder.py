@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from selfcluster.errors import CheckpointError
 from selfcluster.exporters.model_card import evaluations
 from selfcluster.exporters.verification import Difference, Source, difference, probe
 from selfcluster.models.model import ClusterModel
@@ -22,23 +22,20 @@ from selfcluster.runs.checkpoint import read_state, save_network
 from selfcluster.runs.environment import read_environment, write_environment
 from selfcluster.runs.folder import read_model, write_config
 from selfcluster.runs.json_files import write_json
-from selfcluster.settings.config import Config, flatten
+from selfcluster.settings.config import flatten
 from selfcluster.settings.resolve import ResolvedConfig
 
 FILES: tuple[str, ...] = ("config.toml", "environment.json", "metrics.jsonl", "evaluation*.json", "checkpoints")
 
 
-def check(config: Config[Any]) -> None:
-    """Accept every network."""
-
-
 def write(folder: Path, source: Source) -> Difference:
-    """The folder is a run that can be loaded, evaluated on given images, exported and trained from, but not resumed."""
-    write_config(
-        folder,
-        ResolvedConfig(source.config, dict.fromkeys(flatten(source.config), f"exported from {source.path.resolve().name}")),
-        images="",
-    )
+    """Write a run that can be loaded, evaluated on given images, exported and trained from, but not resumed; load it and compare all weights.
+
+    Raises:
+        CheckpointError: a weight or an output differs from the run's.
+    """
+    origins = dict.fromkeys(flatten(source.config), f"exported from {source.path.resolve().name}")
+    write_config(folder, ResolvedConfig(source.config, origins), images="")
     write_environment(folder, dataclasses.replace(read_environment(source.path), command=[]))
     if (source.path / "metrics.jsonl").is_file():
         write_atomically(folder / "metrics.jsonl", (source.path / "metrics.jsonl").read_bytes())
@@ -47,11 +44,16 @@ def write(folder: Path, source: Source) -> Difference:
     state = read_state(source.path)
     save_network(folder, source.config, source.network, step=state.step, epoch=state.epoch, seconds=state.seconds)
     loaded = read_model(folder)[2].eval()
-    return difference(_scores_of(loaded), _scores_of(source.network), probe(source))
+    found = difference(_scores_of(loaded), _scores_of(source.network), probe(source))
+    written, wanted = loaded.state_dict(), source.network.state_dict()
+    for name in sorted(written.keys() | wanted.keys()):
+        if name not in written or name not in wanted or not torch.equal(written[name], wanted[name]):
+            raise CheckpointError(f"the export does not reproduce the run: its tensor {name!r} differs; nothing was written")
+    return found
 
 
 def _scores_of(network: ClusterModel) -> Callable[[Tensor], Tensor]:
-    """Return a function from images to the scores of all heads, which depend on every weight."""
+    """Return a function from images to the scores of all heads."""
     return lambda images: torch.cat(list(network.prototypes(network.project(images))), dim=1)
 
 
@@ -61,5 +63,5 @@ def notes(source: Source) -> tuple[str, ...]:
 
 
 def next_step(path: Path, source: Source) -> str:
-    """Return the code that loads it."""
+    """Return the code that loads the run."""
     return f"next, in Python: import selfcluster; run = selfcluster.load({str(path)!r})"

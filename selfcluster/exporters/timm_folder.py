@@ -7,24 +7,18 @@ The weights are timm's tensors under timm's names, so nothing is converted. timm
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import timm
 
 from selfcluster.exporters.verification import Difference, Source, difference, probe
 from selfcluster.models.encoders import default_cfgs
 from selfcluster.runs.weights import write_encoder
-from selfcluster.settings.config import Config
 
 FILES: tuple[str, ...] = ("config.json", "model.safetensors")
 
 
-def check(config: Config[Any]) -> None:
-    """Accept every network, since every encoder is a timm network."""
-
-
 def write(folder: Path, source: Source) -> Difference:
-    """Write the encoder as timm loads it; timm has loaded it again."""
+    """Write the encoder in timm's layout, load it with timm, and compare the features."""
     write_encoder(folder, source.network, source.config)
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
     return difference(loaded, source.network.encoder, probe(source, channels=2 if source.config.model.sobel else 3))
@@ -43,6 +37,6 @@ def notes(source: Source) -> tuple[str, ...]:
 
 
 def next_step(path: Path, source: Source) -> str:
-    """Return the code that loads it."""
+    """Return the code that loads the encoder."""
     registered = "import selfcluster.models, timm" if source.encoder_name in default_cfgs else "import timm"
     return f"next, in Python: {registered}; encoder = timm.create_model({f'local-dir:{path}'!r}, pretrained=True).eval()"

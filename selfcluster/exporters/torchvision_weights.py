@@ -38,7 +38,7 @@ SHARED = (
 
 
 def write(folder: Path, source: Source) -> Difference:
-    """Write the encoder's tensors; torchvision's network of the same name, without its classifier, has loaded them strictly."""
+    """Write the encoder's tensors, load them strictly into torchvision's network without its classifier, and compare the features."""
     tensors = {name: tensor.contiguous() for name, tensor in source.network.encoder.state_dict().items()}
     (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     description = {"network": f"torchvision.models.{source.encoder_name}", "output": "features", **preprocessing(source)}
@@ -71,7 +71,7 @@ def notes(source: Source) -> tuple[str, ...]:
 
 
 def next_step(path: Path, source: Source) -> str:
-    """Return the code that loads it."""
+    """Return the code that loads the encoder."""
     loaded = f"safetensors.torch.load_file({str(path / 'model.safetensors')!r})"
     return (
         f"next, in Python: import torch, torchvision, safetensors.torch; encoder = torchvision.models.{source.encoder_name}(); "

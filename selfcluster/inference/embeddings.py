@@ -56,7 +56,7 @@ def embeddings_of(run: OpenRun, images: Images) -> Embeddings:
             return _split(np.concatenate(list(_rows(run, images))), n, time.monotonic() - start)
         if cache.is_complete():  # another process has just finished
             return _split(cache.rows())
-        n_cached = cache.n_unfinished()
+        n_cached = cache.resume()
         if n_cached:
             logger.info(f"resuming at image {n_cached:,} of {n:,}")
         cache.add(_rows(run, images, n_cached))

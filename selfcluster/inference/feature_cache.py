@@ -14,7 +14,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -40,23 +42,34 @@ class FeatureCache:
     """
 
     def __init__(self, run: OpenRun, images: Images) -> None:
-        self.weights, self.n, self.width = run.weights_digest, len(images), run.model.n_features + thumbnails.width
+        self.run, self.images, self.n, self.width = run, images, len(images), run.model.n_features + thumbnails.width
         self.n_bytes = 4 * self.n * self.width
         self.folder = run.path / "features"
         self.is_on = run.config.run.keep_features and (self.n >= _FEWEST or run.is_own(images))
-        if self.is_on:
-            self.identity = {
-                "weights": self.weights,
-                "images": images.fingerprint(),
-                "pixels": run.pixels,
-                "precision": str(precision_of(run.config, run.device)),
-                "max_megapixels": run.config.data.max_megapixels,
-                "width": self.width,
-            }
-            key = hashlib.sha256(json.dumps(self.identity).encode()).hexdigest()[:16]
-            self.file, self.note, self.unfinished, self.lock = (
-                self.folder / f"{key}.{ending}" for ending in ("f32", "json", "unfinished", "lock")
-            )
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the rows belong to."""
+        run = self.run
+        return {
+            "weights": run.weights_digest,
+            "images": self.images.fingerprint(),
+            "pixels": run.pixels,
+            "precision": str(precision_of(run.config, run.device)),
+            "max_megapixels": run.config.data.max_megapixels,
+            "width": self.width,
+        }
+
+    @cached_property
+    def file(self) -> Path:
+        """File of the complete rows."""
+        key = hashlib.sha256(json.dumps(self.identity).encode()).hexdigest()[:16]
+        return self.folder / f"{key}.f32"
+
+    @property
+    def unfinished(self) -> Path:
+        """File that rows are appended to."""
+        return self.file.with_suffix(".unfinished")
 
     def is_complete(self) -> bool:
         """Whether every row is in the cache."""
@@ -66,8 +79,8 @@ class FeatureCache:
         """Return all rows; changes to them are not written."""
         return np.memmap(self.file, np.float32, mode="c", shape=(self.n, self.width))
 
-    def n_unfinished(self) -> int:
-        """Return the number of rows that an interrupted command left, and drop a row that was cut off."""
+    def resume(self) -> int:
+        """Cut off an incomplete row that an interrupted command left, and return the number of complete ones."""
         if not self.unfinished.is_file():
             return 0
         n = self.unfinished.stat().st_size // (4 * self.width)
@@ -92,10 +105,10 @@ class FeatureCache:
         with contextlib.ExitStack() as stack:
             try:
                 self.folder.mkdir(exist_ok=True)
-                is_free = stack.enter_context(_locked(self.lock))
+                is_free = stack.enter_context(_locked(self.file.with_suffix(".lock")))
                 problem = self._make_room() if is_free else "another process is computing the same ones"
                 if problem is None:
-                    write_atomically(self.note, json.dumps({**self.identity, "n": self.n}, indent=1).encode())
+                    write_atomically(self.file.with_suffix(".json"), json.dumps({**self.identity, "n": self.n}, indent=1).encode())
             except OSError as error:
                 problem = f"{str(self.folder)!r} cannot be written ({error.strerror or error})"
             if problem is not None:
@@ -106,7 +119,7 @@ class FeatureCache:
         """Remove features of older weights, unless a process is computing them, and return why there is still not enough room."""
         for note in self.folder.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError), _locked(note.with_suffix(".lock")) as is_ours:
-                if is_ours and json.loads(note.read_text())["weights"] != self.weights:
+                if is_ours and json.loads(note.read_text())["weights"] != self.identity["weights"]:
                     for ending in (".f32", ".unfinished", ".json"):
                         note.with_suffix(ending).unlink(missing_ok=True)
         free = shutil.disk_usage(self.folder).free

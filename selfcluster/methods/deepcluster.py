@@ -35,7 +35,7 @@ _CONSTANT = 1e-3
 """Spread of the features, as a share of their length, below which they are constant but for rounding in bf16."""
 
 _TOP_LAYER, _KMEANS, _SAMPLING = 0xD1, 0xD2, 0xD3
-"""Keys of the random draws of one epoch."""
+"""Keys of the random draws."""
 
 
 @final

@@ -28,10 +28,10 @@ _CHUNK_BYTES = 1 << 24
 """Size of the scores computed at a time."""
 
 _MASS_TOLERANCE = 0.01
-"""Share of its mass by which a prototype may differ. SwAV's three rounds leave 0.25 at 5,000 images and 100 prototypes."""
+"""Share of its mass by which a prototype may differ. SwAV's three iterations leave 0.25 at 5,000 images and 100 prototypes."""
 
-_MAX_ROUNDS = 1000
-"""Rounds of Sinkhorn-Knopp at most."""
+_MAX_ITERATIONS = 1000
+"""Most iterations of Sinkhorn-Knopp."""
 
 
 @final
@@ -39,7 +39,7 @@ class SelaV2(BankMethod):
     """Assign by Sinkhorn-Knopp over the memory bank between epochs; predict pseudo-labels.
 
     Deviations: no code was published, so this follows its author's description. Chosen here: labels once an epoch, the largest entry of each
-    code; epsilon as in SwAV; rounds until every prototype's mass is within 1 % of its share; heads, crops, bank, temperature and the -1 of
+    code; epsilon as in SwAV; iterations until every prototype's mass is within 1 % of its share; heads, crops, bank, temperature and the -1 of
     images never visited as in DeepCluster-v2; prototypes of unit rows, trained from the first step by the optimizer of the network.
     """
 
@@ -49,20 +49,22 @@ class SelaV2(BankMethod):
 
     @torch.no_grad()
     def cluster(self, head: int, embeddings: Tensor, epoch: int) -> tuple[Tensor, tuple[str, ...]]:
-        """Return the largest entry of each code; scores are recomputed in chunks in every round and never all in memory."""
+        """Return the largest entry of each code; scores are recomputed in chunks in every iteration and never all in memory."""
         epsilon, rows = self.settings.epsilon, self.prototypes.heads()[head]
         size = max(1, _CHUNK_BYTES // (4 * len(rows)))
 
         def chunks() -> Iterator[Tensor]:
             return (linear(part, rows) for part in embeddings.split(size) if len(part))
 
-        balance = log_potentials(chunks, len(rows), epsilon=epsilon, iterations=_MAX_ROUNDS, tolerance=_MASS_TOLERANCE, device=rows.device)
+        balance = log_potentials(
+            chunks, len(rows), epsilon=epsilon, iterations=_MAX_ITERATIONS, tolerance=_MASS_TOLERANCE, device=rows.device
+        )
         nearest = [(scores / epsilon + balance.log_potentials).argmax(dim=1) for scores in chunks()]
         assignments = torch.cat([torch.empty(0, dtype=torch.int64, device=rows.device), *nearest])
         if balance.mass_error <= _MASS_TOLERANCE:
             return assignments, ()
         return assignments, (
-            f"Sinkhorn-Knopp stopped after {balance.n_iterations} rounds with masses off by up to {balance.mass_error:.1%}; raise epsilon",
+            f"Sinkhorn-Knopp stopped after {balance.n_iterations} iterations with masses off by up to {balance.mass_error:.1%}; raise epsilon",
         )
 
     def after_update(self, out: Outputs, batch: Batch, step: int) -> None:

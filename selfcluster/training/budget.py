@@ -15,6 +15,7 @@ from selfcluster import distributed
 from selfcluster.data.dataset import Data
 from selfcluster.device import memory_limit, peak_memory
 from selfcluster.distributed import logger
+from selfcluster.errors import ConfigError
 from selfcluster.formatting import duration
 from selfcluster.methods.base import Method
 from selfcluster.runs.log import Log
@@ -34,7 +35,7 @@ _N_SAMPLED = 8192
 """Images that are clustered to measure the time of clustering."""
 
 Resolver = Callable[[Mapping[str, Any]], ResolvedConfig]
-"""From settings found in the meantime to the config of the run."""
+"""Function that resolves the config, given settings measured on this machine."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
     """Measure the cost of a run, by real clustering and a few real steps on a training that is then discarded.
 
     The steps are those of the loop, with accumulation, recomputation and the method's hooks. The first is a warm-up, and the next find batches
-    that the workers prepared meanwhile; both are skipped, unless the time `at_most` is over before. If an epoch has too few steps, its last one
+    that the workers prepared meanwhile; both are skipped, unless `at_most` seconds pass first. If an epoch has too few steps, its last one
     counts. All ranks return the cost of the slowest.
 
     Args:
@@ -84,8 +85,7 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
     skipped = 1 + 2 * t.loader.workers
     n = 0
     started = time.perf_counter()
-    marks = [started]
-    """When each of the first steps was done; later ones may overlap, as in the loop."""
+    marks = [started]  # end of each of the first steps; later ones may overlap, as in the loop
     for batch in t.loader.epoch(0, plan):
         step(t, batch)
         n += 1
@@ -108,7 +108,7 @@ def _now(device: torch.device) -> float:
 
 
 def fit_to_time(resolved: ResolvedConfig, t: Training, opened: Data, resolver: Resolver) -> ResolvedConfig:
-    """Set max_steps to the steps that fit in max_minutes on this machine; `t` is used up."""
+    """Set max_steps to the steps that fit in max_minutes on this machine; `t` cannot be used afterwards."""
     minutes = resolved.config.optim.max_minutes
     cost = cost_of(t, opened, at_least=min(10, 2 * minutes), at_most=6 * minutes)
     steps = cost.steps_in(0.95 * 60 * minutes)
@@ -125,7 +125,7 @@ def fit_to_time(resolved: ResolvedConfig, t: Training, opened: Data, resolver: R
 
 
 def cost_of(t: Training, opened: Data, *, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
-    """Measure the cost of a run; that of clustering is extrapolated from a sample of the images. `t` is used up."""
+    """Measure the cost of a run; that of clustering is extrapolated from a sample of the images. `t` cannot be used afterwards."""
     n = len(t.method.trained_on)
     n_sampled = min(n, max(_N_SAMPLED, t.config.optim.batch, 4 * max(t.config.n_prototypes)))
     if type(t.method).begin_epoch is Method.begin_epoch or n_sampled == n:
@@ -138,7 +138,7 @@ def cost_of(t: Training, opened: Data, *, at_least: float = 0.0, at_most: float 
 
 
 def estimate(t: Training, opened: Data) -> str:
-    """Return an estimate of the run's time and memory in words, from a few steps on this machine; `t` is used up."""
+    """Return an estimate of the run's time and memory in words, from a few steps on this machine; `t` cannot be used afterwards."""
     cost, batch, minutes = cost_of(t, opened), t.config.optim.batch, t.config.optim.max_minutes
     n_steps = min(t.total_steps, cost.steps_in(60 * minutes)) if minutes else t.total_steps
     parameters = sum(p.numel() for p in t.model.parameters())
@@ -168,7 +168,11 @@ def largest_batch(config_of: Callable[[int], Config[Any]], data: Data, device: t
         device: device to train on.
     Returns:
         the recipe's batch if even that does not fit; `accumulate` or `recompute` may help then.
+    Raises:
+        ConfigError: there are several ranks: if one ran out of memory in the middle of a step, the others would wait for it forever.
     """
+    if distributed.is_on():
+        raise ConfigError(f"batch auto cannot be used with {distributed.n_ranks()} ranks; set --batch, for example to what it finds on one")
     batch = config_of(0).optim.batch
     n = len(data.trained_on(config_of(0).data, config_of(0).run.seed))
     limit, before = memory_limit(device), peak_memory(device)

@@ -28,7 +28,7 @@ from selfcluster.training.collapse import require_finite
 from selfcluster.training.state import Training
 
 _ORDER, _DROPOUT = 0xE1, 0xE2
-"""Keys of the random draws of one epoch."""
+"""Keys of the random draws."""
 
 
 def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_if_asked: Callable[[], None] = lambda: None) -> Extractor:
@@ -85,7 +85,7 @@ def _centers(t: Training, index: NDArray[np.int64], what: str) -> Iterator[Outpu
         of_batch = index[start : start + len(prepared)]
         start += len(prepared)
         for image in of_batch[~readable.numpy()].tolist():
-            # The workers keep the reasons to themselves, so the image is read again.
+            # Workers return no reasons, so read the image again to get one.
             try:
                 t.loader.images.decode(image)
             except DataError as error:
@@ -119,13 +119,15 @@ def _assign_crops(t: Training, epoch: int, what: str) -> tuple[Iterator[OutputBa
     positions = np.arange(len(padded)).reshape(-1, batch)[:, mine]
 
     def outputs() -> Iterator[OutputBatch]:
-        for step, drawn in enumerate(loader.epoch(epoch, EpochPlan(padded))):
-            with t.autocast():
-                out = t.model(drawn.crops)
-            values = (out.features if what == "features" else out.embeddings).transpose(0, 1).float()
-            # Images that replace a broken one or fill up the last batch have their row elsewhere.
-            own = (drawn.index.numpy() == padded[positions[step]]) & (positions[step] < len(order))
-            yield drawn.index.numpy()[own], values[torch.from_numpy(own).to(values.device)]
-        loader.close()
+        try:
+            for step, drawn in enumerate(loader.epoch(epoch, EpochPlan(padded))):
+                with t.autocast():
+                    out = t.model(drawn.crops)
+                values = (out.features if what == "features" else out.embeddings).transpose(0, 1).float()
+                # Images that replace a broken one or fill up the last batch have their row elsewhere.
+                own = (drawn.index.numpy() == padded[positions[step]]) & (positions[step] < len(order))
+                yield drawn.index.numpy()[own], values[torch.from_numpy(own).to(values.device)]
+        finally:
+            loader.close()
 
     return outputs(), np.sort(padded[positions[positions < len(order)]])

@@ -40,18 +40,18 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
         def leave_if_asked() -> None:
             """Interrupt extraction in a single process; several would have to agree at every batch."""
             if asked and not distributed.is_on():
-                s.plan = None
                 if folder is not None:
                     pace.note_checkpoint()
                     save(t, folder)
                 raise Interrupted(asked[0], s.step, folder)
 
         for epoch in range(s.epoch, math.ceil(t.total_steps / t.method.steps_per_epoch)):
-            if s.plan is None or s.step_in_epoch == 0:
+            if s.step_in_epoch == 0:
                 began = time.perf_counter()
                 s.plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, folder, leave_if_asked=leave_if_asked))
                 optim.forget(t.optimizers, t.parameters_named(s.plan.reset))
                 pace.report_plan(log, s.plan, epoch, time.perf_counter() - began)
+            assert s.plan is not None  # `restore` refuses a checkpoint in the middle of an epoch without its plan
             for batch in t.loader.epoch(epoch, s.plan, start=s.step_in_epoch):
                 done = step(t, batch)
                 t.watch.see(done.out, done.targets, done.loss, s.step)

@@ -23,7 +23,7 @@ from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.cache import CachedImages, decoded_bytes
 from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads, n_workers, precision_of
-from selfcluster.errors import ConfigError, DataError
+from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.methods import METHODS, Method, build_model
 from selfcluster.models.batch_norm import running_statistics_kept, synchronize_batch_norm
 from selfcluster.models.encoders import compile_encoder, recompute_activations
@@ -192,7 +192,7 @@ def restore(t: Training, folder: Path) -> None:
     """Load the last checkpoint.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it belongs to another configuration.
+        CheckpointError: there is none, it is damaged or incomplete, or it belongs to another configuration.
     """
     tensors, state = load_checkpoint(folder)
     check_settings(state, t.config)
@@ -204,3 +204,7 @@ def restore(t: Training, folder: Path) -> None:
     t.state = State(state.epoch, state.step, state.step_in_epoch, state.seconds, plan)
     if state.step_in_epoch >= t.method.steps_per_epoch:
         t.state.epoch, t.state.step_in_epoch = state.epoch + 1, 0
+    elif plan is None and state.step_in_epoch > 0:
+        raise CheckpointError(
+            f"the checkpoint of step {state.step:,} in {str(folder)!r} lacks the image order of its epoch; resume an earlier copy, or start a new run"
+        )

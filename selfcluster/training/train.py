@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -33,6 +33,8 @@ from selfcluster.training import loop
 from selfcluster.training.budget import Resolver, estimate, fit_to_time, largest_batch
 from selfcluster.training.state import Training, build, restore
 
+T = TypeVar("T")
+
 
 def train(
     data: Any = None,
@@ -54,14 +56,12 @@ def train(
     resolver, opened, device = _open(data, method, preset, config, augmentation, settings)
     resolved = resolver({})
     t = build(resolved.config, opened, device)
-    path = _claim(out, opened.name, resolved.config.method, overwrite=overwrite)
+    path = _on_rank_0(lambda: folder.claim(out, opened.name, resolved.config.method, overwrite=overwrite), Path(out or "runs"))
     _announce(resolved, opened)
     if resolved.config.optim.max_minutes:
         resolved = fit_to_time(resolved, t, opened, resolver)
         t = build(resolved.config, opened, device)
-    if distributed.rank() == 0:
-        folder.prepare(path, resolved, opened)
-    distributed.barrier()
+    _on_rank_0(lambda: folder.prepare(path, resolved, opened), path)
     return _train(t, path, opened)
 
 
@@ -115,7 +115,7 @@ def _open(
 
 def _with_largest_batch(resolver: Resolver, data: Data, device: torch.device) -> Resolver:
     """Return a resolver for the largest batch that fits; other settings, such as lr, follow from it by the recipe."""
-    logger.info("batch auto: trying steps with more and more images")
+    logger.info("batch auto: trying larger and larger batches")
     capacity = largest_batch(lambda batch: resolver({"batch": batch} if batch else {}).config, data, device)
     origin = f"auto: {capacity.peak_bytes / 2**30:.1f} GiB, and {capacity.why}"
 
@@ -132,18 +132,25 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **files}
 
 
-def _claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:
-    """Claim a folder on rank 0, and return it on every rank; if rank 0 fails, all raise its error."""
-    claimed: Path | CheckpointError = CheckpointError()
+def _on_rank_0(work: Callable[[], T], path: Path) -> T:
+    """Work on the run folder on rank 0, and return the result on every rank.
+
+    Raises:
+        CheckpointError: rank 0 raised it, or could not write; on every rank, so that none waits for rank 0.
+    """
+    found: T | CheckpointError = CheckpointError()
     if distributed.rank() == 0:
         try:
-            claimed = folder.claim(out, name, method, overwrite=overwrite)
+            found = work()
         except CheckpointError as error:
-            claimed = error
-    claimed = distributed.of_rank_0(claimed)
-    if isinstance(claimed, CheckpointError):
-        raise claimed
-    return claimed
+            found = error
+        except OSError as error:
+            reason = error.strerror or error
+            found = CheckpointError(f"cannot write {str(error.filename or path)!r}: {reason}; choose another --out, or free some space")
+    found = distributed.of_rank_0(found)
+    if isinstance(found, CheckpointError):
+        raise found
+    return found
 
 
 def _announce(resolved: ResolvedConfig, data: Data) -> None:

@@ -386,7 +386,7 @@ def test_plus_plus_draws_by_the_squared_distance() -> None:
     """From 0 the chances of 1 and 3 are 1 : 9, from 1 those of 0 and 3 are 1 : 4, from 3 those of 0 and 1 are 9 : 4."""
     pairs = {(0, 1): 0, (0, 3): 0, (1, 3): 0}
     source = blocks.PointSource(torch.tensor([[0.0], [1.0], [3.0]]), None, False)
-    source.count()
+    source.survey()
     for seed in range(600):
         drawn = initialization._plus_plus(source, 2, seed, None)[:, 0].tolist()
         pairs[tuple(sorted(map(int, drawn)))] += 1

@@ -67,12 +67,6 @@ def test_purity_takes_the_commonest_class_of_each_cluster() -> None:
     assert metrics.purity(CLASSES, np.zeros(9)) == pytest.approx(1 / 3)
 
 
-def test_code_entropy() -> None:
-    assert metrics.code_entropy(torch.full((4, 8), 1 / 8)) == pytest.approx(math.log(8))
-    assert metrics.code_entropy(torch.eye(5)) == 0
-    assert metrics.code_entropy(torch.stack([torch.eye(2), torch.full((2, 2), 0.5)])) == pytest.approx(math.log(2) / 2)
-
-
 def test_prototypes_used() -> None:
     assert metrics.prototypes_used(torch.arange(12).reshape(3, 4) % 6, 6) == pytest.approx(6)
     assert metrics.prototypes_used(torch.zeros(9, dtype=torch.int64), 6) == pytest.approx(1)
@@ -92,4 +86,3 @@ def test_rankme() -> None:
 def test_accepts_arrays_and_tensors() -> None:
     x = np.eye(6, dtype=np.float32)
     assert metrics.rankme(x) == metrics.rankme(torch.from_numpy(x))
-    assert metrics.code_entropy(x) == 0

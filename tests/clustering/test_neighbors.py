@@ -51,6 +51,7 @@ def test_the_nearest_centroid_and_the_next() -> None:
 def test_chunks_change_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.randn(n, 16, generator=torch.Generator().manual_seed(0))
     whole = nearest_neighbors(features, 8)[0]
+    monkeypatch.setattr(neighbors, "_FEWEST_ROWS", 1)
     for limit, value in {"_CHUNK_BYTES": 4 * n * 7, "_CHUNK_ROWS": 3}.items():
         monkeypatch.setattr(neighbors, limit, value)
         assert torch.equal(nearest_neighbors(features, 8)[0], whole)

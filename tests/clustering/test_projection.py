@@ -29,7 +29,7 @@ def test_pca_keeps_groups_apart_and_is_the_same_every_time() -> None:
 
 
 def test_few_or_equal_points() -> None:
-    for features in (torch.eye(4)[:1], torch.eye(4)[:2], torch.ones(5, 4), torch.rand(6, 1)):
+    for features in (torch.eye(4)[:0], torch.eye(4)[:1], torch.eye(4)[:2], torch.ones(5, 4), torch.rand(6, 1)):
         places = project(features, "pca")
         assert places.shape == (len(features), 2)
         assert np.isfinite(places).all()

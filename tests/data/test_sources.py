@@ -261,7 +261,9 @@ def test_folders_of_splits_may_contain_packed_files(tmp_path: Path) -> None:
 def test_images_come_before_packed_files_which_are_skipped_and_noted(tmp_path: Path) -> None:
     data = open_data(pack(fill(tmp_path, "1.png"), "backup.tar"), SETTINGS)
     assert isinstance(data.images, FolderImages)
-    assert data.notes == (f"{tmp_path}: 1 images; 1 other files skipped, among them 'backup.tar'; pass it as IMAGES to train on the images in it",)
+    assert data.notes == (
+        f"{tmp_path}: 1 images; 1 other files skipped, among them 'backup.tar'; pass it as IMAGES to train on the images in it",
+    )
 
 
 def test_a_column_is_chosen_after_the_name(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_without_labels_only_metrics_without_labels_are_computed(unlabeled: sc.R
     assert 0 < evaluation.figures["trained encoder"]["collapse/prototypes_share"] <= 1
     notes = " ".join(evaluation.notes)
     assert "there are no labels: only metrics without labels are computed" in notes
-    assert "looked at 40 images" in notes
+    assert "all 40 images" in notes
     assert "1 unreadable images are left out" in notes
     assert "39 images, silhouette of 20 clusters" in notes
     assert evaluation.figures == json.loads((unlabeled.path / "evaluation.json").read_text())["figures"]

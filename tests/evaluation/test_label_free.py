@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import silhouette_samples
 
+from selfcluster.clustering import neighbors
 from selfcluster.evaluation import label_free
 
 
@@ -20,7 +21,7 @@ def test_equal_views_are_found_unrelated_ones_are_not_and_constant_ones_tie() ->
 
 
 def test_views_found_equals_a_naive_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_free, "_CHUNK", 7)
+    monkeypatch.setattr(neighbors, "_CHUNK_ROWS", 7)
     first = _rows(40)
     second = first + 0.7 * _rows(40, seed=1)
     a, b = (torch.nn.functional.normalize(x) for x in (first, second))
@@ -31,7 +32,7 @@ def test_views_found_equals_a_naive_loop(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_neighbor_overlap_equals_a_naive_loop_and_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_free, "_CHUNK", 7)
+    monkeypatch.setattr(neighbors, "_CHUNK_ROWS", 7)
     first = _rows(40)
     second = first + 0.5 * _rows(40, seed=1)
     lists = []

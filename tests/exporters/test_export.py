@@ -19,9 +19,10 @@ from PIL import Image
 
 import selfcluster as sc
 from selfcluster.data.crops import normalize
-from selfcluster.exporters import torchvision_weights
+from selfcluster.exporters import run_folder, torchvision_weights
 from selfcluster.exporters.export import FORMATS
 from selfcluster.exporters.verification import Source, plain_copy, probe
+from selfcluster.runs.folder import read_model
 from tests import tiny
 
 FAST: dict[str, Any] = {**tiny.SETTINGS, "epochs": 1, "threads": 1}
@@ -283,6 +284,18 @@ def test_an_export_with_other_features_is_not_written(format: str, small: sc.Run
         broken.model.encoder.conv1.weight[0] = torch.nan
     with pytest.raises(sc.CheckpointError, match="the export does not reproduce the run"):
         broken.export(format, out=tmp_path / "new" / "place")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_that_no_output_depends_on_is_compared_too(small: sc.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(folder: Path) -> Any:
+        config, images, network = read_model(folder)
+        network.encoder.bn1.num_batches_tracked += 1
+        return config, images, network
+
+    monkeypatch.setattr(run_folder, "read_model", other)
+    with pytest.raises(sc.CheckpointError, match=r"its tensor 'encoder\.bn1\.num_batches_tracked' differs"):
+        small.export("whole", out=tmp_path / "whole")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -210,12 +210,12 @@ def test_prototypes_learn_from_the_first_step_and_stay_unit() -> None:
 
 
 def test_a_run_that_does_not_meet_the_tolerance_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sela_v2, "_MAX_ROUNDS", 1)
+    monkeypatch.setattr(sela_v2, "_MAX_ITERATIONS", 1)
     t, _ = _training("sela-v2", epochs=1, n_prototypes=(8,))
     log = tiny.Silent()
     loop.fit(t, log, None)
     assert len(log.said) == 1
-    assert log.said[0].startswith("epoch 0, head 0: Sinkhorn-Knopp stopped after 1 rounds with masses off by up to ")
+    assert log.said[0].startswith("epoch 0, head 0: Sinkhorn-Knopp stopped after 1 iterations with masses off by up to ")
     assert log.said[0].endswith("%; raise epsilon")
     assert "inf" not in log.said[0]
 

@@ -17,7 +17,7 @@ import torch
 from selfcluster import device
 from selfcluster.api import train
 from selfcluster.data.loader import EpochPlan
-from selfcluster.errors import Interrupted
+from selfcluster.errors import ConfigError, Interrupted
 from selfcluster.methods import METHODS
 from selfcluster.methods.base import Extractor
 from selfcluster.settings.config import Config, flatten
@@ -159,6 +159,18 @@ def test_the_recipes_batch_stays_where_nothing_fits(monkeypatch: pytest.MonkeyPa
     found = largest_batch(_config_of(), tiny.data(n=1000), CPU)
     assert found.batch == 8
     assert "does not fit" in found.why
+
+
+def _refusal_on_a_rank() -> str:
+    try:
+        largest_batch(_config_of(), tiny.data(), CPU)
+    except ConfigError as error:
+        return str(error)
+    return "measured"
+
+
+def test_several_ranks_are_refused() -> None:
+    assert on_ranks(_refusal_on_a_rank) == ["batch auto cannot be used with 2 ranks; set --batch, for example to what it finds on one"] * 2
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -18,7 +18,7 @@ import torch
 
 from selfcluster import distributed
 from selfcluster.data.sources import open_data
-from selfcluster.errors import ConfigError, DataError, DivergenceError
+from selfcluster.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from selfcluster.settings.config import DataSettings, replace
 from selfcluster.training import loop
 from selfcluster.training.state import Training, build, restore, save
@@ -80,6 +80,16 @@ def test_resume_is_bit_identical_in_mid_epoch_with_queue(tmp_path: Path, optimiz
     assert wanted.keys() == got.keys()
     for name in wanted:
         assert torch.equal(wanted[name], got[name]), name
+
+
+def test_a_checkpoint_in_mid_epoch_without_its_plan_is_refused(tmp_path: Path) -> None:
+    t = tiny.training()
+    with pytest.raises(loop.Interrupted):
+        loop.fit(t, tiny.Silent(), None, stop_at=6)
+    t.state.plan = None
+    save(t, tmp_path)
+    with pytest.raises(CheckpointError, match=r"step 6 in .* lacks the image order of its epoch"):
+        restore(tiny.training(), tmp_path)
 
 
 @pytest.mark.parametrize("stop_at", [4, 8])

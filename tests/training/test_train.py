@@ -73,6 +73,12 @@ def test_a_run_loads_with_the_same_weights_and_embeds_the_same(run: sc.Run) -> N
     assert heads.shape == (10, 16)
 
 
+def test_a_folder_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(sc.CheckpointError, match=r"cannot write .*file.*: Not a directory; choose another --out"):
+        sc.train(tiny.images(), out=tmp_path / "file" / "run", **FAST)
+
+
 def test_a_run_on_an_array_asks_for_it_again(run: sc.Run) -> None:
     with pytest.raises(sc.DataError, match="pass the images again"):
         run.embed()
