@@ -191,9 +191,9 @@ def test_the_mass_error_is_returned_if_iterations_do_not_suffice(iterations: int
     assert torch.equal(_codes(scores, balance), sinkhorn(scores, iterations=iterations))
 
 
-def test_three_rounds_leave_a_quarter_and_ten_about_a_hundredth() -> None:
+def test_three_iterations_leave_a_quarter_and_ten_about_a_hundredth() -> None:
     scores = _unit_scores(5000, 100, 10)
-    three, ten = (_mass_error(sinkhorn(scores, iterations=rounds)) for rounds in (3, 10))
+    three, ten = (_mass_error(sinkhorn(scores, iterations=n)) for n in (3, 10))
     assert three == pytest.approx(0.25, abs=0.08)
     assert ten == pytest.approx(0.01, abs=0.01)
 
