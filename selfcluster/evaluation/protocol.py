@@ -58,7 +58,7 @@ class Split:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Everything that an evaluation looks at."""
+    """Images of an evaluation."""
 
     name: str
     identity: dict[str, Any]
@@ -107,7 +107,7 @@ def evaluation_data(run: OpenRun, data: Any, test: Any, test_share: float, label
 
 
 def _open(run: OpenRun, data: Any, labels: str) -> tuple[Data, bool]:
-    """Open the data, and tell whether they are the run's own, which may also be given by name."""
+    """Open the data, and return whether they are the run's own, which may also be given by name."""
     if data is not None:
         opened = open_data(data, DataSettings(labels=labels, max_megapixels=run.config.data.max_megapixels))
         if not opened.where or opened.where != run.images:

@@ -16,8 +16,9 @@ import torch
 import selfcluster as sc
 from selfcluster.runs.metrics import cut_back, read_rows
 from selfcluster.training import loop
-from selfcluster.training.train import dry_run
+from selfcluster.training.train import _on_rank_0, dry_run
 from tests import tiny
+from tests.ranks import on_ranks
 
 FAST: dict[str, Any] = {**tiny.SETTINGS, "epochs": 1}
 
@@ -77,6 +78,20 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path
     (tmp_path / "file").touch()
     with pytest.raises(sc.CheckpointError, match=r"cannot write .*file.*: Not a directory; choose another --out"):
         sc.train(tiny.images(), out=tmp_path / "file" / "run", **FAST)
+
+
+def _failure_on_a_rank(file: str) -> str:
+    try:
+        _on_rank_0(lambda: (Path(file) / "run").mkdir(), Path(file))
+    except sc.CheckpointError as error:
+        return str(error)
+    return "written"
+
+
+def test_all_ranks_raise_the_error_of_rank_0(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    left, right = on_ranks(_failure_on_a_rank, str(tmp_path / "file"))
+    assert left == right == f"cannot write {str(tmp_path / 'file' / 'run')!r}: Not a directory; choose another --out, or free some space"
 
 
 def test_a_run_on_an_array_asks_for_it_again(run: sc.Run) -> None:
