@@ -71,11 +71,10 @@ def test_a_loss_above_ln_k_that_falls_is_no_alarm() -> None:
     watch.read()
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("settings", [dict(epsilon=0.02, freeze_steps=4), dict(method="deepcluster"), dict(method="sela-v2")], ids=str)
-def test_a_healthy_run_raises_no_alarm(settings: dict[str, Any], seed: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_a_healthy_run_raises_no_alarm(seed: int) -> None:
     """Few prototypes and hard codes from the first step on, judged over short windows: the likeliest false alarm."""
-    t = _training(n_steps=40, epochs=40, seed=seed, **settings)
+    t = _training(n_steps=40, epochs=40, epsilon=0.02, freeze_steps=4, seed=seed)
     loop.fit(t, tiny.Silent(), None)
     assert t.watch.warned is None
 
@@ -152,7 +151,9 @@ def test_a_loss_on_pseudo_labels_that_stays_at_ln_k_is_not_learning(excess: floa
     watch = _watch()
     for step in range(30):
         _labeled_step(watch, step, math.log(K) + excess)
-    with pytest.raises(CollapseError, match=r"not learning: over the last 20 steps the loss .* does not fall .*raise lr.*fewer prototypes"):
+    with pytest.raises(
+        CollapseError, match=r"not learning: over the last 20 steps the loss .* does not fall .*raise a small lr.*fewer prototypes"
+    ):
         watch.read()
 
 
