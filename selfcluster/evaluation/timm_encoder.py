@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import timm
-import torch
 from jaxtyping import Float
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import split_model_name_tag
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from selfcluster import randomness
 from selfcluster.errors import ConfigError, known
 from selfcluster.models.encoders import create_encoder, feature_width
-from selfcluster.models.model import ClusterModel
+from selfcluster.models.model import ClusterModel, Renormalize
 
 
 class TimmEncoder(nn.Module):
@@ -25,24 +24,15 @@ class TimmEncoder(nn.Module):
         pixels: side of the images that it takes.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, encoder: nn.Module, pixels: int) -> None:
         super().__init__()
         self.encoder, self.pixels, self.n_features = encoder, pixels, feature_width(encoder, pixels)
         own = getattr(encoder, "pretrained_cfg", {})
-        mean, deviation = own.get("mean", IMAGENET_DEFAULT_MEAN), own.get("std", IMAGENET_DEFAULT_STD)
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
-        self.takes_imagenet = (tuple(mean), tuple(deviation)) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        self.renormalize = Renormalize(own.get("mean", IMAGENET_DEFAULT_MEAN), own.get("std", IMAGENET_DEFAULT_STD))
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
         """Return the features of images that are normalized by ImageNet's mean and deviation."""
-        if not self.takes_imagenet:
-            mean, deviation = (torch.tensor(x, device=images.device)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-            images = (images * deviation + mean - self.mean) / self.deviation
-        return self.encoder(images)
+        return self.encoder(self.renormalize(images))
 
 
 Encoder = ClusterModel | TimmEncoder

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from selfcluster.errors import ConfigError
@@ -63,7 +64,8 @@ def write(folder: Path, source: Source) -> Difference:
     module, images = _Layer(source.network, source.layer).eval(), probe(source)
     has_head = any(True for _ in source.network.head.parameters())  # DeepCluster has none
     what = "the head's output, rows of unit norm" if source.layer == "head" and has_head else "the encoder's output"
-    description = preprocessing(source)
+    # The graph contains the change to another normalization, if the encoder expects one.
+    description = preprocessing(source, mean=IMAGENET_DEFAULT_MEAN, deviation=IMAGENET_DEFAULT_STD)
     description["input"] = {"name": "images", **description["input"]}
     description["output"] = {"name": source.layer, "shape": ["batch", module(images[:1]).shape[1]], "dtype": "float32", "what": what}
     n_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())

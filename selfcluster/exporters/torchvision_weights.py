@@ -41,12 +41,13 @@ def write(folder: Path, source: Source) -> Difference:
     """Write the encoder's tensors, load them strictly into torchvision's network without its classifier, and compare the features."""
     tensors = {name: tensor.contiguous() for name, tensor in source.network.encoder.state_dict().items()}
     (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-    description = {"network": f"torchvision.models.{source.encoder_name}", "output": "features", **preprocessing(source)}
+    description = {"network": f"torchvision.models.{source.encoder_name}", "output": "features"}
+    description |= preprocessing(source, mean=source.config.model.pixel_mean, deviation=source.config.model.pixel_deviation)
     (folder / "preprocessing.json").write_text(json.dumps(description, indent=1))
     network = torchvision.models.get_model(source.encoder_name, weights=None)
     network.fc = nn.Identity()
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    return difference(network.eval(), source.network.encode, probe(source))
+    return difference(network.eval(), source.network.encoder, probe(source))
 
 
 def check(config: Config[Any]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import split_model_name_tag
 from torch import Tensor
 
@@ -93,7 +92,7 @@ def difference(found: Callable[[Tensor], Tensor], wanted: Callable[[Tensor], Ten
     return Difference(largest, of)
 
 
-def preprocessing(source: Source) -> dict[str, Any]:
+def preprocessing(source: Source, *, mean: tuple[float, ...], deviation: tuple[float, ...]) -> dict[str, Any]:
     """Describe the preprocessing of images for the network, for JSON."""
     side = source.pixels
     return {
@@ -104,6 +103,6 @@ def preprocessing(source: Source) -> dict[str, Any]:
             f"resize it to {side} x {side}, bilinear, antialiased",
             "divide by 255, subtract the mean, divide by the deviation",
         ],
-        "mean": list(IMAGENET_DEFAULT_MEAN),
-        "deviation": list(IMAGENET_DEFAULT_STD),
+        "mean": list(mean),
+        "deviation": list(deviation),
     }

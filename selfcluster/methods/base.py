@@ -120,6 +120,8 @@ class Method(abc.ABC, Generic[T]):
             prototypes=Prototypes(config.n_prototypes, m.embedding_width),
             n_assign=config.crops.n_crops[0],
             sobel=m.sobel,
+            mean=m.pixel_mean,
+            deviation=m.pixel_deviation,
         )
 
     @property

@@ -66,6 +66,8 @@ class DeepCluster(Method[PseudoLabels]):
             prototypes=TopLayer(config.objective.n_prototypes, n_features),
             n_assign=config.crops.n_crops[0],
             sobel=config.model.sobel,
+            mean=config.model.pixel_mean,
+            deviation=config.model.pixel_deviation,
         )
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from selfcluster.errors import ConfigError, known
 from selfcluster.models.features import in_mode
 from selfcluster.models.idle_taps import keep_idle_taps_in_float32
+from selfcluster.models.pretrained import is_bundled, load_bundled
 
 _CFG = {
     "url": "",
@@ -131,9 +132,10 @@ def create_encoder(
 
 
 def _create(name: str, channels: int, pretrained: bool, without_weights: str) -> nn.Module:
+    bundled = pretrained and is_bundled(name) and channels == 3
     for extra in ({"dynamic_img_size": True}, {}):
         try:
-            encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **extra)
+            encoder = timm.create_model(name, pretrained=pretrained and not bundled, num_classes=0, in_chans=channels, **extra)
         except TypeError:
             continue
         except Exception as error:  # huggingface_hub raises many kinds of errors when weights cannot be downloaded
@@ -142,6 +144,8 @@ def _create(name: str, channels: int, pretrained: bool, without_weights: str) ->
             raise ConfigError(
                 f"cannot get {what} {name!r} from timm: {reason}; check the name and the internet connection, or use {without_weights}"
             ) from None
+        if bundled:
+            load_bundled(encoder)
         keep_idle_taps_in_float32(encoder)
         return encoder
     raise ConfigError(f"encoder {name!r} cannot be built without a classifier; choose another")

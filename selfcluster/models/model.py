@@ -11,6 +11,7 @@ from itertools import groupby
 
 import torch
 from jaxtyping import Float
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, normalize
 
@@ -134,6 +135,29 @@ class Sobel(nn.Module):
         return conv2d(pixels.mean(dim=1, keepdim=True), self.filters, padding=1)
 
 
+class Renormalize(nn.Module):
+    """Changes pixels normalized by ImageNet's mean and deviation into pixels normalized by others.
+
+    Args:
+        mean: mean of each channel, in [0, 1].
+        deviation: standard deviation of each channel.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+        super().__init__()
+        old_mean, old_deviation, new_mean, new_deviation = (
+            torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, mean, deviation)
+        )
+        self.register_buffer("scale", (old_deviation / new_deviation).float(), persistent=False)
+        self.register_buffer("shift", ((old_mean - new_mean) / new_deviation).float(), persistent=False)
+
+    def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        return pixels * self.scale + self.shift
+
+
 class ClusterModel(nn.Module):
     """Encoder, head and prototypes.
 
@@ -144,6 +168,7 @@ class ClusterModel(nn.Module):
         prototypes: maps embeddings to scores, of one head or several.
         n_assign: number of assign crops, which come first; the outputs contain their features.
         sobel: whether the encoder sees edges (two channels) instead of colors.
+        mean, deviation: normalization that the encoder expects; the model itself takes pixels normalized by ImageNet's.
     """
 
     def __init__(
@@ -155,9 +180,12 @@ class ClusterModel(nn.Module):
         prototypes: Prototypes | TopLayer,
         n_assign: int,
         sobel: bool = False,
+        mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
+        deviation: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     ) -> None:
         super().__init__()
-        self.filter = Sobel() if sobel else nn.Identity()
+        is_imagenet = (mean, deviation) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        self.filter = nn.Sequential(*([] if is_imagenet else [Renormalize(mean, deviation)]), *([Sobel()] if sobel else []))
         self.encoder = encoder
         self.n_features = n_features
         self.n_assign = n_assign

@@ -24,7 +24,7 @@ from selfcluster.errors import CheckpointError
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs.atomic import sync_folder, write_synced
 from selfcluster.runs.json_files import read_json, write_json
-from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, flatten
+from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, default_config, flatten
 
 VERSION = 1
 
@@ -172,8 +172,8 @@ def check_resumable(folder: Path) -> None:
 
 def check_settings(state: CheckpointState, config: Config[Any]) -> None:
     """Check that the checkpoint was written under these settings; raise CheckpointError, with the first that differs, if not."""
+    # Settings that are newer than the checkpoint had their default values.
+    there = flatten(default_config(config.method)) | state.settings
     for name, value in json.loads(json.dumps(flatten(config))).items():
-        if name not in CHANGEABLE_ON_RESUME and state.settings.get(name) != value:
-            raise CheckpointError(
-                f"the checkpoint has {name} {state.settings.get(name)!r}, but config.toml has {value!r}; restore config.toml"
-            )
+        if name not in CHANGEABLE_ON_RESUME and json.loads(json.dumps(there[name])) != value:
+            raise CheckpointError(f"the checkpoint has {name} {there[name]!r}, but config.toml has {value!r}; restore config.toml")

@@ -9,7 +9,6 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file, save
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from selfcluster.errors import CheckpointError, ConfigError
@@ -123,8 +122,8 @@ def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> Non
         "pretrained_cfg": {
             **{key: own[key] for key in ("pool_size", "first_conv", "classifier") if key in own},
             "input_size": [2 if config.model.sobel else 3, side, side],
-            "mean": list(IMAGENET_DEFAULT_MEAN),
-            "std": list(IMAGENET_DEFAULT_STD),
+            "mean": list(config.model.pixel_mean),
+            "std": list(config.model.pixel_deviation),
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "num_classes": 0,

@@ -108,6 +108,10 @@ class ModelSettings:
     """Width of the embeddings. Paper: 128. DeepCluster has no head: both widths are 0."""
     sobel: bool = False
     """Feed the encoder Sobel edges instead of colors. Paper (DeepCluster): on, for AlexNet and VGG."""
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of the pixels in [0, 1] that images are normalized by; that of the weights for pretrained ones, or else ImageNet's."""
+    pixel_deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation that images are normalized by; that of the weights for pretrained ones, or else ImageNet's."""
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ def check_values(config: Config[Any]) -> None:
     if not 0 <= config.data.test_share < 1:
         raise ConfigError(f"test_share {config.data.test_share} must be at least 0 and below 1, such as 0.2")
     _at_least(config.model, "head_width", 0)
+    if min(config.model.pixel_deviation) <= 0:
+        raise ConfigError(f"pixel_deviation {config.model.pixel_deviation} must be above 0")
     _at_least(config.run, "workers", -1)
     _at_least(config.run, "threads", 0)
     _at_least(config.run, "cache_gib", 0)

