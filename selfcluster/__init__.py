@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selfcluster.api import Run as Run
+    from selfcluster.api import explore as explore
     from selfcluster.api import load as load
     from selfcluster.api import train as train
     from selfcluster.clustering.kmeans import kmeans as kmeans
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from selfcluster.settings.config import Config as Config
 
 _NAMES = {
-    "api": ("Run", "load", "train"),
+    "api": ("Run", "explore", "load", "train"),
     "clustering.kmeans": ("kmeans",),
     "clustering.metrics": ("ami", "ari", "matched_accuracy", "nmi", "rankme"),
     "clustering.sinkhorn": ("sinkhorn",),

@@ -16,8 +16,10 @@ from selfcluster.evaluation.results import Evaluation
 from selfcluster.exporters import export as exporters
 from selfcluster.exporters.export import ExportResult
 from selfcluster.inference import clusters, embeddings
+from selfcluster.inference import explore as exploration
 from selfcluster.inference.clusters import Assignment, Clusters
 from selfcluster.models.model import ClusterModel
+from selfcluster.models.pretrained import BUNDLED
 from selfcluster.reporting import report
 from selfcluster.reporting.page import Limits
 from selfcluster.runs.run import OpenRun, open_run
@@ -138,6 +140,29 @@ def train(
             **settings,
         )
     )
+
+
+def explore(
+    data: Any,
+    *,
+    encoder: str = BUNDLED,
+    k: NClusters = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    labels: str = "auto",
+    pixels: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+) -> Run:
+    """Cluster images by a pretrained encoder, without training; see `explore.explore` for the arguments.
+
+    Returns:
+        a run with clusters, which can be reported, assigned to, exported and trained from.
+    """
+    run, _ = exploration.explore(
+        data, encoder=encoder, k=k, out=out, overwrite=overwrite, labels=labels, pixels=pixels, seed=seed, device=device
+    )
+    return Run(run)
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Run:

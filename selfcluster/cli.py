@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
-from selfcluster.settings.commands import Assign, Cluster, Demo, Embed, Evaluate, Export, Import, Report, Train
+from selfcluster.settings.commands import Assign, Cluster, Demo, Embed, Evaluate, Explore, Export, Import, Report, Train
 from selfcluster.settings.parser import parse, parse_train
 
 if TYPE_CHECKING:
@@ -85,6 +85,18 @@ def _log_on_terminal() -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
+
+
+def _explore(arguments: Explore) -> None:
+    from selfcluster.inference.cluster_description import describe
+    from selfcluster.inference.explore import explore
+    from selfcluster.reporting.report import report
+
+    run, clusters = explore(arguments.images, **{name: value for name, value in vars(arguments).items() if name != "images"})
+    page = report(run)
+    print(describe(clusters))
+    print(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}")
+    print(f"next: {_command('cluster', str(run.path), '--copy-to', 'FOLDER')}, or {_command('assign', str(run.path), 'NEW-IMAGES')}")
 
 
 def _train(arguments: Train) -> None:
@@ -234,6 +246,7 @@ def _command(*words: str | None) -> str:
 
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "explore": (Explore, _explore),
     "train": (Train, _train),
     "evaluate": (Evaluate, _evaluate),
     "embed": (Embed, _embed),

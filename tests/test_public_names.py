@@ -15,7 +15,7 @@ ROOT = Path(selfcluster.__file__).parent
 def test_the_public_names_are_exactly_these() -> None:
     names = (
         "CheckpointError ClusterLearner CollapseError Config ConfigError DataError DivergenceError KMeans MultiCrop Run SelfclusterError "
-        "__version__ ami ari kmeans load matched_accuracy nmi pseudo_label_loss rankme sinkhorn swapped_loss train"
+        "__version__ ami ari explore kmeans load matched_accuracy nmi pseudo_label_loss rankme sinkhorn swapped_loss train"
     )
     assert selfcluster.__all__ == names.split()
     for name in selfcluster.__all__:

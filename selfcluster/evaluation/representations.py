@@ -148,7 +148,8 @@ class OwnEncoder(Network):
 
     def __init__(self, run: OpenRun) -> None:
         precision = precision_of(run.config, run.device)
-        super().__init__("trained encoder", run.model, run.pixels, run.config, run.device, precision)
+        name = "pretrained encoder" if run.config.method == "explore" else "trained encoder"
+        super().__init__(name, run.model, run.pixels, run.config, run.device, precision)
         self.run = run
 
     def of_images(self, images: Images, index: NDArray[np.int64], seen: ProgressCallback) -> Float[Tensor, "n f"]:
@@ -158,7 +159,7 @@ class OwnEncoder(Network):
 
 
 def representations(run: OpenRun, images: Images, beside: tuple[str, ...] = (), *, untrained: bool = False) -> Iterator[Representation]:
-    """Yield the raw pixels, the encoder before training, the encoders in `beside`, and the run's own encoder.
+    """Yield the raw pixels, the encoder before training (if it was trained), the encoders in `beside`, and the run's own encoder.
 
     Args:
         run: the evaluated run.
@@ -169,13 +170,14 @@ def representations(run: OpenRun, images: Images, beside: tuple[str, ...] = (), 
         ConfigError: a name is unknown, or its weights are not available.
     """
     others = [_beside(name, run, untrained) for name in beside]
-    before = methods.build_model(run.config)
-    load_initial_weights(before, run.config.model.init)
     precision = precision_of(run.config, run.device)
     raw_side = min(_MAX_RAW_PIXELS, images.decode(0).pixels.shape[1]) if images.in_memory else _MAX_RAW_PIXELS
     yield Pixels("raw pixels", raw_side, run.config, run.device)
-    name = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
-    yield Network(name, before, run.pixels, run.config, run.device, precision)
+    if run.config.method != "explore":
+        before = methods.build_model(run.config)
+        load_initial_weights(before, run.config.model.init)
+        name = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
+        yield Network(name, before, run.pixels, run.config, run.device, precision)
     yield from others
     yield OwnEncoder(run)
 

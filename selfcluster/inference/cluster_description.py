@@ -16,7 +16,7 @@ _N_SHOWN = 12
 def describe(found: Clusters) -> str:
     """Describe clusters: sizes, cohesion, nearest clusters, copies and outliers."""
     table, typical = found.table, _most_typical(found.table)
-    by = "the method's own prototypes" if found.centroids.layer == "head" else "features"
+    by = "embeddings" if found.centroids.layer == "head" else "features"
     n_empty = len(found.centroids.vectors) - len(found.summaries)
     lines = [f"{len(table):,} images in {len(found.summaries):,} clusters, by {by}" + (f" ({n_empty} more are empty)" if n_empty else "")]
     if found.tried:

@@ -124,6 +124,8 @@ def cluster(
         _check_enough(len(readable), k, data)
         features = torch.from_numpy(found.features[readable])
         tried: tuple[Candidate, ...] = ()
+        if k == "auto" and run.config.method == "explore":
+            k = None  # the prototypes are as many as were found by density
         if k == "auto":
             logger.info(f"trying numbers of clusters on {len(readable):,} images")
             k, tried = choose_n_clusters(features, seed=seed, device=run.device)
@@ -179,10 +181,19 @@ def write_clusters(found: Clusters, folder: Path) -> None:
 def _find_centroids(run: OpenRun, features: Float[Tensor, "n f"], k: int | None, seed: int) -> tuple[Layer, Float[Tensor, "k d"]]:
     """Return centroids, by k-means or the method's own, and the layer in which images are compared with them."""
     if k is not None:
+        layer: Layer = "head" if run.config.method == "explore" else "features"  # the head centers features
         found = kmeans(
-            features, k, spherical=True, init="k-means++", n_init=10, iterations=100, tolerance=1e-4, seed=seed, device=run.device
+            in_layer(run, features, layer),
+            k,
+            spherical=True,
+            init="k-means++",
+            n_init=10,
+            iterations=100,
+            tolerance=1e-4,
+            seed=seed,
+            device=run.device,
         )
-        return "features", normalize(found.centroids).cpu()
+        return layer, normalize(found.centroids).cpu()
     prototypes = run.model.prototypes
     if isinstance(prototypes, Prototypes):
         return "head", prototypes.heads()[0].detach().cpu().clone()

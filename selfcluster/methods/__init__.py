@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from selfcluster import randomness
 from selfcluster.methods.base import Method
@@ -13,7 +14,7 @@ from selfcluster.methods.deepcluster_v2 import DeepClusterV2
 from selfcluster.methods.sela_v2 import SelaV2
 from selfcluster.methods.swav import SwAV
 from selfcluster.models.encoders import create_encoder, feature_width
-from selfcluster.models.model import ClusterModel
+from selfcluster.models.model import Center, ClusterModel, Prototypes
 from selfcluster.settings.config import Config
 
 METHODS: dict[str, type[Method[Any]]] = {
@@ -22,6 +23,20 @@ METHODS: dict[str, type[Method[Any]]] = {
     "deepcluster-v2": DeepClusterV2,
     "sela-v2": SelaV2,
 }
+
+
+def untrained_network(config: Config[Any], encoder: nn.Module, n_features: int) -> ClusterModel:
+    """Build the network of a run without training: centered features, and clusters of them as prototypes."""
+    m = config.model
+    return ClusterModel(
+        encoder,
+        n_features,
+        head=Center(n_features),
+        prototypes=Prototypes(config.n_prototypes, n_features),
+        n_assign=1,
+        mean=m.pixel_mean,
+        deviation=m.pixel_deviation,
+    )
 
 
 def build_model(config: Config[Any]) -> ClusterModel:
@@ -33,7 +48,8 @@ def build_model(config: Config[Any]) -> ClusterModel:
             config.model.encoder, config.crops.crop_pixels, channels=channels, pretrained=config.model.init == "pretrained"
         )
         width = feature_width(encoder, config.crops.crop_pixels[0], channels=channels)
-        model = METHODS[config.method].network(config, encoder, width)
+        network = METHODS[config.method].network if config.method in METHODS else untrained_network
+        model = network(config, encoder, width)
     return model.to(memory_format=torch.channels_last)
 
 

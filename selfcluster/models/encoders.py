@@ -6,6 +6,7 @@ are registered, an exported model loads again with `timm.create_model`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from selfcluster.errors import ConfigError, known
 from selfcluster.models.features import in_mode
 from selfcluster.models.idle_taps import keep_idle_taps_in_float32
-from selfcluster.models.pretrained import is_bundled, load_bundled
+from selfcluster.models.pretrained import BUNDLED, cached_weights_only, is_bundled, is_offline, load_bundled
 
 _CFG = {
     "url": "",
@@ -133,17 +134,26 @@ def create_encoder(
 
 def _create(name: str, channels: int, pretrained: bool, without_weights: str) -> nn.Module:
     bundled = pretrained and is_bundled(name) and channels == 3
+    downloads = pretrained and not bundled
+    if downloads and not timm.is_model_pretrained(name):
+        raise ConfigError(
+            f"timm has no pretrained weights for {name!r}; choose another encoder, such as {BUNDLED}, or use {without_weights}"
+        )
+    offline = downloads and is_offline()
     for extra in ({"dynamic_img_size": True}, {}):
         try:
-            encoder = timm.create_model(name, pretrained=pretrained and not bundled, num_classes=0, in_chans=channels, **extra)
+            with cached_weights_only() if offline else contextlib.nullcontext():
+                encoder = timm.create_model(name, pretrained=downloads, num_classes=0, in_chans=channels, **extra)
         except TypeError:
             continue
         except Exception as error:  # huggingface_hub raises many kinds of errors when weights cannot be downloaded
-            reason = " ".join(str(error).split())[:200]
-            what = "pretrained weights of" if pretrained else "encoder"
-            raise ConfigError(
-                f"cannot get {what} {name!r} from timm: {reason}; check the name and the internet connection, or use {without_weights}"
-            ) from None
+            if offline:
+                raise ConfigError(
+                    f"cannot download the pretrained weights of {name!r}: there is no connection to the hub, and they are not cached; "
+                    f"use --encoder {BUNDLED}, whose weights come with the install, or {without_weights}"
+                ) from None
+            what, reason = "pretrained weights of" if pretrained else "encoder", " ".join(str(error).split())[:200]
+            raise ConfigError(f"cannot get {what} {name!r} from timm: {reason}; check the name, or use {without_weights}") from None
         if bundled:
             load_bundled(encoder)
         keep_idle_taps_in_float32(encoder)

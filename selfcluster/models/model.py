@@ -110,6 +110,20 @@ def projection_head(n_features: int, hidden: int, width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(n_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width), UnitNorm())
 
 
+class Center(nn.Module):
+    """Subtracts the mean of the features and scales rows to unit norm, in float32; the head of a run without training."""
+
+    mean: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+
+    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
+        with torch.autocast(features.device.type, enabled=False):
+            return normalize(features.float() - self.mean)
+
+
 class UnitNorm(nn.Module):
     """Scales rows to unit norm, in float32."""
 

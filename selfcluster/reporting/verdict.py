@@ -14,13 +14,14 @@ from selfcluster.reporting.curves import Rows, series
 from selfcluster.settings.config import Config
 from selfcluster.training.health import WINDOW_STEPS, Health, Problem, falls, ln_k, problem_of
 
-VerdictState = Literal["healthy", "undertrained", "not learning", "collapsing", "unknown"]
+VerdictState = Literal["healthy", "undertrained", "not learning", "collapsing", "not trained", "unknown"]
 
 HEADLINES: dict[VerdictState, str] = {
     "healthy": "It learns, and nothing points to a collapse.",
     "undertrained": "It has not finished learning: more training, or another setting, should help.",
     "not learning": "It learns nothing from these images: change a setting, then train again.",
     "collapsing": "The embeddings no longer tell images apart: do not use this encoder.",
+    "not trained": "These are clusters of a pretrained encoder's features; nothing was trained on the images.",
     "unknown": "There are no metrics of the training, so nothing can be said about it.",
 }
 
@@ -93,6 +94,8 @@ def judge(rows: Rows, config: Config[Any], figures: Mapping[str, Mapping[str, fl
     Returns:
         the verdict; "unknown" where no loss was recorded.
     """
+    if config.method == "explore":
+        return Verdict("not trained", ())
     losses = _latest(rows, "train/loss")
     if not losses:
         return Verdict("unknown", ())

@@ -165,7 +165,7 @@ def check_resumable(folder: Path) -> None:
     """Check that the last checkpoint is more than a network alone, see `save_network`; raise CheckpointError if not."""
     if "optimizer.safetensors" not in read_state(folder).files:
         raise CheckpointError(
-            f"cannot resume {str(folder)!r}: it contains a network without optimizer state, since it was imported or exported; "
+            f"cannot resume {str(folder)!r}: it contains a network without optimizer state, since it was explored, imported or exported; "
             f"train from it with --init {folder}"
         )
 

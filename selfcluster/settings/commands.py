@@ -53,6 +53,33 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Explore:
+    """Cluster images by a pretrained encoder, without training: clusters, duplicates, outliers, a map and a page.
+
+    selfcluster explore photos/
+    """
+
+    images: Annotated[str, "IMAGES"]
+    """A folder of images, or anything else that train takes."""
+    encoder: str = "tf_efficientnet_lite0"
+    """A timm model with pretrained weights. Those of the default come with the install; they were trained on ImageNet with labels."""
+    k: NClusters = None
+    """Number of clusters. Default: found by density."""
+    out: str | None = None
+    """Run folder. Default: runs/<images>-explore-<n>."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    labels: str = "auto"
+    """Labels, for evaluation and the page only: auto, none, a CSV file (path, label) or a .npy file."""
+    pixels: int = 0
+    """Side that images are resized to; 0 for 128 on a CPU and 224 on a GPU, but no more than the images have."""
+    seed: int = 0
+    """Random seed."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Evaluate a run, with labels and without, next to baselines such as raw pixels.
 

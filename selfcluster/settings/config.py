@@ -177,6 +177,14 @@ class SelaV2Settings:
 
 
 @dataclass(frozen=True)
+class ExploreSettings:
+    """Settings of a run that was explored, not trained."""
+
+    n_prototypes: int = 2
+    """Number of clusters that were found."""
+
+
+@dataclass(frozen=True)
 class OptimSettings:
     """Optimization settings."""
 
@@ -277,7 +285,7 @@ class Config(Generic[MethodSettings]):
     @property
     def method(self) -> str:
         """Name of the method."""
-        return next(name for name, settings in METHOD_SETTINGS.items() if isinstance(self.objective, settings))
+        return next(name for name, settings in all_settings().items() if isinstance(self.objective, settings))
 
     @property
     def n_prototypes(self) -> tuple[int, ...]:
@@ -314,13 +322,21 @@ CHANGEABLE_ON_RESUME = frozenset(
 """Settings that may change when a run is resumed; any other change would make it another run."""
 
 
+def all_settings() -> dict[str, type]:
+    """Return the settings of every method by its name, and those of runs without training."""
+    return {**METHOD_SETTINGS, "explore": ExploreSettings}
+
+
 def default_config(method: str) -> Config[Any]:
     """Return the paper's settings of a method.
 
     Raises:
         ConfigError: an unknown method.
     """
-    objective = METHOD_SETTINGS[known(method, METHOD_SETTINGS, "method")]()
+    objective = all_settings()[known(method, all_settings(), "method")]()
+    if isinstance(objective, ExploreSettings):
+        crops = CropSettings(n_crops=(1,), crop_pixels=(128,), area=((1.0, 1.0),))
+        return Config(objective, crops=crops, model=ModelSettings(encoder="tf_efficientnet_lite0", init="pretrained", head_width=0))
     if not isinstance(objective, DeepClusterSettings):
         return Config(objective)
     return Config(
@@ -371,6 +387,6 @@ def check_method_has(name: str, method: str, called: str) -> None:
     Raises:
         ConfigError: it does; the message lists them.
     """
-    having = [other for other, settings in METHOD_SETTINGS.items() if any(f.name == name for f in dataclasses.fields(settings))]
+    having = [other for other, settings in all_settings().items() if any(f.name == name for f in dataclasses.fields(settings))]
     if having and method not in having:
         raise ConfigError(f"{called} belongs to {' and '.join(having)}, not to {method}; leave it out, or choose another method")

@@ -218,7 +218,7 @@ def test_training_starts_from_an_imported_run_with_its_encoder(imported: sc.Run,
     run = sc.train(tiny.images(), out=tmp_path / "run", init=str(imported.path), **settings)
     assert run.config.model.encoder == "resnet18"
     assert torch.equal(run.model.encoder.layer4[0].conv1.weight, imported.model.encoder.layer4[0].conv1.weight)
-    with pytest.raises(sc.CheckpointError, match="since it was imported or exported; train from it with --init"):
+    with pytest.raises(sc.CheckpointError, match="since it was explored, imported or exported; train from it with --init"):
         sc.train(tiny.images(), out=imported.path, resume=True)
 
 

@@ -1,0 +1,96 @@
+"""Exploring leaves a run that every verb takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+import selfcluster as sc
+from selfcluster.cli import main
+from selfcluster.models.pretrained import BUNDLED
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explore")
+    (folder / "images").mkdir()
+    tiny.folder_of_images(folder / "images", 40, broken=(7,))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> sc.Run:
+    return sc.explore(folder / "images", k=4, out=folder / "run", device="cpu")
+
+
+def test_clusters_are_those_of_centered_features(run: sc.Run) -> None:
+    assert (run.config.method, run.config.model.encoder, run.config.model.init) == ("explore", BUNDLED, "pretrained")
+    assert run.config.n_prototypes == (4,)
+    features = torch.from_numpy(run.embed())
+    readable = ~features[:, 0].isnan()
+    assert int(readable.sum()) == 39
+    unit = normalize(features[readable] - features[readable].mean(dim=0))
+    np.testing.assert_allclose(run.embed(layer="head")[readable], unit, atol=1e-4)
+    clusters = sc.load(run.path).cluster()
+    wanted = (unit @ run.model.prototypes.heads()[0].T).argmax(dim=1)
+    assert np.array_equal(clusters.table["cluster"].to_numpy()[readable], wanted)
+    assert clusters.table["cluster"].to_numpy()[~readable].tolist() == [-1]
+
+
+def test_the_run_is_assigned_to_reported_exported_and_evaluated(run: sc.Run, folder: Path) -> None:
+    again = sc.load(run.path)
+    assert torch.equal(again.model.head.mean, run.model.head.mean)
+    own, new = again.cluster().table["cluster"], again.assign(folder / "images").table["cluster"]
+    assert own.equals(new)
+    assert again.report().is_file()
+    again.export("timm", out=folder / "timm")
+    assert json.loads((folder / "timm" / "config.json").read_text())["architecture"] == BUNDLED
+    again.export("whole", out=folder / "whole")
+    assert list(again.evaluate(labels="none", only=["label-free"]).figures) == ["raw pixels", "pretrained encoder"]
+    assert len(again.cluster(k=3).summaries) == 3
+
+
+def test_training_starts_from_it_and_resuming_is_refused(run: sc.Run, folder: Path) -> None:
+    settings = {name: value for name, value in tiny.SETTINGS.items() if name != "encoder"} | dict(crop_pixels=(64, 32), max_steps=1)
+    trained = sc.train(folder / "images", out=folder / "trained", init=str(run.path), **settings)
+    assert (trained.config.model.encoder, trained.config.model.pixel_mean) == (BUNDLED, (0.5, 0.5, 0.5))
+    with pytest.raises(sc.CheckpointError, match="without optimizer state"):
+        sc.train(resume=True, out=run.path)
+
+
+def test_the_number_of_clusters_is_found(folder: Path) -> None:
+    found = sc.explore(folder / "images", out=folder / "found", device="cpu", pixels=32)
+    assert 2 <= found.config.n_prototypes[0] <= 20
+    assert found.config.crops.crop_pixels == (32,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", "1"], "k must be at least 2, got 1"),
+        (["--k", "99"], "39 readable images are fewer than 99 clusters"),
+        (["--encoder", "resnet1O"], "unknown encoder 'resnet1O'"),
+        (["--encoder", "resnet10_small_quarter"], "resnet10_small_quarter"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments: list[str], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["explore", str(folder / "images"), "--out", str(tmp_path / "run"), "--device", "cpu", *arguments])
+    assert leaving.value.code == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_command_prints_the_page_and_what_comes_next(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explore", str(folder / "images"), "--out", str(tmp_path / "run"), "--k", "3", "--device", "cpu", "--pixels", "32"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "40 images in 3 clusters, by embeddings"
+    assert said[-2].endswith(f"{(tmp_path / 'run' / 'report.html').as_uri()}")
+    assert said[-1] == f"next: selfcluster cluster {tmp_path / 'run'} --copy-to FOLDER, or selfcluster assign {tmp_path / 'run'} NEW-IMAGES"
