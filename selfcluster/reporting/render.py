@@ -97,7 +97,8 @@ def _facts(page: Page) -> Iterator[tuple[str, str]]:
     config, optim = page.config, page.config.optim
     crops = zip(config.crops.n_crops, config.crops.crop_pixels, strict=True)
     yield "Images", page.where
-    start = "" if config.model.init == "random" else f", initialized from {config.model.init}"
+    origins = {"random": "", "pretrained": ", pretrained"}
+    start = origins.get(config.model.init, f", initialized from {config.model.init}")
     yield "Encoder", f"{config.model.encoder}, {page.features.shape[1]:,} features{start}"
     if config.method == "explore":
         yield "Pixels", f"{config.crops.crop_pixels[0]} x {config.crops.crop_pixels[0]}"
