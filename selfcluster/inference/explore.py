@@ -74,6 +74,7 @@ def explore(
     )
     target = start(device)
     opened = open_data(data, config.data)
+    _check_enough(len(opened.images), k)
     short_side = look_at(opened.images, len(opened.images), target).short_side
     side = pixels or max(32, min(224 if target.type == "cuda" else 128, short_side))
     normalization = normalization_of(encoder)
@@ -89,9 +90,7 @@ def explore(
         run = OpenRun(path, config, opened.where, model.to(target))
         features = torch.from_numpy(embeddings_of(run, opened.images).features)
         features = features[~features[:, 0].isnan()]
-        fewest = k if isinstance(k, int) else 2
-        if len(features) < fewest:
-            raise DataError(f"{len(features):,} readable images are fewer than {fewest} clusters; lower k, or give more images")
+        _check_enough(len(features), k)
         mean = features.mean(dim=0)
         centroids = _centroids(features - mean, k, seed, target)
         config = replace(config, {"n_prototypes": len(centroids), "embedding_width": features.shape[1]})
@@ -106,6 +105,12 @@ def explore(
         write_model(path, model, config)
         run = OpenRun(path, config, opened.where, model)
         return run, cluster(run, opened, seed=seed, keep=True)
+
+
+def _check_enough(n: int, k: NClusters) -> None:
+    fewest = k if isinstance(k, int) else 2
+    if n < fewest:
+        raise DataError(f"{n:,} readable images are fewer than {fewest} clusters; lower k, or give more images")
 
 
 def _centroids(centered: Float[Tensor, "n f"], k: NClusters, seed: int, device: torch.device) -> Float[Tensor, "k f"]:

@@ -74,7 +74,7 @@ def test_the_number_of_clusters_is_found(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["--k", "1"], "k must be at least 2, got 1"),
-        (["--k", "99"], "39 readable images are fewer than 99 clusters"),
+        (["--k", "99"], "40 readable images are fewer than 99 clusters"),
         (["--encoder", "resnet1O"], "unknown encoder 'resnet1O'"),
         (["--encoder", "resnet10_small_quarter"], "resnet10_small_quarter"),
     ],
@@ -86,6 +86,7 @@ def test_a_mistake_is_one_line_and_status_2(
         main(["explore", str(folder / "images"), "--out", str(tmp_path / "run"), "--device", "cpu", *arguments])
     assert leaving.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "run").exists(), "nothing is left behind"
 
 
 def test_the_command_prints_the_page_and_what_comes_next(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
