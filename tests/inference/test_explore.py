@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 import selfcluster as sc
 from selfcluster.cli import main
+from selfcluster.inference.cluster_table import read_table
 from selfcluster.models.pretrained import BUNDLED
 from tests import tiny
 
@@ -37,17 +38,17 @@ def test_clusters_are_those_of_centered_features(run: sc.Run) -> None:
     assert int(readable.sum()) == 39
     unit = normalize(features[readable] - features[readable].mean(dim=0))
     np.testing.assert_allclose(run.embed(layer="head")[readable], unit, atol=1e-4)
-    clusters = sc.load(run.path).cluster()
+    clusters = read_table(run.path / "clusters.parquet")["cluster"].to_numpy()
     wanted = (unit @ run.model.prototypes.heads()[0].T).argmax(dim=1)
-    assert np.array_equal(clusters.table["cluster"].to_numpy()[readable], wanted)
-    assert clusters.table["cluster"].to_numpy()[~readable].tolist() == [-1]
+    assert np.array_equal(clusters[readable], wanted)
+    assert clusters[~readable].tolist() == [-1]
 
 
 def test_the_run_is_assigned_to_reported_exported_and_evaluated(run: sc.Run, folder: Path) -> None:
     again = sc.load(run.path)
     assert torch.equal(again.model.head.mean, run.model.head.mean)
-    own, new = again.cluster().table["cluster"], again.assign(folder / "images").table["cluster"]
-    assert own.equals(new)
+    own, new = (table["cluster"] for table in (read_table(run.path / "clusters.parquet"), again.assign(folder / "images").table))
+    assert own.to_pylist() == new.to_pylist()
     assert again.report().is_file()
     again.export("timm", out=folder / "timm")
     assert json.loads((folder / "timm" / "config.json").read_text())["architecture"] == BUNDLED
@@ -62,12 +63,6 @@ def test_training_starts_from_it_and_resuming_is_refused(run: sc.Run, folder: Pa
     assert (trained.config.model.encoder, trained.config.model.pixel_mean) == (BUNDLED, (0.5, 0.5, 0.5))
     with pytest.raises(sc.CheckpointError, match="without optimizer state"):
         sc.train(resume=True, out=run.path)
-
-
-def test_the_number_of_clusters_is_found(folder: Path) -> None:
-    found = sc.explore(folder / "images", out=folder / "found", device="cpu", pixels=32)
-    assert 2 <= found.config.n_prototypes[0] <= 20
-    assert found.config.crops.crop_pixels == (32,)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +84,13 @@ def test_a_mistake_is_one_line_and_status_2(
     assert not (tmp_path / "run").exists(), "nothing is left behind"
 
 
-def test_the_command_prints_the_page_and_what_comes_next(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["explore", str(folder / "images"), "--out", str(tmp_path / "run"), "--k", "3", "--device", "cpu", "--pixels", "32"])
+def test_the_command_finds_the_number_of_clusters_and_prints_the_page_and_what_comes_next(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["explore", str(folder / "images"), "--out", str(tmp_path / "run"), "--device", "cpu", "--pixels", "40"])
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "40 images in 3 clusters, by embeddings"
+    found = sc.load(tmp_path / "run").config
+    assert (2 <= found.n_prototypes[0] <= 20, found.crops.crop_pixels) == (True, (40,))
+    assert said[0].startswith("40 images in ")
     assert said[-2].endswith(f"{(tmp_path / 'run' / 'report.html').as_uri()}")
     assert said[-1] == f"next: selfcluster cluster {tmp_path / 'run'} --copy-to FOLDER, or selfcluster assign {tmp_path / 'run'} NEW-IMAGES"
