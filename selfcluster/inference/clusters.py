@@ -177,23 +177,18 @@ def write_clusters(found: Clusters, folder: Path) -> None:
     write_table(found.table, folder / "clusters.parquet")
 
 
+def spherical_centroids(points: Float[Tensor, "n f"], k: int, *, seed: int, device: torch.device) -> Float[Tensor, "k f"]:
+    """Return unit centroids by spherical k-means, the best of 10 starts, on the CPU."""
+    found = kmeans(points, k, spherical=True, init="k-means++", n_init=10, iterations=100, tolerance=1e-4, seed=seed, device=device)
+    return normalize(found.centroids).cpu()
+
+
 @torch.no_grad()
 def _find_centroids(run: OpenRun, features: Float[Tensor, "n f"], k: int | None, seed: int) -> tuple[Layer, Float[Tensor, "k d"]]:
     """Return centroids, by k-means or the method's own, and the layer in which images are compared with them."""
     if k is not None:
         layer: Layer = "head" if run.config.method == "explore" else "features"  # the head centers features
-        found = kmeans(
-            in_layer(run, features, layer),
-            k,
-            spherical=True,
-            init="k-means++",
-            n_init=10,
-            iterations=100,
-            tolerance=1e-4,
-            seed=seed,
-            device=run.device,
-        )
-        return layer, normalize(found.centroids).cpu()
+        return layer, spherical_centroids(in_layer(run, features, layer), k, seed=seed, device=run.device)
     prototypes = run.model.prototypes
     if isinstance(prototypes, Prototypes):
         return "head", prototypes.heads()[0].detach().cpu().clone()

@@ -12,17 +12,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from selfcluster import distributed, methods
 from selfcluster.clustering.density import density_centroids
-from selfcluster.clustering.kmeans import kmeans
 from selfcluster.data.inspect import look_at
 from selfcluster.data.sources import open_data
 from selfcluster.device import start
 from selfcluster.distributed import logger
 from selfcluster.errors import ConfigError, DataError
-from selfcluster.inference.clusters import Clusters, cluster
+from selfcluster.inference.clusters import Clusters, cluster, spherical_centroids
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.models.model import Center, Prototypes
 from selfcluster.models.pretrained import BUNDLED, normalization_of
@@ -122,10 +120,7 @@ def _centroids(centered: Float[Tensor, "n f"], k: NClusters, seed: int, device: 
             return found
         logger.warning("no dense groups were found; clustering by k-means, see --k")
     n_clusters = k if isinstance(k, int) else max(2, round((len(centered) / 2) ** 0.5))
-    result = kmeans(
-        centered, n_clusters, spherical=True, init="k-means++", n_init=10, iterations=100, tolerance=1e-4, seed=seed, device=device
-    )
-    return normalize(result.centroids).cpu()
+    return spherical_centroids(centered, n_clusters, seed=seed, device=device)
 
 
 def _resolved(config: Config[Any]) -> ResolvedConfig:
