@@ -18,8 +18,9 @@ from selfcluster.data.dataset import Data
 from selfcluster.data.file_names import TEST_SPLITS, absolute, files_of, is_packed, is_pattern, splits_among
 from selfcluster.data.label_files import set_labels
 from selfcluster.data.readers import datasets
+from selfcluster.data.readers.decoding import HEIC_EXTRA, READS_HEIC
 from selfcluster.data.readers.folder import FolderImages, ListedImages, Listing, scan
-from selfcluster.data.readers.images import ArrayImages, EncodedImages, read_array
+from selfcluster.data.readers.images import ENDINGS, ArrayImages, EncodedImages, read_array
 from selfcluster.data.readers.parquet import ParquetImages
 from selfcluster.data.readers.tar import TarImages
 from selfcluster.errors import DataError, suggestion
@@ -47,6 +48,8 @@ def open_data(given: Any, settings: DataSettings) -> Data:
     if data.test is not None and data.test.labels is not None and data.images.labels is not None:
         # A class in only one of the splits would shift the codes of the others.
         data.test.labels = data.test.labels.renamed(data.images.labels.names)
+    if not READS_HEIC and isinstance(data.images, EncodedImages) and (n := data.images.n_heic()):
+        return replace(data, notes=(*data.notes, f"HEIC files need {HEIC_EXTRA}; {n:,} cannot be read"))
     return data
 
 
@@ -76,6 +79,8 @@ def _open(given: Any, settings: DataSettings) -> Data:
     if path.is_file() and is_packed(path.name):
         # Links are not resolved: their targets may have names without a suffix, as in the cache of the Hugging Face hub.
         return packed(path.parent, [path.name], path.stem, os.path.abspath(path))
+    if path.suffix.lower() in ENDINGS and path.is_file():
+        raise DataError(f"{str(path)!r} is a single image; pass the folder that contains it, {str(path.parent)!r}, or a list of files")
     if path.is_file():
         return _open_array_file(path, column)
     if str(given) in datasets.NAMES:

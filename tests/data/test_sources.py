@@ -177,6 +177,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         open_data(tmp_path / "x.csv", SETTINGS)
 
 
+def test_a_single_image_is_refused_with_what_to_give_instead(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png")
+    with pytest.raises(DataError, match=rf"is a single image; pass the folder that contains it, '{tmp_path}', or a list of files"):
+        open_data(tmp_path / "a.png", SETTINGS)
+
+
 def test_the_test_share_is_not_trained_on() -> None:
     array = np.zeros((40, 2, 2), np.uint8)
     data = open_data(array, SETTINGS)

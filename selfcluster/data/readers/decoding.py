@@ -22,6 +22,19 @@ from torch import Tensor
 
 from selfcluster.errors import DataError
 
+try:
+    import pillow_heif
+except ImportError:
+    READS_HEIC = False
+else:
+    pillow_heif.register_heif_opener()
+    READS_HEIC = True
+
+HEIC_EXTRA = "pip install 'selfcluster[heif]'"
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What follows "ftyp" at the start of a HEIC file."""
+
 
 @contextlib.contextmanager
 def opened(file: Path | bytes, max_megapixels: float) -> Iterator[Image.Image]:
@@ -77,12 +90,19 @@ _pillow_quiet = _PillowQuiet()
 
 def _reason(error: Exception, file: Path | bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        n_bytes = len(file) if isinstance(file, bytes) else file.stat().st_size
-        return "is empty" if n_bytes == 0 else "is not an image"
+        start = file[:12] if isinstance(file, bytes) else _start_of(file)
+        if start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS and not READS_HEIC:
+            return f"is HEIC, which needs {HEIC_EXTRA}"
+        return "is not an image" if start else "is empty"
     if isinstance(error, FileNotFoundError):
         return "no longer exists"
     message = str(error) if isinstance(file, bytes) else str(error).replace(str(file), file.name)
     return " ".join(message.split()) or type(error).__name__
+
+
+def _start_of(file: Path) -> bytes:
+    with file.open("rb") as content:
+        return content.read(12)
 
 
 def draft(image: Image.Image, scale: float) -> None:

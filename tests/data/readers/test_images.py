@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from selfcluster.data.readers.folder import FolderImages
 from selfcluster.data.readers.images import ArrayImages, Decoded, read_array, sample_of
@@ -71,6 +73,35 @@ def test_one_photo_in_several_formats_is_the_same_upright_picture(shared_data: P
     picture = one(shared_data / "awkward", name).float()
     assert (picture - reference).abs().mean() < 8
     assert (picture.rot90(1, (1, 2)) - reference).abs().mean() > 30
+
+
+def test_heic_is_read_with_the_extra(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    picture = Image.fromarray(np.tile(np.linspace(0, 255, 96, dtype=np.uint8)[:, None, None], (1, 64, 3)))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    picture.save(tmp_path / "a.heic")
+    picture.save(tmp_path / "b.HEIC", exif=turned.tobytes())
+    assert (one(tmp_path, "a.heic").float() - torch.from_numpy(np.array(picture)).permute(2, 0, 1)).abs().mean() < 4
+    assert one(tmp_path, "b.HEIC").shape == (3, 64, 96)
+    assert FolderImages(tmp_path).decoded_size(1) == (64, 96)
+
+
+def test_heic_without_the_extra_is_counted_and_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    fill(tmp_path, "a.png", "b.png")
+    script = (
+        "import sys; sys.modules['pillow_heif'] = None\n"
+        "from selfcluster.data.sources import open_data; from selfcluster.settings.config import DataSettings\n"
+        f"data = open_data({str(tmp_path)!r}, DataSettings()); print(data.notes[-1])\n"
+        "try: data.images.decode(2)\n"
+        "except Exception as error: print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [
+        "HEIC files need pip install 'selfcluster[heif]'; 1 cannot be read",
+        "is HEIC, which needs pip install 'selfcluster[heif]'",
+    ]
 
 
 def test_cmyk_is_not_inverted(shared_data: Path) -> None:
