@@ -2,5 +2,6 @@
 
 from selfcluster.models.encoders import default_cfgs
 from selfcluster.models.model import Sobel
+from selfcluster.models.patches import PATCHES
 
-__all__ = ["Sobel", "default_cfgs"]
+__all__ = ["PATCHES", "Sobel", "default_cfgs"]
