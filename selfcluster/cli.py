@@ -102,6 +102,7 @@ def _explore(arguments: Explore) -> None:
 def _train(arguments: Train) -> None:
     from selfcluster import distributed
     from selfcluster.api import train
+    from selfcluster.runs.manifest import is_labeled
     from selfcluster.training.train import dry_run
 
     choices = {name: getattr(arguments, name) for name in ("method", "preset", "config", "augmentation")} | dict(arguments.settings)
@@ -112,7 +113,7 @@ def _train(arguments: Train) -> None:
         return
     run = train(arguments.images, out=arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, **choices)
     if distributed.rank() == 0:
-        print(f"next: {_command('evaluate', str(run.path))}")
+        print(f"next: {_command('evaluate' if is_labeled(run.path) else 'report', str(run.path))}")
     distributed.stop()
 
 

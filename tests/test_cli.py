@@ -157,7 +157,7 @@ def test_train_resume_and_evaluate(tmp_path: Path, capfd: pytest.CaptureFixture[
     table = capfd.readouterr().out
     assert "raw pixels" in table
     assert "trained encoder" in table
-    assert f"written: {out}/evaluation.json\n" in table
+    assert table.endswith(f"written: {out}/evaluation.json\nnext: selfcluster report {out}\n")
     assert _run("evaluate", out, "--device", "cpu", "--only", "knn", "label-free", "--beside", out) == 0
     table = capfd.readouterr().out
     assert re.search(r"^run run +\d", table, flags=re.MULTILINE)
@@ -193,9 +193,10 @@ def test_every_method_trains_resumes_and_is_evaluated_by_the_same_commands(
     assert f'method = "{method}"' in (tmp_path / "again" / "config.toml").read_text()
 
 
-def test_a_config_file_of_another_run_can_be_used(tmp_path: Path) -> None:
+def test_a_config_file_of_another_run_can_be_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "toys.npy", tiny.images(48))
     assert _run("train", str(tmp_path / "toys.npy"), "--out", str(tmp_path / "a"), *FAST) == 0
+    assert capfd.readouterr().out == f"next: selfcluster report {tmp_path / 'a'}\n", "without labels, there is little to evaluate"
     assert _run("train", "--config", str(tmp_path / "a" / "config.toml"), "--out", str(tmp_path / "b"), "--seed", "1") == 0
     first, second = ((tmp_path / name / "config.toml").read_text() for name in "ab")
     assert "batch = 8  # flag" in first

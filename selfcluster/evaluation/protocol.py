@@ -94,7 +94,7 @@ def evaluation_data(run: OpenRun, data: Any, test: Any, test_share: float, label
         "labels": labels,
     }
     classes = opened.images.labels
-    if classes is None or len(np.unique(classes.codes[classes.codes >= 0])) < 2:
+    if classes is None or classes.n_classes < 2:
         points, note = _sample(run, opened.images, tested, held_out)
         why = "there are no labels" if classes is None else "the labels name fewer than two classes"
         said = (f"{why}: only metrics without labels are computed", note)

@@ -37,7 +37,15 @@ def write_manifest(folder: Path, data: Data, trained_on: NDArray[np.int64]) -> N
     is_trained_on = np.zeros(len(data.images), dtype=bool)
     is_trained_on[trained_on] = True
     table = pa.table({"path": data.images.paths(), "trained_on": is_trained_on})
-    pq.write_table(table.replace_schema_metadata({"digest": data.images.digest()}), folder / "data.parquet", compression="zstd")
+    labels = data.images.labels
+    facts = {"digest": data.images.digest(), "n_classes": str(labels.n_classes if labels is not None else 0)}
+    pq.write_table(table.replace_schema_metadata(facts), folder / "data.parquet", compression="zstd")
+
+
+def is_labeled(folder: Path) -> bool:
+    """Return whether the run's images have labels of at least two classes, so that it can be evaluated against them; assumed of older runs."""
+    facts = pq.read_schema(folder / "data.parquet").metadata or {}
+    return int(facts.get(b"n_classes", 2)) >= 2
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selfcluster.data.readers.labels import labels_of
 from selfcluster.errors import CheckpointError, DataError
 from selfcluster.runs.environment import Environment, current_environment, read_environment, write_environment
 from selfcluster.runs.folder import claim, prepare, read_config
-from selfcluster.runs.manifest import check_same_data, read_manifest
+from selfcluster.runs.manifest import check_same_data, is_labeled, read_manifest, write_manifest
 from selfcluster.settings.config import flatten
 from selfcluster.settings.resolve import ResolvedConfig
 from tests import tiny
@@ -29,6 +30,14 @@ def test_settings_and_images_are_read_back(tmp_path: Path) -> None:
     check_same_data(tmp_path, tiny.data(40))
     with pytest.raises(DataError, match="2 images removed, 0 added"):
         check_same_data(tmp_path, tiny.data(38))
+
+
+@pytest.mark.parametrize(("labels", "wanted"), [(None, False), (np.zeros(40, dtype=int), False), (np.arange(40) % 2, True)])
+def test_whether_the_images_have_labels_is_read_back(labels: np.ndarray | None, wanted: bool, tmp_path: Path) -> None:
+    data = tiny.data(40)
+    data.images.labels = None if labels is None else labels_of(labels, 40)
+    write_manifest(tmp_path, data, np.arange(40))
+    assert is_labeled(tmp_path) == wanted
 
 
 def test_a_claimed_number_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,11 @@ class Labels:
     """Position in `names`; -1 for an image without a label."""
     names: tuple[str, ...]
 
+    @property
+    def n_classes(self) -> int:
+        """Number of classes that images have."""
+        return len(np.unique(self.codes[self.codes >= 0]))
+
     def take(self, index: ArrayLike) -> Labels:
         """Return the labels of some images."""
         return Labels(self.codes[np.asarray(index)], self.names)
