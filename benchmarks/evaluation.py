@@ -6,7 +6,7 @@
 An encoder is trained on DATA for some minutes, and the features of both splits are computed once. Then, in turns (A B A B ...):
 
 - kNN with k = 20 and 200: ours, including standard errors, and `lightly.utils.benchmarking.knn.knn_predict`, once per k, in batches of 512.
-  If the smallest class has fewer images than k, both use our lowered k.
+  With fewer training images than k, both use all of them.
 - The linear probe at one regularization strength: ours, and scikit-learn's LogisticRegression (lbfgs, default tolerance 1e-4) on
   features standardized beforehand, outside the timing. Our whole probe, which also chooses the strength and computes the standard
   error, is timed separately.
@@ -84,13 +84,14 @@ def timed(calls: dict[str, Callable[[], Any]], n: int, peer: str) -> tuple[dict[
 
 
 def compare_knn(sides: Sides, n: int) -> dict[str, Any]:
+    ks = tuple(dict.fromkeys(min(k, len(sides[0])) for k in KS))
     calls: dict[str, Callable[[], Any]] = {
-        "selfcluster": lambda: dict(knn.measure(*sides, ks=KS)),
-        "lightly": lambda: {k: lightly_knn(sides, knn.usable_k(k, sides[1])) for k in KS},
+        "selfcluster": lambda: dict(knn.measure(*sides, ks=ks)),
+        "lightly": lambda: {k: lightly_knn(sides, k) for k in ks},
     }
     results, times = timed(calls, n, "lightly")
     top1 = {}
-    for k in KS:
+    for k in ks:
         theirs = float((results["lightly"][k] == sides[3]).mean())
         top1[f"k{k}"] = {"selfcluster": results["selfcluster"][f"eval/knn_top1_k{k}"], "lightly": theirs}
     return {"top1": top1, **times}

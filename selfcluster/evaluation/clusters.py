@@ -40,7 +40,7 @@ def measure(
     Each comes with its standard error by bootstrap over the images, with the clusters held fixed.
 
     Args:
-        features: normalized to unit length here, not centered.
+        features: centered; they are scaled to unit length here.
         labels: class of each row.
         seed: random seed of k-means and of the bootstrap.
         n_starts: k-means starts; the one with the lowest inertia is used, without regard to the labels.

@@ -1,8 +1,8 @@
 """Evaluation by one protocol: features against labels, clusters against labels, and metrics without labels.
 
 Features are computed in eval mode after a plain resize, once per representation, and shared by all evaluators; for cosines they are
-normalized to unit length, not centered. Every table has two baselines, processed in the same way: the raw pixels, and the encoder
-before training.
+centered by the mean of the training images and scaled to unit length. Every table has its baselines, processed in the same way: the raw
+pixels, and the encoder before training.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ def evaluate(
         for representation in representations(run, opened.points.images, tuple(beside), untrained=beside_untrained):
             suite = Suite(representation, opened, run, log, notes, finetune_minutes)
             figures[representation.name] = suite.figures(evaluators)
-    identity = {**opened.identity, "step": run.step}
+    identity = {**opened.identity, "step": run.step, "cosines": "centered"}  # figures of versions that did not center are not merged
     file = file_for(run.path, opened.name, identity, is_own=opened.is_own)
+    notes.append(
+        f"cosines are of features centered by their mean over the {'training' if opened.split is not None else 'evaluated'} images"
+    )
     notes.append("± is one standard error over the evaluated images; it does not cover other training seeds")
     return Evaluation(figures, tuple(dict.fromkeys(notes)), file, identity).save()

@@ -1,6 +1,6 @@
 """Metrics without labels.
 
-- Rank: effective rank of the features (RankMe); 1 for a collapsed encoder.
+- Rank: effective rank of the features (RankMe), by definition not centered; 1 for a collapsed encoder.
 - Silhouette: how much closer an image is to its own cluster than to the next one.
 - Views: two augmented crops of an image should be each other's nearest neighbors, and should have the same neighbors.
 - Prototypes: how many are used, and how evenly.
@@ -31,6 +31,7 @@ N_NEIGHBORS = 10
 
 def measure(
     features: Float[Tensor, "n f"],
+    centered: Float[Tensor, "n f"],
     views: tuple[Float[Tensor, "m f"], Float[Tensor, "m f"]],
     *,
     k: int,
@@ -40,13 +41,14 @@ def measure(
 
     Args:
         features: features of a sample of whole images.
-        views: features of two crops of each of these images, row by row; unreadable images may be missing.
+        centered: the same features, centered.
+        views: features of two crops of each of these images, row by row, centered by the same mean; unreadable images may be missing.
         k: number of clusters for the silhouette.
         seed: random seed of k-means.
     """
     yield "collapse/rankme", metrics.rankme(features)
     if len(features) > 2:
-        yield from mean_and_error("eval/silhouette", silhouettes(features, min(k, len(features) - 1), seed=seed))
+        yield from mean_and_error("eval/silhouette", silhouettes(centered, min(k, len(centered) - 1), seed=seed))
     if len(views[0]) > 1:
         yield from mean_and_error("eval/view_top1", views_found(*views))
         yield from mean_and_error("eval/neighbor_overlap", neighbor_overlap(*views))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+KNN = "eval/knn_top1_k"
+"""Name of the accuracy of nearest neighbors, which their number follows."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,6 @@ class MetricTitle:
 
 
 METRIC_TITLES = {
-    "eval/knn_top1_k20": MetricTitle("against labels, %", "kNN k=20", "Nearest neighbors, k = 20"),
-    "eval/knn_top1_k200": MetricTitle("against labels, %", "kNN k=200", "Nearest neighbors, k = 200"),
     "eval/linear_top1": MetricTitle("against labels, %", "linear", "Linear probe"),
     "eval/retrieval_map": MetricTitle("against labels, %", "mAP", "Retrieval, mean average precision"),
     "eval/retrieval_recall1": MetricTitle("against labels, %", "recall@1", "Retrieval, nearest of the same class"),
@@ -45,4 +47,17 @@ METRIC_TITLES = {
     "collapse/prototypes_used": MetricTitle("without labels", "prototypes", unit=""),
     "collapse/prototypes_share": MetricTitle("without labels", "used, %"),
 }
-"""Metrics in the order in which they are shown; all others are in evaluation.json only."""
+"""Metrics in the order in which they are shown, after nearest neighbors; all others are in evaluation.json only."""
+
+
+def knn_metrics(values: Mapping[str, Any]) -> list[str]:
+    """Return the names of the accuracies of nearest neighbors among a representation's metrics, fewest neighbors first."""
+    return [metric for metric in values if metric.startswith(KNN) and not metric.endswith("_se")]
+
+
+def titles_of(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricTitle]:
+    """Return the titles of the metrics of any representation, in the order in which they are shown."""
+    measured = dict.fromkeys(metric for values in figures.values() for metric in values)
+    knn = {metric: metric.removeprefix(KNN) for metric in knn_metrics(measured)}
+    titles = {metric: MetricTitle("against labels, %", f"kNN k={k}", f"Nearest neighbors, k = {k}") for metric, k in knn.items()}
+    return titles | {metric: title for metric, title in METRIC_TITLES.items() if metric in measured}

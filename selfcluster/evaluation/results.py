@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfcluster.evaluation.metric_titles import METRIC_TITLES
+from selfcluster.evaluation.metric_titles import titles_of
 from selfcluster.formatting import table
 from selfcluster.runs.atomic import write_atomically
 
@@ -37,7 +37,7 @@ class Evaluation:
         return f"Evaluation({', '.join(self.figures)}; {str(self.file)!r})"
 
     def __str__(self) -> str:
-        groups = dict.fromkeys(title.group for title in METRIC_TITLES.values())
+        groups = dict.fromkeys(title.group for title in titles_of(self.figures).values())
         tables = [text for group in groups for text in _tables(group, self.figures)]
         notes = (textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in self.notes)
         return "\n\n".join([*tables, "\n".join(notes)])
@@ -82,8 +82,8 @@ def _tables(group: str, figures: Figures) -> list[str]:
     """Format a group of metrics, without those that were not measured, in as many tables as the width requires."""
     texts: list[str] = []
     columns = [[group, *figures]]
-    for metric, title in METRIC_TITLES.items():
-        if title.group != group or not any(metric in values for values in figures.values()):
+    for metric, title in titles_of(figures).items():
+        if title.group != group:
             continue
         cells = (title.text(values[metric], values.get(f"{metric}_se")) if metric in values else "-" for values in figures.values())
         column = [title.short, *cells]

@@ -47,7 +47,7 @@ def measure(
     constant representation is at chance level. Yields nothing if no class has two images.
 
     Args:
-        features: features of the test images; normalized to unit length here, not centered.
+        features: features of the test images, centered; they are scaled to unit length here.
         labels: class of each row, from 0.
         queries: indices of the query images; None for those of `queries_of`.
         device: where cosines are computed; None for the device of the features.

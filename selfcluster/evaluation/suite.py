@@ -44,6 +44,8 @@ class Suite:
         log: where progress is reported.
         notes: list that remarks on the measurements are added to.
         minutes: time limit of one fine-tuning.
+    Attributes:
+        mean: that features are centered by before cosines are computed: of the training images, or without labels of all evaluated ones.
     Raises:
         DataError: no image can be read.
     """
@@ -58,6 +60,7 @@ class Suite:
         for images in dict.fromkeys(subset.images for subset in subsets):
             index = np.unique(np.concatenate([subset.index for subset in subsets if subset.images is images]))
             self._features[images] = self._read(images, index)
+        self.mean = self._rows(data.split.train if data.split is not None else data.points)[0].mean(dim=0)
 
     def figures(self, evaluators: Iterable[str]) -> dict[str, float]:
         """Run these evaluators and return the values by metric."""
@@ -103,6 +106,11 @@ class Suite:
         features, index = self._rows(subset)
         return features, LabeledSubset(subset.images, index, subset.codes[np.isin(subset.index, index, assume_unique=True)])
 
+    def _centered_rows(self, subset: LabeledSubset) -> tuple[Tensor, LabeledSubset]:
+        """Return what `_labeled_rows` returns, with features centered, for evaluators that compare by cosine."""
+        features, readable = self._labeled_rows(subset)
+        return features - self.mean, readable
+
     def _label_free(self) -> Measurements:
         points, representation = self.data.points, self.representation
         features, index = self._rows(points)
@@ -112,16 +120,14 @@ class Suite:
             f"without labels: {len(chosen):,} images, silhouette of {k} clusters, overlap of {label_free.N_NEIGHBORS} neighbors between "
             f"two crops; prototypes of {len(index):,} images"
         )
-        yield from label_free.measure(features[torch.from_numpy(chosen)], representation.of_views(points.images, index[chosen]), k=k)
+        sample, (first, second) = features[torch.from_numpy(chosen)], representation.of_views(points.images, index[chosen])
+        yield from label_free.measure(sample, sample - self.mean, (first - self.mean, second - self.mean), k=k)
         if isinstance(representation, Network) and (nearest := representation.prototypes_of(features)) is not None:
             yield from label_free.prototype_use(*nearest)
 
     def _knn(self, split: Split) -> Measurements:
-        train_rows, train = self._labeled_rows(split.train)
-        test_rows, test = self._labeled_rows(split.test)
-        for k in (20, 200):
-            if (used := knn.usable_k(k, train.codes)) < k:
-                self.notes.append(f"k = {k} is lowered to {used}, below the size of the smallest class")
+        train_rows, train = self._centered_rows(split.train)
+        test_rows, test = self._centered_rows(split.test)
         return knn.measure(train_rows, train.codes, test_rows, test.codes, device=self.run.device)
 
     def _linear(self, split: Split) -> Measurements:
@@ -130,14 +136,14 @@ class Suite:
         return linear.measure(train_rows, train.codes, test_rows, test.codes, device=self.run.device)
 
     def _retrieval(self, split: Split) -> Measurements:
-        rows, test = self._labeled_rows(split.test)
+        rows, test = self._centered_rows(split.test)
         queries = retrieval.queries_of(test.codes)
         sample = f", with {len(queries):,} queries" if len(queries) < len(test.codes) else ""
         self.notes.append(f"retrieval among the {len(test.codes):,} test images{sample}")
         return retrieval.measure(rows, test.codes, queries=queries, device=self.run.device)
 
     def _clusters(self, split: Split) -> Measurements:
-        rows, clustered = self._labeled_rows(split.clustered)
+        rows, clustered = self._centered_rows(split.clustered)
         return clusters.measure(rows, clustered.codes, device=self.run.device)
 
     def _finetune(self, split: Split) -> Measurements:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfcluster.evaluation.metric_titles import METRIC_TITLES
+from selfcluster.evaluation.metric_titles import MetricTitle, titles_of
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,14 @@ class MetricsTable:
 def metrics_table(evaluation: Mapping[str, Any] | None) -> MetricsTable | None:
     """Return the table of the content of an evaluation.json; None if there is no such file, or no metric in it that the page shows."""
     figures: Mapping[str, Mapping[str, Any]] = (evaluation or {}).get("figures") or {}
-    shown = [name for name, title in METRIC_TITLES.items() if title.long and any(name in values for values in figures.values())]
+    shown = {name: title for name, title in titles_of(figures).items() if title.long}
     if not shown:
         return None
-    rows = tuple((METRIC_TITLES[name].long, _cells(name, list(figures.values()))) for name in shown)
+    rows = tuple((title.long, _cells(name, title, list(figures.values()))) for name, title in shown.items())
     return MetricsTable(tuple(figures), rows, tuple(map(str, (evaluation or {}).get("notes") or ())))
 
 
-def _cells(name: str, representations: list[Mapping[str, Any]]) -> tuple[Cell, ...]:
-    title = METRIC_TITLES[name]
+def _cells(name: str, title: MetricTitle, representations: list[Mapping[str, Any]]) -> tuple[Cell, ...]:
     numbers = [_number(values.get(name)) for values in representations]
     errors = [_number(values.get(f"{name}_se")) for values in representations]
     best = max((n for n in numbers if n is not None), default=None)

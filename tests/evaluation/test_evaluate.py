@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,11 @@ def test_knn_equals_a_naive_vote() -> None:
     assert figures["eval/knn_top1_k5_se"] == pytest.approx((right / 20 * (1 - right / 20) / 20) ** 0.5, rel=0.1)
 
 
-def test_k_is_lowered_below_the_smallest_class() -> None:
-    assert knn.usable_k(200, np.array([0] * 50 + [1] * 11)) == 10
-    assert knn.usable_k(20, np.array([0] * 50 + [1] * 21)) == 20
-    assert knn.usable_k(20, np.array([0] * 50 + [1])) == 1
+@pytest.mark.parametrize(("n", "ks"), [(300, (20, 200)), (150, (20, 150)), (20, (20,)), (12, (12,))])
+def test_every_figure_is_named_by_the_k_that_made_it(n: int, ks: tuple[int, ...]) -> None:
+    features, labels = torch.eye(n), np.arange(n) // (n - 1)  # the smallest class, which does not matter, has one image
+    figures = dict(knn.measure(features, labels, features, labels))
+    assert [name for name in figures if not name.endswith("_se")] == [f"eval/knn_top1_k{k}" for k in ks]
 
 
 def test_clusters_of_separate_blobs_are_the_classes() -> None:
@@ -67,33 +69,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_splits_are_recognized_and_every_table_has_its_baselines(folder: Path, tmp_path: Path) -> None:
     run = sc.train(folder, out=tmp_path / "run", workers=0, **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    evaluation = run.evaluate()
+    evaluation = run.evaluate(only=["knn", "clusters"])
     assert list(evaluation.figures) == ["raw pixels", "untrained encoder", "trained encoder"]
-    assert evaluation.figures["raw pixels"]["eval/knn_top1_k20"] == 1.0
-    assert evaluation.figures["raw pixels"]["cluster/accuracy"] == 1.0
+    for name in ("raw pixels",):
+        assert evaluation.figures[name]["eval/knn_top1_k20"] == 1.0
+        assert evaluation.figures[name]["cluster/accuracy"] == 1.0
     notes = " ".join(evaluation.notes)
     assert "tested on 18 images of the test split" in notes or "tested on 19 images of the test split" in notes
     assert "1 unreadable images are left out" in notes
-    assert "k = 200 is lowered to 23" in notes
+    assert "centered by their mean over the training images" in notes
+    assert "eval/knn_top1_k72" in evaluation.figures["trained encoder"]
+    assert "eval/knn_top1_k200" not in evaluation.figures["trained encoder"]
     kept = json.loads((run.path / "evaluation.json").read_text())
     assert kept["figures"] == evaluation.figures
-    assert "kNN k=20" in str(evaluation)
+    assert re.search("kNN k=20 +kNN k=72", str(evaluation))
 
 
 def test_a_share_is_held_out_and_reported_as_seen(tmp_path: Path) -> None:
     images, labels = tiny.images(60), np.arange(60) % 3
     np.savez(tmp_path / "x.npz", images=images, labels=labels)
     run = sc.train(tmp_path / "x.npz", out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    assert "seen in training (without labels)" in " ".join(run.evaluate().notes)
+    assert "seen in training (without labels)" in " ".join(run.evaluate(only=["knn"]).notes)
     held = sc.train(tmp_path / "x.npz", out=tmp_path / "held", test_share=0.2, **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    notes = " ".join(held.evaluate().notes)
+    notes = " ".join(held.evaluate(only=["knn"]).notes)
     assert "held out of training" in notes
     assert "clusters of these 12 images" in notes
 
 
 def test_other_labeled_data_and_its_test_set(folder: Path, tmp_path: Path) -> None:
     run = sc.train(tiny.images(), out=tmp_path / "run", **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
-    figures = run.evaluate(str(folder / "train"), test=str(folder / "val")).figures
+    figures = run.evaluate(str(folder / "train"), test=str(folder / "val"), only=["knn"]).figures
     assert figures["raw pixels"]["eval/knn_top1_k20"] == 1.0
 
 
@@ -139,6 +144,7 @@ def test_without_labels_only_metrics_without_labels_are_computed(unlabeled: sc.R
     assert "all 40 images" in notes
     assert "1 unreadable images are left out" in notes
     assert "39 images, silhouette of 20 clusters" in notes
+    assert "centered by their mean over the evaluated images" in notes
     assert evaluation.figures == json.loads((unlabeled.path / "evaluation.json").read_text())["figures"]
 
 
@@ -166,7 +172,7 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
 
 def test_with_labels_everything_but_fine_tuning_is_computed(labeled: sc.Run) -> None:
     figures = labeled.evaluate().figures["trained encoder"]
-    against = {f"eval/{name}" for name in ("knn_top1_k20", "knn_top1_k200", "linear_top1", "linear_strength", "retrieval_map")}
+    against = {f"eval/{name}" for name in ("knn_top1_k20", "knn_top1_k48", "linear_top1", "linear_strength", "retrieval_map")}
     of_clusters = {f"cluster/{name}" for name in ("accuracy", "purity", "nmi", "ami", "ari")}
     assert _names(figures) == against | {"eval/retrieval_recall1"} | of_clusters | LABEL_FREE | OF_PROTOTYPES
     with_errors = _names(figures) - {"eval/linear_strength", "collapse/rankme"} - OF_PROTOTYPES

@@ -56,13 +56,13 @@ def test_silhouettes() -> None:
 
 
 def test_all_metrics_of_two_images_and_of_many() -> None:
-    many = dict(label_free.measure(_rows(50), (_rows(50), _rows(50, seed=1)), k=5))
+    many = dict(label_free.measure(_rows(50), _rows(50), (_rows(50), _rows(50, seed=1)), k=5))
     names = {"eval/silhouette", "eval/view_top1", "eval/neighbor_overlap"}
     assert many.keys() == {"collapse/rankme"} | names | {f"{name}_se" for name in names}
     assert 5 < many["collapse/rankme"] <= 6.001
-    few = dict(label_free.measure(_rows(2), (_rows(2), _rows(2, seed=1)), k=5))
+    few = dict(label_free.measure(_rows(2), _rows(2), (_rows(2), _rows(2, seed=1)), k=5))
     assert np.isfinite(list(few.values())).all()
-    one = dict(label_free.measure(_rows(1), (_rows(1), _rows(1, seed=1)), k=5))
+    one = dict(label_free.measure(_rows(1), _rows(1), (_rows(1), _rows(1, seed=1)), k=5))
     assert one.keys() == {"collapse/rankme"}
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from selfcluster.evaluation.metric_titles import METRIC_TITLES
+from selfcluster.evaluation.metric_titles import KNN, METRIC_TITLES
 from selfcluster.evaluation.results import WIDTH, Evaluation, file_for
 
 NAMES = ("raw pixels", "encoder before training", "resnet50.a1_in1k, untrained", "trained encoder")
 
 
 def _full() -> dict[str, dict[str, float]]:
-    values = dict.fromkeys(METRIC_TITLES, 0.1234)
-    values |= {f"{metric}_se": 0.0123 for metric in METRIC_TITLES if not metric.startswith("collapse/")}
+    values = dict.fromkeys([f"{KNN}20", f"{KNN}137", *METRIC_TITLES], 0.1234)
+    values |= {f"{metric}_se": 0.0123 for metric in values if not metric.startswith("collapse/")}
     return {name: dict(values) for name in NAMES}
 
 
@@ -22,7 +22,7 @@ def test_tables_show_every_metric_within_the_width(tmp_path: Path) -> None:
     del figures["raw pixels"]["eval/finetune_1_top1"]
     text = str(Evaluation(figures, ("a note of many words " * 20,), tmp_path / "x.json"))
     assert max(map(len, text.splitlines())) <= WIDTH
-    for title in ("kNN k=200", "10 % of labels", "purity, %", "AMI", "overlap, %", "used, %"):
+    for title in ("kNN k=20", "kNN k=137", "10 % of labels", "purity, %", "AMI", "overlap, %", "used, %"):
         assert title in text
     assert "12.3 ± 1.2" in text
     assert "0.123 ± 0.012" in text

@@ -10,8 +10,8 @@ def test_metrics_are_rows_and_the_best_is_marked() -> None:
     table = metrics_table(
         {
             "figures": {
-                "raw pixels": {"eval/knn_top1_k20": 0.5, "cluster/nmi": 0.25},
-                "trained encoder": {"eval/knn_top1_k20": 0.75, "eval/knn_top1_k20_se": 0.012, "cluster/nmi": 0.2, "cluster/nmi_se": 0.03},
+                "raw pixels": {"eval/knn_top1_k17": 0.5, "cluster/nmi": 0.25},
+                "trained encoder": {"eval/knn_top1_k17": 0.75, "eval/knn_top1_k17_se": 0.012, "cluster/nmi": 0.2, "cluster/nmi_se": 0.03},
             },
             "notes": ["a note"],
         }
@@ -19,7 +19,7 @@ def test_metrics_are_rows_and_the_best_is_marked() -> None:
     assert table is not None
     assert table.representations == ("raw pixels", "trained encoder")
     names = [name for name, _ in table.rows]
-    assert names == ["Nearest neighbors, k = 20", "Clusters, NMI"]
+    assert names == ["Nearest neighbors, k = 17", "Clusters, NMI"]
     assert [[cell.text for cell in cells] for _, cells in table.rows] == [["50.0 %", "75.0 ± 1.2 %"], ["0.250", "0.200 ± 0.030"]]
     assert [[cell.is_best for cell in cells] for _, cells in table.rows] == [[False, True], [True, False]]
     assert table.notes == ("a note",)
