@@ -70,7 +70,7 @@ def _quality(result: dict[str, Any]) -> str:
         "including clustering."
     )
     head = ["", *_COLUMNS.values(), "images seen", "images/s", "clustering", "peak memory"]
-    rows = [[name, *_cells(values), *[""] * 4] for name, values in list(runs[0]["figures"].items())[:2]]
+    rows = [[name, *_cells(values), *[""] * 4] for name, values in runs[0]["figures"].items() if name != "trained encoder"]
     settings = []
     for method in dict.fromkeys(run["method"] for run in runs):
         of_method = [run for run in runs if run["method"] == method]
@@ -84,7 +84,7 @@ def _quality(result: dict[str, Any]) -> str:
         rows.append(
             [
                 method,
-                *_cells({metric: statistics.mean(values[metric] for values in figures) for metric in _COLUMNS}),
+                *_cells({metric: statistics.mean(values[metric] for values in figures) for metric in _COLUMNS if metric in figures[0]}),
                 f"{means['images_seen']:,.0f}",
                 f"{means['images_per_second']:,.0f}",
                 f"{100 * share:.0f} % of the time" if share else "",
@@ -98,9 +98,12 @@ def _quality(result: dict[str, Any]) -> str:
 
 
 def _cells(values: dict[str, float]) -> list[str]:
-    """Format the columns' metrics: shares as percentages, the others with three decimals."""
+    """Format the columns' metrics: shares as percentages, the others with three decimals; empty where fewer training images have another k."""
     shares = ("eval/knn_top1_k20", "eval/knn_top1_k200", "cluster/accuracy")
-    return [f"{100 * values[metric]:.1f} %" if metric in shares else f"{values[metric]:.3f}" for metric in _COLUMNS]
+    return [
+        "" if metric not in values else f"{100 * values[metric]:.1f} %" if metric in shares else f"{values[metric]:.3f}"
+        for metric in _COLUMNS
+    ]
 
 
 def main() -> None:

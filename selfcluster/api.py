@@ -75,7 +75,7 @@ class Run:
         return clusters.assign(self.opened, images)
 
     def evaluate(self, data: Any = None, *, test: Any = None, labels: str = "auto", only: Sequence[str] = (), **how: Any) -> Evaluation:
-        """Evaluate the encoder next to raw pixels and the untrained encoder; see `evaluate.evaluate` for the other arguments."""
+        """Evaluate the encoder next to raw pixels, a pretrained encoder and the untrained one; see `evaluate.evaluate` for the other arguments."""
         return evaluation.evaluate(self.opened, data, test=test, labels=labels, only=only, **how)
 
     def report(

@@ -2,7 +2,7 @@
 
 Features are computed in eval mode after a plain resize, once per representation, and shared by all evaluators; for cosines they are
 centered by the mean of the training images and scaled to unit length. Every table has its baselines, processed in the same way: the raw
-pixels, and the encoder before training.
+pixels, the pretrained encoder that comes with the install, and the encoder before training.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def evaluate(
     beside: Sequence[str] = (),
     beside_untrained: bool = False,
 ) -> Evaluation:
-    """Compare a run's encoder with raw pixels, the untrained encoder, and other encoders.
+    """Compare a run's encoder with raw pixels, a pretrained encoder, the untrained encoder, and others.
 
     With labels: nearest neighbors and a linear probe from training images to test images, retrieval among the test images, and k-means
     with as many clusters as classes, on the test images if they were held out of training, otherwise on all of `data`. With or without

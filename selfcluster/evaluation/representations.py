@@ -1,7 +1,7 @@
 """Representations to compare: the run's encoder, its baselines, and other encoders.
 
-Each returns one row per image, of whole images, resized, or of augmented crops. The baselines are the raw pixels and the encoder before
-training; `--beside` adds encoders of other runs and of timm.
+Each returns one row per image, of whole images, resized, or of augmented crops. The baselines are the raw pixels, the pretrained encoder
+that comes with the install, and the encoder before training; `--beside` adds encoders of other runs and of timm.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from selfcluster import methods
 from selfcluster.data.crops import MultiCrop
+from selfcluster.data.inspect import look_at
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads, n_workers, precision_of
@@ -27,10 +28,13 @@ from selfcluster.evaluation.timm_encoder import Encoder, timm_encoder
 from selfcluster.inference.embeddings import embeddings_of, kept_embeddings
 from selfcluster.models.features import ProgressCallback, extract_features, raw_pixels
 from selfcluster.models.model import ClusterModel
+from selfcluster.models.pretrained import BUNDLED, frozen_pixels, is_bundled
 from selfcluster.runs.run import OpenRun, open_run
 from selfcluster.runs.weights import load_initial_weights
 from selfcluster.settings.config import Config
 
+_PRETRAINED = "pretrained encoder"
+"""Name of the one that comes with the install."""
 _MAX_RAW_PIXELS = 32
 """Largest side of the images whose raw pixels are a baseline."""
 _VIEW_BATCH = 256
@@ -148,7 +152,9 @@ class OwnEncoder(Network):
 
     def __init__(self, run: OpenRun) -> None:
         precision = precision_of(run.config, run.device)
-        name = "pretrained encoder" if run.config.method == "explore" else "trained encoder"
+        name = "trained encoder"
+        if run.config.method == "explore":
+            name = _PRETRAINED if is_bundled(run.config.model.encoder) else run.config.model.encoder
         super().__init__(name, run.model, run.pixels, run.config, run.device, precision)
         self.run = run
 
@@ -159,7 +165,10 @@ class OwnEncoder(Network):
 
 
 def representations(run: OpenRun, images: Images, beside: tuple[str, ...] = (), *, untrained: bool = False) -> Iterator[Representation]:
-    """Yield the raw pixels, the encoder before training (if it was trained), the encoders in `beside`, and the run's own encoder.
+    """Yield the baselines, then the encoders in `beside`, then the run's own encoder.
+
+    The baselines are the raw pixels, the pretrained encoder that comes with the install (unless the run takes or started from that
+    one), and the encoder before training (if it was trained).
 
     Args:
         run: the evaluated run.
@@ -173,6 +182,10 @@ def representations(run: OpenRun, images: Images, beside: tuple[str, ...] = (), 
     precision = precision_of(run.config, run.device)
     raw_side = min(_MAX_RAW_PIXELS, images.decode(0).pixels.shape[1]) if images.in_memory else _MAX_RAW_PIXELS
     yield Pixels("raw pixels", raw_side, run.config, run.device)
+    if not (is_bundled(run.config.model.encoder) and run.config.model.init == "pretrained"):
+        side = frozen_pixels(look_at(images, len(images), run.device).short_side, gpu=False)
+        bundled = timm_encoder(BUNDLED, untrained=False, seed=run.config.run.seed, pixels=side)
+        yield Network(_PRETRAINED, bundled, side, run.config, run.device, precision)
     if run.config.method != "explore":
         before = methods.build_model(run.config)
         load_initial_weights(before, run.config.model.init)

@@ -1,10 +1,11 @@
-"""Networks of timm to compare a run's encoder with, pretrained or untrained, at their native input size and normalization."""
+"""Networks of timm to compare a run's encoder with, pretrained or untrained, with their own normalization and, unless told otherwise, at their native input size."""
 
 from __future__ import annotations
 
 import logging
 
 import timm
+import torch
 from jaxtyping import Float
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import split_model_name_tag
@@ -39,13 +40,14 @@ Encoder = ClusterModel | TimmEncoder
 """A network with `encode`, from normalized images to features, and `n_features`."""
 
 
-def timm_encoder(name: str, *, untrained: bool, seed: int) -> TimmEncoder:
+def timm_encoder(name: str, *, untrained: bool, seed: int, pixels: int | None = None) -> TimmEncoder:
     """Create a network of timm.
 
     Args:
         name: timm's name, with or without a tag.
         untrained: keep random weights; otherwise load the pretrained ones, downloading them if needed.
         seed: random seed of the weights.
+        pixels: side of the images that it takes; None for its native one.
     Raises:
         ConfigError: the name is unknown, or there are no pretrained weights or they cannot be downloaded.
     """
@@ -58,7 +60,7 @@ def timm_encoder(name: str, *, untrained: bool, seed: int) -> TimmEncoder:
         raise ConfigError(f"{' '.join(str(error).split())[:160]} Choose from {tags}") from None
     if not untrained and (settings is None or not settings.has_weights):
         raise ConfigError(f"timm has no pretrained weights for {name!r}; choose another network, or add --beside-untrained")
-    pixels = int(settings.input_size[-1]) if settings is not None else 224
+    pixels = pixels or (int(settings.input_size[-1]) if settings is not None else 224)
     before = logging.root.manager.disable
     try:
         logging.disable(logging.WARNING)  # the hub's warnings repeat what the error says
@@ -66,4 +68,4 @@ def timm_encoder(name: str, *, untrained: bool, seed: int) -> TimmEncoder:
             encoder = create_encoder(name, (pixels,), pretrained=not untrained, without_weights="--beside-untrained")
     finally:
         logging.disable(before)
-    return TimmEncoder(encoder, pixels)
+    return TimmEncoder(encoder.to(memory_format=torch.channels_last), pixels)  # nearly twice as fast on a CPU

@@ -23,7 +23,7 @@ from selfcluster.errors import ConfigError, DataError
 from selfcluster.inference.clusters import Clusters, cluster, spherical_centroids
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.models.model import Center, Prototypes
-from selfcluster.models.pretrained import BUNDLED, normalization_of
+from selfcluster.models.pretrained import BUNDLED, frozen_pixels, normalization_of
 from selfcluster.runs.checkpoint import save_network
 from selfcluster.runs.folder import claim, prepare, write_config
 from selfcluster.runs.run import OpenRun
@@ -74,7 +74,7 @@ def explore(
     opened = open_data(data, config.data)
     _check_enough(len(opened.images), k)
     short_side = look_at(opened.images, len(opened.images), target).short_side
-    side = pixels or max(32, min(224 if target.type == "cuda" else 128, short_side))
+    side = pixels or frozen_pixels(short_side, gpu=target.type == "cuda")
     normalization = normalization_of(encoder)
     given = {"crop_pixels": (side,), **(dict(zip(("pixel_mean", "pixel_deviation"), normalization, strict=True)) if normalization else {})}
     config = replace(config, given)

@@ -26,6 +26,11 @@ def is_bundled(name: str) -> bool:
     return architecture == BUNDLED and tag in ("", "in1k")
 
 
+def frozen_pixels(short_side: int, *, gpu: bool) -> int:
+    """Return the side at which a frozen encoder reads images: 128 on a CPU and 224 on a GPU, but no more than they have, and at least 32."""
+    return max(32, min(224 if gpu else 128, short_side))
+
+
 def load_bundled(encoder: nn.Module) -> None:
     """Load the weights that come with the install into timm's network without its classifier.
 

@@ -16,7 +16,7 @@ import selfcluster as sc
 from selfcluster.data.crops import normalize
 from selfcluster.models.encoders import create_encoder
 from selfcluster.models.model import Renormalize
-from selfcluster.models.pretrained import BUNDLED, is_bundled, normalization_of
+from selfcluster.models.pretrained import BUNDLED, frozen_pixels, is_bundled, normalization_of
 from selfcluster.runs.checkpoint import check_settings, read_state
 from selfcluster.settings.config import default_config
 from tests import tiny
@@ -49,6 +49,11 @@ def test_normalization_is_that_of_the_weights() -> None:
     assert normalization_of("no/such/file") is None
     model = default_config("swav").model
     assert (model.pixel_mean, model.pixel_deviation) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+@pytest.mark.parametrize(("short_side", "gpu", "wanted"), [(500, False, 128), (500, True, 224), (96, True, 96), (8, False, 32)])
+def test_frozen_encoders_read_images_no_larger_than_they_are(short_side: int, gpu: bool, wanted: int) -> None:
+    assert frozen_pixels(short_side, gpu=gpu) == wanted
 
 
 @pytest.fixture(scope="module")
