@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from selfcluster.evaluation.metric_titles import knn_metrics
+from selfcluster.models.pretrained import BUNDLED
 from selfcluster.reporting.curves import Rows, series
 from selfcluster.settings.config import Config
 from selfcluster.training.health import WINDOW_STEPS, Health, Problem, falls, ln_k, problem_of
@@ -46,7 +48,8 @@ _UNSETTLED = 0.5
 _FEW_PASSES, _FEW_STEPS = 10, 10_000
 """Fewer passes over the images are seldom enough, unless there are so many images that they take more steps than this."""
 
-_FLOORS = ("raw pixels", "untrained encoder", "encoder before training")
+_PRETRAINED = "pretrained encoder"
+_FLOORS = ("raw pixels", _PRETRAINED, "untrained encoder", "encoder before training")
 """Baselines that an encoder has to beat; an evaluation may contain other encoders too."""
 
 _WAITS = 0.3
@@ -234,19 +237,26 @@ def _course(rows: Rows, config: Config[Any]) -> Iterator[Sign]:
 
 
 def _floors(figures: Mapping[str, Mapping[str, float]]) -> Iterator[Sign]:
-    """Yield signs of whether the encoder beats the baselines, if it was evaluated."""
-    metric = "eval/knn_top1_k20"
-    trained = figures.get("trained encoder", {}).get(metric)
-    floors = {name if name.endswith("s") else f"the {name}": figures[name][metric] for name in _FLOORS if metric in figures.get(name, {})}
-    if trained is None or not floors:
-        return
-    found = f"Nearest neighbors find the class of {_percent(trained)} of the images"
-    for name, floor in floors.items():
-        if trained <= floor:
-            yield Sign("unfinished", f"{found}, no better than with {name} ({_percent(floor)}).")
-    best = max(floors, key=lambda name: floors[name])
-    if trained > floors[best]:
-        yield Sign("good", f"{found}, better than with {best} ({_percent(floors[best])}).")
+    """Yield signs of whether the encoder beats the baselines, by nearest neighbors and by clusters, if it was evaluated against labels."""
+    own = figures.get("trained encoder", {})
+    sentences = dict.fromkeys(knn_metrics(own)[:1], "Nearest neighbors find") | {"cluster/accuracy": "Clusters find"}
+    not_beaten: list[str] = []
+    for metric, find in sentences.items():
+        floors = {name: figures[name][metric] for name in _FLOORS if metric in figures.get(name, {})}
+        if metric not in own or not floors:
+            continue
+        found = f"{find} the class of {_percent(own[metric])} of the images"
+        by_floor = {name: f"{name if name.endswith('s') else f'the {name}'} ({_percent(floor)})" for name, floor in floors.items()}
+        if as_good := [name for name, floor in floors.items() if own[metric] <= floor]:
+            yield Sign("unfinished", f"{found}, no better than with {' or '.join(by_floor[name] for name in as_good)}.")
+            not_beaten += as_good
+        else:
+            yield Sign("good", f"{found}, better than with {by_floor[max(floors, key=lambda name: floors[name])]}.")
+    if _PRETRAINED in not_beaten:
+        start = f"--encoder {BUNDLED} --init pretrained"
+        yield Sign(
+            "note", f"The pretrained encoder comes with the install: use it as it is (selfcluster explore), or train from it ({start})."
+        )
 
 
 def _percent(share: float) -> str:

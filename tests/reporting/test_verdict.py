@@ -157,6 +157,34 @@ def test_the_floors_count_where_they_were_measured(raw: float, state: str, says:
     assert says in " ".join(sign.text for sign in verdict.signs)
 
 
+@pytest.mark.parametrize(
+    ("knn", "clusters", "says"),
+    [
+        (0.9, 0.3, "Nearest neighbors find the class of 50.0 % of the images, no better than with the pretrained encoder (90.0 %)."),
+        (0.3, 0.9, "Clusters find the class of 40.0 % of the images, no better than with the pretrained encoder (90.0 %)."),
+    ],
+)
+def test_a_pretrained_encoder_that_is_better_is_named_with_what_to_do(knn: float, clusters: float, says: str) -> None:
+    figures = {
+        "raw pixels": {"eval/knn_top1_k12": 0.1, "cluster/accuracy": 0.1},
+        "pretrained encoder": {"eval/knn_top1_k12": knn, "cluster/accuracy": clusters},
+        "trained encoder": {"eval/knn_top1_k12": 0.5, "eval/knn_top1_k12_se": 0.1, "cluster/accuracy": 0.4},
+    }
+    verdict = judge(_rows(), CONFIG, figures)
+    assert verdict.state == "undertrained"
+    assert _texts(verdict, "unfinished") == says
+    assert "better than with the pretrained encoder (30.0 %)" in _texts(verdict, "good")
+    assert "(selfcluster explore), or train from it (--encoder tf_efficientnet_lite0 --init pretrained)" in _texts(verdict, "note")
+    figures["pretrained encoder"] = figures["raw pixels"]
+    assert not _texts(judge(_rows(), CONFIG, figures), "note")
+
+
+def test_baselines_that_are_not_beaten_are_named_together() -> None:
+    figures = {name: {"cluster/accuracy": 0.5} for name in ("raw pixels", "untrained encoder", "trained encoder")}
+    wanted = "Clusters find the class of 50.0 % of the images, no better than with raw pixels (50.0 %) or the untrained encoder (50.0 %)."
+    assert _texts(judge(_rows(), CONFIG, figures), "unfinished") == wanted
+
+
 def test_the_verdict_looks_at_the_end_of_training() -> None:
     rows = _rows(
         **{"collapse/mean_embedding": lambda t: 1.0 if t < 0.45 else 0.1, "collapse/code_entropy": lambda t: 1.0 if t < 0.45 else 0.5}
