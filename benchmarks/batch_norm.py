@@ -55,7 +55,7 @@ def measure(data: Data, seed: int) -> dict[str, float]:
 
 def _accuracy(encoder: torch.nn.Module, data: Data, config: Config[Any]) -> float:
     features = extract_features(encoder, data.images, pixels=config.crops.crop_pixels[0], device=CPU)
-    return dict(clusters.measure(features, data.images.labels.codes))["cluster/accuracy"]
+    return dict(clusters.measure(features - features.mean(dim=0), data.images.labels.codes))["cluster/accuracy"]
 
 
 def main() -> None:

@@ -248,7 +248,8 @@ def _floors(figures: Mapping[str, Mapping[str, float]]) -> Iterator[Sign]:
         found = f"{find} the class of {_percent(own[metric])} of the images"
         by_floor = {name: f"{name if name.endswith('s') else f'the {name}'} ({_percent(floor)})" for name, floor in floors.items()}
         if as_good := [name for name, floor in floors.items() if own[metric] <= floor]:
-            yield Sign("unfinished", f"{found}, no better than with {' or '.join(by_floor[name] for name in as_good)}.")
+            *others, last = (by_floor[name] for name in as_good)
+            yield Sign("unfinished", f"{found}, no better than with {', '.join(others)}{' or ' if others else ''}{last}.")
             not_beaten += as_good
         else:
             yield Sign("good", f"{found}, better than with {by_floor[max(floors, key=lambda name: floors[name])]}.")

@@ -180,8 +180,8 @@ def test_a_pretrained_encoder_that_is_better_is_named_with_what_to_do(knn: float
 
 
 def test_baselines_that_are_not_beaten_are_named_together() -> None:
-    figures = {name: {"cluster/accuracy": 0.5} for name in ("raw pixels", "untrained encoder", "trained encoder")}
-    wanted = "Clusters find the class of 50.0 % of the images, no better than with raw pixels (50.0 %) or the untrained encoder (50.0 %)."
+    figures = {name: {"cluster/accuracy": 0.5} for name in ("raw pixels", "pretrained encoder", "untrained encoder", "trained encoder")}
+    wanted = "Clusters find the class of 50.0 % of the images, no better than with raw pixels (50.0 %), the pretrained encoder (50.0 %) or the untrained encoder (50.0 %)."
     assert _texts(judge(_rows(), CONFIG, figures), "unfinished") == wanted
 
 
