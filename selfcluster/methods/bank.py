@@ -16,7 +16,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfcluster import distributed
+from selfcluster import distributed, randomness
+from selfcluster.clustering.kmeans import kmeans
 from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.methods.base import Extractor, Method, PseudoLabels, stop_or_warn
 from selfcluster.methods.losses import pseudo_label_loss
@@ -27,6 +28,9 @@ from selfcluster.settings.config import Config
 
 _CONSTANT = 1 - 1e-4
 """Squared length of the mean embedding above which the embeddings are constant but for rounding."""
+
+_PATCHES = 0xB1
+"""Key of the random draws."""
 
 _ADVICE = "lower lr, soften the crops (area, augmentation), or use fewer prototypes"
 
@@ -51,8 +55,11 @@ class BankMethod(Method[PseudoLabels]):
     def begin_epoch(self, epoch: int, extract: Extractor) -> EpochPlan:
         """Cluster the bank once for each head; the first bank is filled by one pass in train mode.
 
-        In eval mode, with the initial running statistics, embeddings would be nearly collinear.
+        In eval mode, with the initial running statistics, embeddings would be nearly collinear. First labels from patches need no bank.
         """
+        order, settings = super().begin_epoch(epoch, extract).order, self.config.objective
+        if settings.first_labels == "patches" and epoch < settings.first_label_epochs:
+            return EpochPlan(order, figures=self._label_by_patches(extract) if epoch == 0 else {})
         if not self.bank.is_begun:
             self.bank.fill(extract("embeddings", view="assign", train_mode=True))
         assigned, sizes, notes, warnings = [], [], [], []
@@ -75,8 +82,17 @@ class BankMethod(Method[PseudoLabels]):
             sizes.append(of_head)
             notes += [f"epoch {epoch}, head {head}: {note}" for note in of_clustering]
         figures = self.labels.update(assigned, index.numpy(), sizes)
-        order = super().begin_epoch(epoch, extract).order
         return EpochPlan(order, figures=figures, notes=tuple(notes), warnings=tuple(warnings))
+
+    def _label_by_patches(self, extract: Extractor) -> dict[str, float]:
+        """Label images by spherical k-means on features of patches, once for each head; the prototypes stay as they are, random."""
+        rows, device = extract("patches"), self.prototypes.weight.device
+        require_enough(len(rows.index), max(self.config.n_prototypes))
+        found = [
+            kmeans(rows.values, k, spherical=True, seed=randomness.seed_from(self.config.run.seed, head, _PATCHES), device=device)
+            for head, k in enumerate(self.config.n_prototypes)
+        ]
+        return self.labels.update([one.assignments for one in found], rows.index, [one.sizes for one in found])
 
     @torch.no_grad()
     def assign(self, out: Outputs, batch: Batch) -> PseudoLabels:

@@ -64,12 +64,12 @@ class Extractor(Protocol):
     """The function that offline methods call between epochs; collective."""
 
     def __call__(
-        self, what: Literal["features", "embeddings"], *, view: Literal["center", "assign"] = "center", train_mode: bool = False
+        self, what: Literal["features", "embeddings", "patches"], *, view: Literal["center", "assign"] = "center", train_mode: bool = False
     ) -> Rows:
         """Return the network's outputs for this rank's share of the images to train on.
 
         Args:
-            what: output of the encoder, or of the head.
+            what: output of the encoder, or of the head, or features of patches, which need no network (see `models.patches`).
             view: "center" is the image resized without augmentation, with values (n, width); "assign" are its assign crops of this epoch,
                 with values (n, assign, width).
             train_mode: batch norm and dropout as in training, instead of eval mode.

@@ -81,7 +81,8 @@ class DeepCluster(Method[PseudoLabels]):
 
     def begin_epoch(self, epoch: int, extract: Extractor) -> EpochPlan:
         """Cluster and re-initialize the top layer every `reassign_epochs`; draw images uniformly over the clusters."""
-        is_due = epoch % self.settings.reassign_epochs == 0 or not self.n_labels
+        keeps_first = self.settings.first_labels == "patches" and epoch < self.settings.first_label_epochs
+        is_due = not self.n_labels or (epoch % self.settings.reassign_epochs == 0 and not keeps_first)
         figures, notes, warnings = self._reassign(epoch, extract) if is_due else ({}, (), ())
         order = uniform_over_clusters(self.labels.of_head(0), len(self.trained_on), self.config.run.seed, epoch, _SAMPLING)
         return EpochPlan(order, ("prototypes.weight", "prototypes.bias") if is_due else (), figures, notes, warnings)
@@ -89,7 +90,7 @@ class DeepCluster(Method[PseudoLabels]):
     def _reassign(self, epoch: int, extract: Extractor) -> tuple[dict[str, float], tuple[str, ...], tuple[str, ...]]:
         """Give every image a new pseudo-label; return metrics, notes and warnings."""
         k, seed, device = self.settings.n_prototypes, self.config.run.seed, self.top_layer.weight.device
-        rows = extract("features")
+        rows = extract("patches" if self.settings.first_labels == "patches" and not self.n_labels else "features")
         require_enough(len(rows.index), k)
         self.whitening = fit_whitening(rows.values, self.settings.pca_width, device=device)
         warnings: tuple[str, ...] = ()

@@ -13,17 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, normalize, unfold
 
+from selfcluster import distributed, randomness
 from selfcluster.clustering.patches import CodeMoments, fit_dictionary
+from selfcluster.data.readers.images import Images
 from selfcluster.errors import DataError
+from selfcluster.models.features import prepared_images
 
 PATCHES = "patches"
 """Name of the encoder."""
 
+N_FEATURES = 512
+"""Width of the output."""
+LARGEST_SIDE = 64
+"""Largest side of images that is worth the time."""
 _ONE_SCALE = 40
 """Largest side of images that are seen at one scale."""
 
@@ -31,6 +39,8 @@ _N_PATCHES, _N_MOMENTS, SAMPLE = 200_000, 2_000, 6_000
 """Patches that the dictionary is made of; images for the moments of codes; images for the components, and in all."""
 _PATCHES_OF_IMAGE = 64
 """Patches of an image that count for the moments."""
+_SAMPLED = 0xA7
+"""Key of the random draws."""
 _CHUNK = 1 << 22
 """Codes computed at a time on a CPU, so that they stay in its cache."""
 
@@ -102,8 +112,7 @@ class PatchScale(nn.Module):
         with torch.autocast(pixels.device.type, enabled=False):
             whitened = conv2d(self.reduced(pixels), self.filters, stride=self.settings.stride)
             whitened = normalize(whitened.permute(0, 2, 3, 1), dim=-1)
-        cosines = whitened @ self.entries.T
-        return cosines.gt(self.settings.threshold).to(cosines.dtype)
+        return (whitened @ self.entries.T).gt_(self.settings.threshold)
 
     def forward(self, pixels: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n f"]:
         codes = self.codes(pixels)
@@ -159,7 +168,7 @@ class PatchEncoder(nn.Module):
     mean: Tensor
     components: Tensor
 
-    def __init__(self, side: int = 32, n_codes: int = 2048, n_features: int = 512, scales: tuple[Scale, ...] | None = None) -> None:
+    def __init__(self, side: int = 32, n_codes: int = 2048, n_features: int = N_FEATURES, scales: tuple[Scale, ...] | None = None) -> None:
         super().__init__()
         parts = [PatchScale(scale, n_codes) for scale in scales or scales_of(side)]
         self.scales: Iterable[PatchScale] = nn.ModuleList(parts)  # type: ignore[assignment]
@@ -203,6 +212,39 @@ class PatchEncoder(nn.Module):
         scale_by = np.maximum(found.explained_variance_, 1e-5 * found.explained_variance_[0]) ** -0.25
         self.mean.copy_(torch.from_numpy(found.mean_))
         self.components.zero_()[:, :n] = torch.from_numpy(found.components_.T * scale_by)
+
+
+def fitted_patches(
+    images: Images,
+    *,
+    index: NDArray[np.int64] | None = None,
+    side: int,
+    n_codes: int = 2048,
+    seed: int = 0,
+    device: torch.device,
+    **readers: int,
+) -> PatchEncoder:
+    """Return an encoder fitted to a sample of images, the same on every rank.
+
+    Args:
+        images: the images.
+        index: those to sample from; None for all.
+        side, n_codes: as in `PatchEncoder`.
+        seed: random seed of the sample and of the fit.
+        device: where to compute.
+        readers: workers and threads that read the images.
+    Raises:
+        DataError: no image can be read, or they have fewer patches than the dictionary has entries.
+    """
+    encoder = PatchEncoder(side, n_codes).to(device)
+    if distributed.rank() == 0:
+        index = np.arange(len(images)) if index is None else index
+        sample = np.sort(index[randomness.permutation(len(index), seed, _SAMPLED)[:SAMPLE]])
+        with distributed.alone():
+            batches = prepared_images(images, index=sample, pixels=side, **readers)
+            encoder.fit(torch.cat([prepared[readable] for prepared, readable in batches]), seed=seed)
+    encoder.load_state_dict(distributed.of_rank_0(encoder.state_dict()))
+    return encoder
 
 
 @register_model

@@ -15,6 +15,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, get_type_hints, run
 from selfcluster.errors import ConfigError, known
 from selfcluster.settings.values import check_value
 
+FirstLabels = Literal["network", "patches"]
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -150,6 +152,10 @@ class DeepClusterSettings:
     """Constant learning rate of the top layer, which is reset at every clustering (SGD without momentum). Paper: 0.05."""
     dropout: float = 0.0
     """Dropout before the top layer. Paper: 0.5 twice, in the classifiers of AlexNet and VGG."""
+    first_labels: FirstLabels = "network"
+    """First pseudo-labels: clusters of the untrained network's output, or of patches, which need no network. Paper: network."""
+    first_label_epochs: int = 1
+    """Epochs that are trained on the first pseudo-labels, if they are those of patches."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,10 @@ class DeepClusterV2Settings:
     """Spherical k-means iterations. Paper: 10."""
     temperature: float = 0.1
     """Softmax temperature of the loss. Paper: 0.1."""
+    first_labels: FirstLabels = "network"
+    """First pseudo-labels: clusters of the untrained network's output, or of patches, which need no network. Paper: network."""
+    first_label_epochs: int = 1
+    """Epochs that are trained on the first pseudo-labels, if they are those of patches."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,10 @@ class SelaV2Settings:
     """Entropy weight of Sinkhorn-Knopp over the data set; smaller values give harder codes. SwAV: 0.05."""
     temperature: float = 0.1
     """Softmax temperature of the loss. SwAV: 0.1."""
+    first_labels: FirstLabels = "network"
+    """First pseudo-labels: clusters of the untrained network's output, or of patches, which need no network. Paper: network."""
+    first_label_epochs: int = 1
+    """Epochs that are trained on the first pseudo-labels, if they are those of patches."""
 
 
 @dataclass(frozen=True)

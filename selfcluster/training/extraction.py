@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfcluster import distributed, randomness
 from selfcluster.data.crops import MultiCrop, normalize
@@ -22,6 +22,8 @@ from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.errors import DataError
 from selfcluster.methods.base import Extractor
 from selfcluster.models.features import in_mode, prepared_images
+from selfcluster.models.model import Renormalize
+from selfcluster.models.patches import LARGEST_SIDE, N_FEATURES, fitted_patches
 from selfcluster.models.rows import Rows, RowsByIndex
 from selfcluster.runs.log import Log
 from selfcluster.training.collapse import require_finite
@@ -43,14 +45,19 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_i
             batch norm.
     """
 
-    def extract(what: Literal["features", "embeddings"], *, view: Literal["center", "assign"] = "center", train_mode: bool = False) -> Rows:
+    def extract(
+        what: Literal["features", "embeddings", "patches"], *, view: Literal["center", "assign"] = "center", train_mode: bool = False
+    ) -> Rows:
         index = np.array_split(t.method.trained_on, distributed.n_ranks())[distributed.rank()]
         if view == "assign":
             batches, index = _assign_crops(t, epoch, what)
+        elif what == "patches":
+            batches = _centers(t, index, *_patches(t))
         else:
-            batches = _centers(t, index, what)
+            network = t.model.encode if what == "features" else t.model.project
+            batches = _centers(t, index, network, t.config.crops.crop_pixels[0])
         rows = RowsByIndex(index, memory_bytes=t.config.run.features_gib * 2**30, folder=folder)
-        width = t.model.n_features if what == "features" else t.model.prototypes.weight.shape[1]
+        width = {"features": t.model.n_features, "embeddings": t.model.prototypes.weight.shape[1], "patches": N_FEATURES}[what]
         # A rank that cannot read any of its images also has rows of this width.
         rows.put(index[:0], torch.empty(0, *((t.model.n_assign, width) if view == "assign" else (width,))))
         done, started = 0, time.perf_counter()
@@ -74,12 +81,17 @@ OutputBatch = tuple[NDArray[np.int64], Tensor]
 """Indices of some images, and the network's output for them."""
 
 
-def _centers(t: Training, index: NDArray[np.int64], what: str) -> Iterator[OutputBatch]:
-    """Yield outputs for whole images, resized as for any use after training."""
-    network = t.model.encode if what == "features" else t.model.project
-    batches = prepared_images(
-        t.loader.images, index=index, pixels=t.config.crops.crop_pixels[0], workers=t.loader.workers, threads=t.loader.threads
-    )
+def _patches(t: Training) -> tuple[Callable[[Tensor], Tensor], int]:
+    """Return an encoder of patches, fitted to the images to train on, and the side of the images that it takes."""
+    side, readers = min(LARGEST_SIDE, t.config.crops.crop_pixels[0]), {"workers": t.loader.workers, "threads": t.loader.threads}
+    with t.autocast():
+        encoder = fitted_patches(t.loader.images, index=t.method.trained_on, side=side, seed=t.config.run.seed, device=t.device, **readers)
+    return nn.Sequential(Renormalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), encoder).to(t.device), side
+
+
+def _centers(t: Training, index: NDArray[np.int64], network: Callable[[Tensor], Tensor], pixels: int) -> Iterator[OutputBatch]:
+    """Yield outputs for whole images, resized to `pixels` as for any use after training."""
+    batches = prepared_images(t.loader.images, index=index, pixels=pixels, workers=t.loader.workers, threads=t.loader.threads)
     start = 0
     for prepared, readable in batches:
         of_batch = index[start : start + len(prepared)]
