@@ -60,7 +60,9 @@ def prepared(images: Images, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def features(scales: tuple[Scale, ...], train: Tensor, test: Tensor, n_codes: int, seed: int = 0) -> tuple[Tensor, Tensor, dict[str, float]]:
+def features(
+    scales: tuple[Scale, ...], train: Tensor, test: Tensor, n_codes: int, seed: int = 0
+) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Fit an encoder to the training images; return the features of both, and seconds."""
     encoder, began = PatchEncoder(train.shape[-1], n_codes, N_FEATURES, scales), time.perf_counter()
     sample = train[np.sort(randomness.permutation(len(train), seed)[:SAMPLE])]
@@ -82,7 +84,9 @@ def powers(train: Tensor, train_labels: np.ndarray, test: Tensor, test_labels: n
     for width in (128, 256, N_FEATURES):
         for power in (0.0, 0.5, 0.75):
             scale = deviation[:width].clamp(min=1e-12) ** (0.5 - power)
-            found[f"width {width}, power {power:g}"] = accuracy(train[:, :width] * scale, train_labels, test[:, :width] * scale, test_labels, k)
+            found[f"width {width}, power {power:g}"] = accuracy(
+                train[:, :width] * scale, train_labels, test[:, :width] * scale, test_labels, k
+            )
     return found
 
 
@@ -104,7 +108,8 @@ def main() -> None:
 def opened(a: Namespace) -> tuple[Tensor, np.ndarray, Tensor, np.ndarray]:
     data, test = (open_data(path, DataSettings()).images for path in (a.data, a.test))
     side = a.pixels or max(28, min(64, look_at(data, len(data), CPU).short_side))
-    assert data.labels is not None and test.labels is not None
+    assert data.labels is not None
+    assert test.labels is not None
     return prepared(data, side), data.labels.codes, prepared(test, side), test.labels.renamed(data.labels.names).codes
 
 
@@ -120,7 +125,11 @@ def search(a: Namespace) -> None:
             found[name] |= powers(of_train, labels, of_test, test_labels, a.k)
         print(name, {key: round(value, 1) for key, value in found[name].items()}, flush=True)
     shape = {"bank": len(train), "test": len(test), "side": train.shape[-1], "n_codes": n_codes, "k": a.k}
-    print(record(f"patches-search-{a.name}", {**shape, "settings": [dataclasses.asdict(s) for s in scales_of(train.shape[-1])], "found": found}))
+    print(
+        record(
+            f"patches-search-{a.name}", {**shape, "settings": [dataclasses.asdict(s) for s in scales_of(train.shape[-1])], "found": found}
+        )
+    )
 
 
 def final(a: Namespace) -> None:

@@ -19,7 +19,6 @@ from selfcluster.inference import clusters, embeddings
 from selfcluster.inference import explore as exploration
 from selfcluster.inference.clusters import Assignment, Clusters
 from selfcluster.models.model import ClusterModel
-from selfcluster.models.pretrained import BUNDLED
 from selfcluster.reporting import report
 from selfcluster.reporting.page import Limits
 from selfcluster.runs.run import OpenRun, open_run
@@ -145,24 +144,19 @@ def train(
 def explore(
     data: Any,
     *,
-    encoder: str = BUNDLED,
+    encoder: str | None = None,
+    init: str = "pretrained",
     k: NClusters = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    labels: str = "auto",
-    pixels: int = 0,
-    seed: int = 0,
-    device: str = "auto",
+    **how: Any,
 ) -> Run:
     """Cluster images by a pretrained encoder, without training; see `explore.explore` for the arguments.
 
     Returns:
         a run with clusters, which can be reported, assigned to, exported and trained from.
     """
-    run, _ = exploration.explore(
-        data, encoder=encoder, k=k, out=out, overwrite=overwrite, labels=labels, pixels=pixels, seed=seed, device=device
-    )
-    return Run(run)
+    return Run(exploration.explore(data, encoder=encoder, init=init, k=k, out=out, overwrite=overwrite, **how)[0])
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Run:

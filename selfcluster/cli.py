@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
+from selfcluster.paths import check_images, check_run
 from selfcluster.settings.commands import Assign, Cluster, Demo, Embed, Evaluate, Explore, Export, Import, Report, Train
 from selfcluster.settings.parser import parse, parse_train
 
@@ -66,8 +67,18 @@ def _run(command: str, words: list[str]) -> None:
     arguments = parse_train(words) if kind is Train else parse(command, kind, words)
     if kind is not Train and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"{command} runs in one process; start it without torchrun")
+    _check_paths(arguments)
     with _log_on_terminal():
         function(arguments)
+
+
+def _check_paths(arguments: Any) -> None:
+    """Check that the images and the run exist, before a command loads torch."""
+    if hasattr(arguments, "run"):
+        check_run(Path(arguments.run))
+    for images in (getattr(arguments, "images", None), getattr(arguments, "test", None)):
+        if images:
+            check_images(images)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ ROOT = Path(selfcluster.__file__).parent
 
 ROWS = [
     ["errors"],
-    ["distributed", "randomness", "optim", "formatting", "temporary"],
+    ["distributed", "randomness", "optim", "formatting", "temporary", "paths"],
     ["settings"],
     ["device"],
     ["clustering", "data"],
@@ -30,7 +30,7 @@ ROWS = [
 ]
 ROW = {place: number for number, places in enumerate(ROWS) for place in places}
 
-NEED_NO_TORCH = ("errors", "formatting", "settings", "cli", "__main__")
+NEED_NO_TORCH = ("errors", "formatting", "paths", "settings", "cli", "__main__")
 
 
 def _name(file: Path) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster.clustering.kmeans import kmeans
+from selfcluster.clustering.whitening import blocks_of
 
 _ITERATIONS = 20
 _RIDGE = 1e-6
@@ -49,9 +50,12 @@ def fit_dictionary(
         seed: random seed of k-means.
         device: where to compute.
     """
-    patches = patches.to(device)
-    centered = patches - patches.mean(dim=1, keepdim=True)
-    covariance = (centered.T @ centered / len(centered)).cpu().double()
+    patches, d = patches.to(device), patches.shape[1]
+    covariance = torch.zeros(d, d, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    for block in blocks_of(patches, device):
+        centered = (block - block.mean(dim=1, keepdim=True)).to(covariance.dtype)
+        covariance += centered.T @ centered
+    covariance = (covariance / len(patches)).cpu().float().double()  # without the last digits, which depend on the order of the sum
     values, components = torch.linalg.eigh((covariance + covariance[mirrored][:, mirrored]) / 2)
     sign = (components * components[mirrored]).sum(dim=0).sign().float()  # mirroring a patch negates its odd components
     rows = components * (values.clamp(min=0) + floor).rsqrt()

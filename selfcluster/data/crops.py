@@ -23,7 +23,7 @@ from selfcluster.data.crop_parameters import MIN_RATIO, CropParameters, draw_par
 from selfcluster.data.readers.images import Decoded, MinScale
 from selfcluster.device import Map
 from selfcluster.errors import known
-from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings
+from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings, Interpolation
 
 _SMALL = 96**2
 """Pixels of images that a CPU cuts as a batch, by matrix products; larger ones are cut one by one."""
@@ -237,13 +237,15 @@ def _cut_one_by_one(images: list[Decoded], drawn: list[CropParameters], sizes: l
     return out
 
 
-def resize_center(image: UInt8[Tensor, "c height width"], side: int) -> UInt8[Tensor, "3 side side"]:
-    """Resize the largest central square of an image to `side`, for evaluation; bilinear, antialiased."""
+def resize_center(
+    image: UInt8[Tensor, "c height width"], side: int, interpolation: Interpolation = "bilinear"
+) -> UInt8[Tensor, "3 side side"]:
+    """Resize the largest central square of an image to `side`, for evaluation; antialiased."""
     short = min(image.shape[1:])
     top, left = (image.shape[1] - short) // 2, (image.shape[2] - short) // 2
     square = image[:, top : top + short, left : left + short]
     if short != side:
-        square = interpolate(square[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+        square = interpolate(square[None], (side, side), mode=interpolation, antialias=True, align_corners=False)[0]
     return square.expand(3, -1, -1)
 
 

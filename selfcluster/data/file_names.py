@@ -23,11 +23,6 @@ def is_packed(name: str) -> bool:
     return PACKED.search(os.fsencode(name)) is not None
 
 
-def is_pattern(given: str) -> bool:
-    """Return whether this can match several files."""
-    return any(sign in given for sign in "*?[{")
-
-
 def files_of(pattern: str) -> tuple[Path, tuple[str, ...]]:
     """Return the files that match a pattern, as a folder and names relative to it.
 

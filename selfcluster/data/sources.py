@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from selfcluster import distributed
 from selfcluster.data.dataset import Data
-from selfcluster.data.file_names import TEST_SPLITS, absolute, files_of, is_packed, is_pattern, splits_among
+from selfcluster.data.file_names import TEST_SPLITS, absolute, files_of, is_packed, splits_among
 from selfcluster.data.label_files import set_labels
 from selfcluster.data.readers import datasets
 from selfcluster.data.readers.decoding import HEIC_EXTRA, READS_HEIC
@@ -23,7 +23,8 @@ from selfcluster.data.readers.folder import FolderImages, ListedImages, Listing,
 from selfcluster.data.readers.images import ENDINGS, ArrayImages, EncodedImages, read_array
 from selfcluster.data.readers.parquet import ParquetImages
 from selfcluster.data.readers.tar import TarImages
-from selfcluster.errors import DataError, suggestion
+from selfcluster.errors import DataError
+from selfcluster.paths import DATA_SETS, check_images, split_column
 from selfcluster.settings.config import DataSettings
 
 
@@ -65,9 +66,8 @@ def _open(given: Any, settings: DataSettings) -> Data:
         return Data("array", "", ArrayImages(array))
     if not str(given):
         raise DataError("no data given; pass a folder of images, a .npy file, or a data set such as digits")
-    before, sign, column = str(given).rpartition("#")
-    if not sign or Path(given).expanduser().exists():  # no column, or a file whose name contains the sign
-        before, column = str(given), ""
+    check_images(str(given))
+    before, column = split_column(str(given))
     path = Path(before).expanduser()
 
     def packed(root: Path, names: Sequence[str], name: str, where: str) -> Data:
@@ -83,15 +83,12 @@ def _open(given: Any, settings: DataSettings) -> Data:
         raise DataError(f"{str(path)!r} is a single image; pass the folder that contains it, {str(path.parent)!r}, or a list of files")
     if path.is_file():
         return _open_array_file(path, column)
-    if str(given) in datasets.NAMES:
+    if str(given) in DATA_SETS:
         with distributed.rank_0_first():
             train, test = datasets.open_named(str(given))
         return Data(str(given), str(given), train, test, notes=(f"{given}: {len(train):,} images",))
-    if is_pattern(str(path)):
-        root, names = files_of(str(path))
-        return packed(root, names, root.name, absolute(str(path)))
-    hint = suggestion(str(given), datasets.NAMES) or f"data sets: {', '.join(datasets.NAMES)}"
-    raise DataError(f"no file, folder or data set {str(given)!r}; {hint}")
+    root, names = files_of(str(path))
+    return packed(root, names, root.name, absolute(str(path)))
 
 
 def _with_column(path: str, column: str) -> str:
@@ -158,7 +155,7 @@ def _open_array_file(path: Path, column: str) -> Data:
     _refuse_column(column, path)
     if path.suffix.lower() not in (".npy", ".npz"):
         raise DataError(
-            f"{str(path)!r} is of an unknown kind; pass a folder, a .tar, .parquet, .npy or .npz file, or one of {', '.join(datasets.NAMES)}"
+            f"{str(path)!r} is of an unknown kind; pass a folder, a .tar, .parquet, .npy or .npz file, or one of {', '.join(DATA_SETS)}"
         )
     content = read_array(path)
     array, labels = (content, None) if isinstance(content, np.ndarray) else _images_and_labels(path, content)

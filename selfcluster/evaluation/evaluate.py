@@ -2,7 +2,7 @@
 
 Features are computed in eval mode after a plain resize, once per representation, and shared by all evaluators; for cosines they are
 centered by the mean of the training images and scaled to unit length. Every table has its baselines, processed in the same way: the raw
-pixels, the pretrained encoder that comes with the install, and the encoder before training.
+pixels, patches, the pretrained encoder that comes with the install, and the encoder before training.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def evaluate(
         if not opened.is_own:
             notes.insert(0, f"transfer: the encoder was trained on {run.images or 'an array'}, and evaluated on {opened.identity['data']}")
         log, figures = Log(None, run.config.run), {}
-        for representation in representations(run, opened.points.images, tuple(beside), untrained=beside_untrained):
+        fitted_to = opened.split.train if opened.split is not None else opened.points
+        for representation in representations(run, opened.points.images, fitted_to, tuple(beside), untrained=beside_untrained):
             suite = Suite(representation, opened, run, log, notes, finetune_minutes)
             figures[representation.name] = suite.figures(evaluators)
     identity = {**opened.identity, "step": run.step, "cosines": "centered"}  # figures of versions that did not center are not merged

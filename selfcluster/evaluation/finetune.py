@@ -30,7 +30,7 @@ from selfcluster.evaluation.protocol import LabeledSubset
 from selfcluster.evaluation.standard_errors import mean_and_error
 from selfcluster.evaluation.timm_encoder import Encoder
 from selfcluster.models.features import extract_features
-from selfcluster.settings.config import AugmentSettings
+from selfcluster.settings.config import AugmentSettings, Interpolation
 
 PERCENTS = (1, 10)
 N_DRAWS = 3
@@ -49,6 +49,8 @@ class Recipe:
 
     pixels: int
     """Side of the crops and of the test images."""
+    interpolation: Interpolation
+    """How the test images are resized."""
     area: tuple[float, float]
     """Smallest and largest share of the image that a crop shows."""
     augment: AugmentSettings
@@ -179,6 +181,7 @@ def _predicted(classifier: _Classifier, test: LabeledSubset, recipe: Recipe) -> 
         test.images,
         index=test.index,
         pixels=recipe.pixels,
+        interpolation=recipe.interpolation,
         device=recipe.device,
         precision=recipe.precision,
         workers=recipe.workers,

@@ -7,6 +7,7 @@ that comes with the install, and the encoder before training; `--beside` adds en
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import final
@@ -24,14 +25,16 @@ from selfcluster.data.inspect import look_at
 from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads, n_workers, precision_of
-from selfcluster.evaluation.timm_encoder import Encoder, timm_encoder
+from selfcluster.evaluation.protocol import Subset
+from selfcluster.evaluation.timm_encoder import Encoder, TimmEncoder, timm_encoder
 from selfcluster.inference.embeddings import embeddings_of, kept_embeddings
 from selfcluster.models.features import ProgressCallback, extract_features, raw_pixels
 from selfcluster.models.model import ClusterModel
+from selfcluster.models.patches import PATCHES, PREPARATION, PatchEncoder, default_codes, fit_patches, patches_pixels
 from selfcluster.models.pretrained import BUNDLED, frozen_pixels, is_bundled
 from selfcluster.runs.run import OpenRun, open_run
 from selfcluster.runs.weights import load_initial_weights
-from selfcluster.settings.config import Config
+from selfcluster.settings.config import Config, Interpolation
 
 _PRETRAINED = "pretrained encoder"
 """Name of the one that comes with the install."""
@@ -112,13 +115,23 @@ class Network(Representation):
 
     Args:
         network: the encoder.
+        interpolation: how whole images are resized for it.
         precision: dtype that it computes in.
         name, pixels, config, device: as for every representation.
     """
 
-    def __init__(self, name: str, network: Encoder, pixels: int, config: Config, device: torch.device, precision: torch.dtype) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: Encoder,
+        pixels: int,
+        interpolation: Interpolation,
+        config: Config,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
         super().__init__(name, pixels, config, device)
-        self.network, self.precision = network.to(device).eval(), precision
+        self.network, self.interpolation, self.precision = network.to(device).eval(), interpolation, precision
 
     def of_images(self, images: Images, index: NDArray[np.int64], seen: ProgressCallback) -> Float[Tensor, "n f"]:
         return extract_features(
@@ -126,6 +139,7 @@ class Network(Representation):
             images,
             index=index,
             pixels=self.pixels,
+            interpolation=self.interpolation,
             device=self.device,
             precision=self.precision,
             seen=seen,
@@ -155,7 +169,7 @@ class OwnEncoder(Network):
         name = "trained encoder"
         if run.config.method == "explore":
             name = _PRETRAINED if is_bundled(run.config.model.encoder) else run.config.model.encoder
-        super().__init__(name, run.model, run.pixels, run.config, run.device, precision)
+        super().__init__(name, run.model, run.pixels, run.config.model.interpolation, run.config, run.device, precision)
         self.run = run
 
     def of_images(self, images: Images, index: NDArray[np.int64], seen: ProgressCallback) -> Float[Tensor, "n f"]:
@@ -164,15 +178,18 @@ class OwnEncoder(Network):
         return super().of_images(images, index, seen) if found is None else torch.from_numpy(found.features[index])
 
 
-def representations(run: OpenRun, images: Images, beside: tuple[str, ...] = (), *, untrained: bool = False) -> Iterator[Representation]:
+def representations(
+    run: OpenRun, images: Images, fitted_to: Subset, beside: tuple[str, ...] = (), *, untrained: bool = False
+) -> Iterator[Representation]:
     """Yield the baselines, then the encoders in `beside`, then the run's own encoder.
 
-    The baselines are the raw pixels, the pretrained encoder that comes with the install (unless the run takes or started from that
-    one), and the encoder before training (if it was trained).
+    The baselines are the raw pixels, patches, the pretrained encoder that comes with the install (unless the run takes or started from
+    that one), and the encoder before training (if it was trained).
 
     Args:
         run: the evaluated run.
         images: the evaluated images.
+        fitted_to: images that patches are fitted to.
         beside: names of timm networks, or folders of other runs. They are created first, so that their errors come early.
         untrained: whether timm's networks keep random weights.
     Raises:
@@ -181,25 +198,39 @@ def representations(run: OpenRun, images: Images, beside: tuple[str, ...] = (), 
     others = [_beside(name, run, untrained) for name in beside]
     precision = precision_of(run.config, run.device)
     raw_side = min(_MAX_RAW_PIXELS, images.decode(0).pixels.shape[1]) if images.in_memory else _MAX_RAW_PIXELS
+    short_side = look_at(images, len(images), run.device).short_side
     yield Pixels("raw pixels", raw_side, run.config, run.device)
+    if run.config.model.encoder != PATCHES:
+        yield _patches(run, fitted_to, patches_pixels(short_side))
     if not (is_bundled(run.config.model.encoder) and run.config.model.init == "pretrained"):
-        side = frozen_pixels(look_at(images, len(images), run.device).short_side, gpu=False)
+        side = frozen_pixels(short_side, gpu=False)
         bundled = timm_encoder(BUNDLED, untrained=False, seed=run.config.run.seed, pixels=side)
-        yield Network(_PRETRAINED, bundled, side, run.config, run.device, precision)
+        yield Network(_PRETRAINED, bundled, side, bundled.interpolation, run.config, run.device, precision)
     if run.config.method != "explore":
         before = methods.build_model(run.config)
-        load_initial_weights(before, run.config.model.init)
+        load_initial_weights(before.encoder, run.config.model.init)
         name = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
-        yield Network(name, before, run.pixels, run.config, run.device, precision)
+        yield Network(name, before, run.pixels, run.config.model.interpolation, run.config, run.device, precision)
     yield from others
     yield OwnEncoder(run)
+
+
+def _patches(run: OpenRun, fitted_to: Subset, side: int) -> Network:
+    """Return patches, fitted as `explore --encoder patches` does."""
+    encoder, precision = PatchEncoder(side, default_codes(len(fitted_to.index))).to(run.device), precision_of(run.config, run.device)
+    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        fit_patches(encoder, fitted_to.images, index=fitted_to.index, seed=run.config.run.seed, threads=n_threads(run.config))
+    network = TimmEncoder(encoder, dataclasses.replace(PREPARATION, pixels=side))
+    return Network(PATCHES, network, side, network.interpolation, run.config, run.device, precision)
 
 
 def _beside(name: str, run: OpenRun, untrained: bool) -> Network:
     path = Path(name).expanduser()
     if path.is_dir():
         other = open_run(path, device=str(run.device))
-        return Network(f"run {path.name}", other.model, other.pixels, run.config, run.device, precision_of(other.config, run.device))
+        resizing, precision = (other.pixels, other.config.model.interpolation), precision_of(other.config, run.device)
+        return Network(f"run {path.name}", other.model, *resizing, run.config, run.device, precision)
     encoder = timm_encoder(name, untrained=untrained, seed=run.config.run.seed)
     shown = f"{name}, untrained" if untrained else name
-    return Network(shown, encoder, encoder.pixels, run.config, run.device, precision_of(run.config, run.device))
+    resizing, precision = (encoder.pixels, encoder.interpolation), precision_of(run.config, run.device)
+    return Network(shown, encoder, *resizing, run.config, run.device, precision)

@@ -154,6 +154,7 @@ class Suite:
         low, high = self.run.config.crops.area[0]
         recipe = finetune.Recipe(
             pixels=network.pixels,
+            interpolation=network.interpolation,
             area=(max(low, min(high, _MIN_AREA)), high),
             augment=self.run.config.augment,
             device=network.device,

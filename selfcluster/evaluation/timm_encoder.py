@@ -1,20 +1,21 @@
-"""Networks of timm to compare a run's encoder with, pretrained or untrained, with their own normalization and, unless told otherwise, at their native input size."""
+"""Networks of timm to compare a run's encoder with, pretrained or untrained, prepared as their weights want it."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import timm
 import torch
 from jaxtyping import Float
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
 from selfcluster import randomness
 from selfcluster.errors import ConfigError, known
-from selfcluster.models.encoders import create_encoder, feature_width
+from selfcluster.models.encoders import WEIGHTS_TO_COMPARE, create_encoder, feature_width
 from selfcluster.models.model import ClusterModel, Renormalize
+from selfcluster.models.pretrained import Preparation
 
 
 class TimmEncoder(nn.Module):
@@ -22,14 +23,14 @@ class TimmEncoder(nn.Module):
 
     Args:
         encoder: the network, without its classifier.
-        pixels: side of the images that it takes.
+        preparation: what it expects.
     """
 
-    def __init__(self, encoder: nn.Module, pixels: int) -> None:
+    def __init__(self, encoder: nn.Module, preparation: Preparation) -> None:
         super().__init__()
-        self.encoder, self.pixels, self.n_features = encoder, pixels, feature_width(encoder, pixels)
-        own = getattr(encoder, "pretrained_cfg", {})
-        self.renormalize = Renormalize(own.get("mean", IMAGENET_DEFAULT_MEAN), own.get("std", IMAGENET_DEFAULT_STD))
+        self.encoder, self.pixels, self.n_features = encoder, preparation.pixels, feature_width(encoder, preparation.pixels)
+        self.interpolation = preparation.interpolation
+        self.renormalize = Renormalize(preparation.mean, preparation.deviation)
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
         """Return the features of images that are normalized by ImageNet's mean and deviation."""
@@ -58,14 +59,14 @@ def timm_encoder(name: str, *, untrained: bool, seed: int, pixels: int | None = 
     except RuntimeError as error:
         tags = ", ".join(timm.list_pretrained(f"{architecture}.*")[:6])
         raise ConfigError(f"{' '.join(str(error).split())[:160]} Choose from {tags}") from None
-    if not untrained and (settings is None or not settings.has_weights):
-        raise ConfigError(f"timm has no pretrained weights for {name!r}; choose another network, or add --beside-untrained")
-    pixels = pixels or (int(settings.input_size[-1]) if settings is not None else 224)
+    preparation = Preparation.from_timm(settings.to_dict() if settings is not None else {})
+    if pixels is not None:
+        preparation = dataclasses.replace(preparation, pixels=pixels)
     before = logging.root.manager.disable
     try:
         logging.disable(logging.WARNING)  # the hub's warnings repeat what the error says
         with randomness.forked(seed):
-            encoder = create_encoder(name, (pixels,), pretrained=not untrained, without_weights="--beside-untrained")
+            encoder = create_encoder(name, (preparation.pixels,), pretrained=not untrained, instead=WEIGHTS_TO_COMPARE)
     finally:
         logging.disable(before)
-    return TimmEncoder(encoder.to(memory_format=torch.channels_last), pixels)  # nearly twice as fast on a CPU
+    return TimmEncoder(encoder.to(memory_format=torch.channels_last), preparation)  # nearly twice as fast on a CPU

@@ -29,6 +29,7 @@ _SHOWN = (
     "n_prototypes",
     "n_crops",
     "crop_pixels",
+    "interpolation",
     "area",
     "max_steps",
     "batch",
@@ -58,7 +59,8 @@ def model_card(path: Path, config: Config[Any], *, n_features: int, loading: str
         origin = f"It was imported from `{source}`, a checkpoint in the layout of the original code."
         inherited = f" The weights are those of {source}, whose license applies."
     elif config.method == "explore":
-        origin = f"It was not trained: these are timm's pretrained weights of `{config.model.encoder}`, whose license applies."
+        weights = "timm's pretrained weights" if config.model.init == "pretrained" else f"the weights of {_value(config.model.init)}"
+        origin = f"It was not trained: these are {weights} for `{config.model.encoder}`, whose license applies."
     elif config.model.init != "random":
         inherited = f" Training started from the weights of {_value(config.model.init)}, whose license applies too."
     values = flatten(config)

@@ -55,9 +55,11 @@ def check(config: Config[Any]) -> None:
     if config.model.sobel:
         raise ConfigError("torchvision's networks take colors, but this run's encoder takes edges (sobel); use --format timm or onnx")
     name, _ = split_model_name_tag(config.model.encoder)
-    if name in SHARED:
+    if name in SHARED and not config.model.encoder_arguments:
         return
-    if name in default_cfgs:
+    if config.model.encoder_arguments:
+        why = f"it has the arguments {config.model.encoder_arguments}"
+    elif name in default_cfgs:
         why = "its stem is 3 x 3, without max-pooling"
     elif "resne" in name:
         why = "its stem or blocks differ from those of torchvision's ResNets"

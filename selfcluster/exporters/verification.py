@@ -100,7 +100,7 @@ def preprocessing(source: Source, *, mean: tuple[float, ...], deviation: tuple[f
         "steps": [
             "rotate according to the EXIF tag; put transparent images on white; convert grayscale to RGB",
             "crop the largest central square",
-            f"resize it to {side} x {side}, bilinear, antialiased",
+            f"resize it to {side} x {side}, {source.config.model.interpolation}, antialiased",
             "divide by 255, subtract the mean, divide by the deviation",
         ],
         "mean": list(mean),

@@ -6,28 +6,37 @@ reported and exported like a trained one.
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from selfcluster import distributed, methods
 from selfcluster.clustering.density import density_centroids
+from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.inspect import look_at
+from selfcluster.data.readers.images import Images, sample_of
 from selfcluster.data.sources import open_data
-from selfcluster.device import start
+from selfcluster.device import n_threads, precision_of, start
 from selfcluster.distributed import logger
 from selfcluster.errors import ConfigError, DataError
+from selfcluster.formatting import duration
 from selfcluster.inference.clusters import Clusters, cluster, spherical_centroids
 from selfcluster.inference.embeddings import embeddings_of
-from selfcluster.models.model import Center, Prototypes
-from selfcluster.models.pretrained import BUNDLED, frozen_pixels, normalization_of
+from selfcluster.models.encoders import WEIGHTS_TO_EXPLORE, create_encoder, suitable_side, why_refused
+from selfcluster.models.model import Center, ClusterModel, Prototypes
+from selfcluster.models.patches import PATCHES, PREPARATION, SAMPLE, PatchEncoder, default_codes, fit_patches, patches_pixels
+from selfcluster.models.pretrained import Preparation, frozen_pixels
 from selfcluster.runs.checkpoint import save_network
 from selfcluster.runs.folder import claim, prepare, write_config
+from selfcluster.runs.initial_weights import network_of, preparation_for
 from selfcluster.runs.run import OpenRun
-from selfcluster.runs.weights import write_model
+from selfcluster.runs.weights import load_initial_weights, write_model
 from selfcluster.settings.commands import NClusters
 from selfcluster.settings.config import Config, default_config, flatten, replace
 from selfcluster.settings.resolve import ResolvedConfig
@@ -37,12 +46,14 @@ from selfcluster.settings.validation import check
 def explore(
     data: Any,
     *,
-    encoder: str = BUNDLED,
+    encoder: str | None = None,
+    init: str = "pretrained",
     k: NClusters = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     labels: str = "auto",
     pixels: int = 0,
+    n_codes: int | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> tuple[OpenRun, Clusters]:
@@ -50,42 +61,44 @@ def explore(
 
     Args:
         data: anything that `train` accepts.
-        encoder: a timm model with pretrained weights; those of the default come with the install.
+        encoder: a timm model, or a folder with weights and their description: timm's (config.json, model.safetensors), or a run; None for
+            that of `init`, or else the one whose weights come with the install. "patches" needs no weights; see `models.patches`.
+        init: weights of the encoder: "pretrained" for timm's, or a file, a folder or a timm name with a tag.
         k: number of clusters; None or "auto" to find it by density, see `density_centroids`.
         out: run folder; None for runs/<data>-explore-<n>.
         overwrite: replace the run in `out`.
         labels: as in `train`.
-        pixels: side that images are resized to; 0 for 128 on a CPU and 224 on a GPU, but no more than the images have.
-        seed: random seed of the clusters.
+        pixels: side that images are resized to; 0 for 128 on a CPU and 224 on a GPU, but no more than the images have, and
+            always a side that the encoder takes; patches: at least 32 and at most 64.
+        n_codes: entries of the dictionary of patches; more are better and slower. None for half as many as images, but at most 2048.
+        seed: random seed of the clusters, and of patches.
         device: auto, cpu, cuda, cuda:N or mps.
     Returns:
         the run, and the clusters of its images.
     Raises:
-        ConfigError: an unknown encoder, or weights that cannot be downloaded, or k below 2.
-        DataError: images that cannot be used, or fewer readable ones than clusters.
-        CheckpointError: `out` is in use.
+        ConfigError: an unknown encoder, weights that cannot be downloaded or whose features are not finite, a side that the encoder does not
+            take, or k below 2.
+        DataError: images that cannot be used, fewer readable ones than clusters, or fewer patches than `n_codes`.
+        CheckpointError: `out` is in use, or weights that cannot be read, or belong to another encoder.
     """
     if isinstance(k, int) and k < 2:
         raise ConfigError(f"k must be at least 2, got {k}")
-    config = replace(
-        default_config("explore"), {"encoder": encoder, "init": "pretrained", "labels": labels, "seed": seed, "device": device}
-    )
+    config = replace(default_config("explore"), {"labels": labels, "seed": seed, "device": device})
     target = start(device)
     opened = open_data(data, config.data)
     _check_enough(len(opened.images), k)
-    short_side = look_at(opened.images, len(opened.images), target).short_side
-    side = pixels or frozen_pixels(short_side, gpu=target.type == "cuda")
-    normalization = normalization_of(encoder)
-    given = {"crop_pixels": (side,), **(dict(zip(("pixel_mean", "pixel_deviation"), normalization, strict=True)) if normalization else {})}
-    config = replace(config, given)
-    check(config)
-    model = methods.build_model(config)
+    if encoder == PATCHES:
+        config, model = _patches(config, init, pixels, n_codes, opened.images, target)
+    else:
+        config, model = _network(config, encoder, init, pixels, opened.images, target)
     path = claim(out, opened.name, "explore", overwrite=overwrite)
     for note in opened.notes:
         logger.info(note)
     with distributed.alone():
         prepare(path, _resolved(config), opened)
-        run = OpenRun(path, config, opened.where, model.to(target))
+        if isinstance(model.encoder, PatchEncoder):
+            _fit_patches(model.encoder, config, opened.images, target)
+        run = OpenRun(path, config, opened.where, model)
         features = torch.from_numpy(embeddings_of(run, opened.images).features)
         features = features[~features[:, 0].isnan()]
         _check_enough(len(features), k)
@@ -103,6 +116,82 @@ def explore(
         write_model(path, model, config)
         run = OpenRun(path, config, opened.where, model)
         return run, cluster(run, opened, seed=seed, keep=True)
+
+
+def _network(
+    config: Config[Any], encoder: str | None, init: str, pixels: int, images: Images, device: torch.device
+) -> tuple[Config[Any], ClusterModel]:
+    """Return the network that `encoder` and `init` name, with its weights, and the config with its settings."""
+    config = replace(config, _settings_of(encoder, init))
+    m, channels = config.model, 2 if config.model.sobel else 3
+    # Before images are read, so that errors come early.
+    network = create_encoder(
+        m.encoder, channels=channels, arguments=m.encoder_arguments, pretrained=m.init == "pretrained", instead=WEIGHTS_TO_EXPLORE
+    )
+    load_initial_weights(network, m.init, instead=WEIGHTS_TO_EXPLORE)
+    preparation = preparation_for(m.encoder, m.init) or Preparation.from_timm({})
+    wanted = pixels or frozen_pixels(look_at(images, len(images), device).short_side, gpu=device.type == "cuda")
+    side = suitable_side(network, wanted, of_weights=preparation.pixels, channels=channels)
+    if pixels and (reason := why_refused(network, pixels, channels=channels)):
+        raise ConfigError(f"encoder {m.encoder!r} does not take images of {pixels} px ({reason}); use --pixels {side}, or leave it out")
+    config = replace(config, {"crop_pixels": (pixels or side,), **preparation.settings()})
+    check(config)
+    model = methods.build_model(config, network).to(device).eval()
+    _check_finite(model, config, images, device)
+    return config, model
+
+
+def _patches(
+    config: Config[Any], init: str, pixels: int, n_codes: int | None, images: Images, device: torch.device
+) -> tuple[Config[Any], ClusterModel]:
+    """Return a network of patches, not fitted yet, and the config with its settings."""
+    if init != "pretrained":
+        raise ConfigError(f"patches are fitted to the images, and take no weights; leave out --init {init}, or choose another --encoder")
+    side = pixels or patches_pixels(look_at(images, len(images), device).short_side)
+    network = PatchEncoder(side, n_codes if n_codes is not None else default_codes(len(images)))
+    network.check_images(len(images))
+    arguments = json.dumps({"side": side, "n_codes": network.n_codes})
+    chosen = {"encoder": PATCHES, "init": "random", "encoder_arguments": arguments, "crop_pixels": (side,), **PREPARATION.settings()}
+    config = replace(config, chosen)
+    check(config)
+    return config, methods.build_model(config, network).to(device).eval()
+
+
+def _fit_patches(encoder: PatchEncoder, config: Config[Any], images: Images, device: torch.device) -> None:
+    began, threads = time.monotonic(), n_threads(config)
+    logger.info(f"fitting patches to {min(len(images), SAMPLE):,} of {len(images):,} images")
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_of(config, device) == torch.bfloat16):
+        fit_patches(encoder, images, seed=config.run.seed, threads=threads)
+    logger.info(f"fitted in {duration(time.monotonic() - began)}")
+
+
+def _settings_of(encoder: str | None, init: str) -> dict[str, Any]:
+    """Return the settings of the network that the arguments of `explore` name, and of its weights."""
+    is_path = encoder is not None and Path(encoder).expanduser().exists() and not timm.is_model(encoder)
+    if is_path and init != "pretrained":
+        raise ConfigError(f"--encoder {encoder!r} names its weights already; leave --init out")
+    if init == "random":
+        raise ConfigError("explore does not train, so random weights are of no use; leave --init out, or name weights")
+    init = encoder if encoder is not None and is_path else init
+    path, network = Path(init).expanduser(), network_of(init)
+    if is_path and not network:
+        missing = (
+            "is a file that does not name its architecture" if path.is_file() else "has neither timm's config.json nor a run's config.toml"
+        )
+        raise ConfigError(f"{encoder!r} {missing}; give the architecture and the weights: --encoder NAME --init FILE")
+    named = {} if encoder is None or is_path else {"encoder": encoder}
+    return {**network, **named, "init": str(path.resolve()) if path.exists() else init}
+
+
+@torch.no_grad()
+def _check_finite(model: ClusterModel, config: Config[Any], images: Images, device: torch.device) -> None:
+    """Check that the features of a few images are finite; raise ConfigError if not."""
+    side, m = config.crops.crop_pixels[0], config.model
+    sample = sample_of(images, 8, lambda height, width: side / min(height, width))
+    prepared = [resize_center(image.pixels, side, m.interpolation) for image in sample]
+    if prepared and not model.encode(normalize(torch.stack(prepared).to(device))).isfinite().all():
+        weights = m.encoder if m.init == "pretrained" else m.init
+        raise ConfigError(f"the weights of {weights!r} compute features that are not finite (NaN or inf); use other weights")
 
 
 def _check_enough(n: int, k: NClusters) -> None:

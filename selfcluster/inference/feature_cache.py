@@ -55,6 +55,7 @@ class FeatureCache:
             "weights": run.weights_digest,
             "images": self.images.fingerprint(),
             "pixels": run.pixels,
+            "interpolation": run.config.model.interpolation,
             "precision": str(precision_of(run.config, run.device)),
             "max_megapixels": run.config.data.max_megapixels,
             "width": self.width,

@@ -36,17 +36,25 @@ def untrained_network(config: Config[Any], encoder: nn.Module, n_features: int) 
         n_assign=1,
         mean=m.pixel_mean,
         deviation=m.pixel_deviation,
+        sobel=m.sobel,
     )
 
 
-def build_model(config: Config[Any]) -> ClusterModel:
-    """Build the network on the CPU, in channels-last layout; its initial weights are a function of the seed."""
+def build_model(config: Config[Any], encoder: nn.Module | None = None) -> ClusterModel:
+    """Build the network on the CPU, in channels-last layout; its initial weights are a function of the seed.
+
+    Args:
+        config: settings of the run.
+        encoder: a finished encoder; None to create it.
+    """
     with torch.random.fork_rng(devices=[]):
         randomness.reseed(config.run.seed)
         channels = 2 if config.model.sobel else 3
-        encoder = create_encoder(
-            config.model.encoder, config.crops.crop_pixels, channels=channels, pretrained=config.model.init == "pretrained"
-        )
+        if encoder is None:
+            m = config.model
+            encoder = create_encoder(
+                m.encoder, config.crops.crop_pixels, channels=channels, arguments=m.encoder_arguments, pretrained=m.init == "pretrained"
+            )
         width = feature_width(encoder, config.crops.crop_pixels[0], channels=channels)
         network = METHODS[config.method].network if config.method in METHODS else untrained_network
         model = network(config, encoder, width)

@@ -7,6 +7,7 @@ are registered, an exported model loads again with `timm.create_model`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, split_model_name_tag
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
@@ -36,6 +37,11 @@ _CFG = {
     "first_conv": "conv1",
     "classifier": "fc",
 }
+
+WEIGHTS_TO_TRAIN_FROM = f"--encoder {BUNDLED}, whose weights come with the install, local weights (--init PATH), or --init random"
+WEIGHTS_TO_EXPLORE = f"--encoder {BUNDLED}, whose weights come with the install, --encoder patches, or local weights (--encoder FOLDER)"
+WEIGHTS_TO_COMPARE = f"--beside {BUNDLED}, whose weights come with the install, a run folder, or --beside-untrained"
+"""What messages suggest to use instead of weights that cannot be had."""
 
 _NAMES = (
     "resnet18_small",
@@ -106,7 +112,13 @@ def resnet10_small_half_s2(pretrained: bool = False, **settings: Any) -> nn.Modu
 
 
 def create_encoder(
-    name: str, crop_pixels: tuple[int, ...], *, channels: int = 3, pretrained: bool = False, without_weights: str = "--init random"
+    name: str,
+    crop_pixels: tuple[int, ...] = (),
+    *,
+    channels: int = 3,
+    arguments: str = "",
+    pretrained: bool = False,
+    instead: str = WEIGHTS_TO_TRAIN_FROM,
 ) -> nn.Module:
     """Build a timm model without its classifier, and check that it accepts crops of these sizes.
 
@@ -116,14 +128,17 @@ def create_encoder(
         name: timm's name, optionally with a tag.
         crop_pixels: sides of the crops.
         channels: channels of the input.
+        arguments: further arguments of the model, as JSON.
         pretrained: whether to load timm's weights, downloading them if necessary.
-        without_weights: the option that the message suggests if the weights cannot be downloaded.
+        instead: what the message suggests to use if the weights cannot be downloaded.
     Raises:
         ConfigError: the name is unknown to timm, the weights cannot be downloaded, or the model does not accept one of the sizes.
     """
-    known(name.split(".")[0], timm.list_models(), "encoder")
-    encoder = _create(name, channels, pretrained, without_weights)
-    refused = {size: reason for size in crop_pixels if (reason := _why_not(encoder, size, channels))}
+    if Path(name).expanduser().exists() and not timm.is_model(name):
+        raise ConfigError(f"encoder {name!r} is a path; pass it as --init, which sets the encoder too")
+    known(split_model_name_tag(name)[0], timm.list_models(), "encoder")
+    encoder = _create(name, channels, {"dynamic_img_size": True, **json.loads(arguments or "{}")}, pretrained, instead)
+    refused = {size: reason for size in crop_pixels if (reason := why_refused(encoder, size, channels=channels))}
     if refused:
         sizes = ", ".join(f"{size} px" for size in refused)
         raise ConfigError(
@@ -132,42 +147,58 @@ def create_encoder(
     return encoder
 
 
-def _create(name: str, channels: int, pretrained: bool, without_weights: str) -> nn.Module:
+def _create(name: str, channels: int, arguments: dict[str, Any], pretrained: bool, instead: str) -> nn.Module:
     bundled = pretrained and is_bundled(name) and channels == 3
     downloads = pretrained and not bundled
     if downloads and not timm.is_model_pretrained(name):
-        raise ConfigError(
-            f"timm has no pretrained weights for {name!r}; choose another encoder, such as {BUNDLED}, or use {without_weights}"
-        )
+        tags = timm.list_pretrained(f"{split_model_name_tag(name)[0]}.*")[:3]
+        raise ConfigError(f"timm has no pretrained weights for {name!r}; use {', '.join([*tags, instead])}")
     offline = downloads and is_offline()
-    for extra in ({"dynamic_img_size": True}, {}):
+    for dropped in ((), ("dynamic_img_size",)):
+        own = {key: value for key, value in arguments.items() if key not in dropped}
         try:
             with cached_weights_only() if offline else contextlib.nullcontext():
-                encoder = timm.create_model(name, pretrained=downloads, num_classes=0, in_chans=channels, **extra)
+                encoder = timm.create_model(name, pretrained=downloads, **own, num_classes=0, in_chans=channels)
         except TypeError:
             continue
         except Exception as error:  # huggingface_hub raises many kinds of errors when weights cannot be downloaded
             if offline:
                 raise ConfigError(
-                    f"cannot download the pretrained weights of {name!r}: there is no connection to the hub, and they are not cached; "
-                    f"use --encoder {BUNDLED}, whose weights come with the install, or {without_weights}"
+                    f"cannot download the pretrained weights of {name!r}: there is no connection to the hub, and they are not cached; use {instead}"
                 ) from None
             what, reason = "pretrained weights of" if pretrained else "encoder", " ".join(str(error).split())[:200]
-            raise ConfigError(f"cannot get {what} {name!r} from timm: {reason}; check the name, or use {without_weights}") from None
+            raise ConfigError(f"cannot get {what} {name!r} from timm: {reason}; check the name, or use {instead}") from None
         if bundled:
             load_bundled(encoder)
         keep_idle_taps_in_float32(encoder)
         return encoder
-    raise ConfigError(f"encoder {name!r} cannot be built without a classifier; choose another")
+    given = f" and with the arguments {json.dumps(own)}" if own else ""
+    raise ConfigError(f"encoder {name!r} cannot be built without a classifier{given}; choose another")
 
 
-def _why_not(encoder: nn.Module, size: int, channels: int) -> str | None:
+def why_refused(encoder: nn.Module, size: int, *, channels: int = 3) -> str | None:
     """Return why the encoder does not turn a crop of this size into one feature vector; None if it does."""
     try:
         features = _probe(encoder, size, channels)
     except Exception as error:  # models reject a size by assertion, by shape mismatch and in other ways
         return " ".join(str(error).split())[:160] or type(error).__name__
     return None if features.ndim == 2 else f"its output has shape {tuple(features.shape)} instead of one vector"
+
+
+def suitable_side(encoder: nn.Module, wanted: int, *, of_weights: int, channels: int = 3) -> int:
+    """Return the side nearest to the wanted one that the encoder takes: a multiple of its patches, or that of its weights if it is fixed.
+
+    Args:
+        encoder: from `create_encoder`.
+        wanted: side that is wanted, in pixels.
+        of_weights: side that the weights were trained with.
+        channels: channels of the input.
+    """
+    if not getattr(encoder, "dynamic_img_size", False):
+        return of_weights if encoder.pretrained_cfg.get("fixed_input_size") else wanted  # type: ignore[union-attr, operator]
+    patch = encoder.patch_embed.feat_ratio()  # type: ignore[union-attr, operator]
+    nearest = max(1, round(wanted / patch)) * patch
+    return nearest if why_refused(encoder, nearest, channels=channels) is None else of_weights
 
 
 def compile_encoder(encoder: nn.Module) -> None:

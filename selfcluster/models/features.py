@@ -17,6 +17,7 @@ from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.readers.images import Images
 from selfcluster.device import Map, in_threads
 from selfcluster.errors import DataError
+from selfcluster.settings.config import Interpolation
 
 ProgressCallback = Callable[[int], object]
 """Called after each batch with the number of images read so far."""
@@ -29,8 +30,9 @@ def _no_progress(n: int) -> None:
 class _PreparedBatches(Dataset):
     """Runs in the workers: batches of images prepared for evaluation, with a flag for each that could be read."""
 
-    def __init__(self, images: Images, index: NDArray[np.int64], pixels: int, batch: int, each: Map) -> None:
-        self.images, self.index, self.pixels, self.batch, self.each = images, index, pixels, batch, each
+    def __init__(self, images: Images, index: NDArray[np.int64], pixels: int, interpolation: Interpolation, batch: int, each: Map) -> None:
+        self.images, self.index, self.batch, self.each = images, index, batch, each
+        self.pixels, self.interpolation = pixels, interpolation
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch)
@@ -39,7 +41,7 @@ class _PreparedBatches(Dataset):
         mine = self.index[number * self.batch : (number + 1) * self.batch]
         readable = torch.ones(len(mine), dtype=torch.bool)
         if self.images.in_memory:
-            return torch.stack([resize_center(image, self.pixels) for image in self.images.take(mine)]), readable
+            return torch.stack([resize_center(image, self.pixels, self.interpolation) for image in self.images.take(mine)]), readable
         prepared = torch.zeros(len(mine), 3, self.pixels, self.pixels, dtype=torch.uint8)
 
         def scale(height: int, width: int) -> float:
@@ -47,7 +49,7 @@ class _PreparedBatches(Dataset):
 
         def prepare(row: int) -> None:
             try:
-                prepared[row] = resize_center(self.images.decode(int(mine[row]), scale).pixels, self.pixels)
+                prepared[row] = resize_center(self.images.decode(int(mine[row]), scale).pixels, self.pixels, self.interpolation)
             except DataError:
                 readable[row] = False
 
@@ -57,12 +59,20 @@ class _PreparedBatches(Dataset):
 
 
 def prepared_images(
-    images: Images, *, index: NDArray[np.int64] | None = None, pixels: int, batch: int = 256, workers: int = 0, threads: int = 1
+    images: Images,
+    *,
+    index: NDArray[np.int64] | None = None,
+    pixels: int,
+    interpolation: Interpolation = "bilinear",
+    batch: int = 256,
+    workers: int = 0,
+    threads: int = 1,
 ) -> DataLoader:
     """Return batches of (uint8 images of `pixels` a side, which of them could be read), in the order of the index."""
     index = np.arange(len(images)) if index is None else np.asarray(index)
     each = map if workers or images.in_memory else in_threads(threads)
-    return DataLoader(_PreparedBatches(images, index, pixels, batch, each), batch_size=None, num_workers=workers, collate_fn=_as_is)
+    batches = _PreparedBatches(images, index, pixels, interpolation, batch, each)
+    return DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_as_is)
 
 
 def _as_is(item: object) -> object:
@@ -75,6 +85,7 @@ def stream_features(
     *,
     index: NDArray[np.int64] | None = None,
     pixels: int,
+    interpolation: Interpolation = "bilinear",
     device: torch.device,
     precision: torch.dtype = torch.float32,
     batch: int = 256,
@@ -87,7 +98,7 @@ def stream_features(
         encoder: maps normalized images (n, 3, pixels, pixels) to rows.
         images: source of the images.
         index: images to read; None for all.
-        pixels: side that images are resized to.
+        pixels, interpolation: side that images are resized to, and how.
         precision: of the network; the result is float32.
         batch: images at a time.
         workers, threads: for reading the images, as in `Loader`.
@@ -95,7 +106,9 @@ def stream_features(
         float32 on the CPU; rows of images that cannot be read are NaN.
     """
     with in_mode(encoder, training=False):
-        for prepared, readable in prepared_images(images, index=index, pixels=pixels, batch=batch, workers=workers, threads=threads):
+        for prepared, readable in prepared_images(
+            images, index=index, pixels=pixels, interpolation=interpolation, batch=batch, workers=workers, threads=threads
+        ):
             # Around the network alone: around the yield, the caller would have no gradients either.
             with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
                 features = encoder(normalize(prepared.to(device, non_blocking=True))).float().cpu()

@@ -209,7 +209,8 @@ class ClusterModel(nn.Module):
     def encode(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
         """Return the features of normalized pixels."""
         pixels = self.filter(pixels)
-        if next(self.encoder.parameters()).is_contiguous(memory_format=torch.channels_last):
+        weight = next(self.encoder.parameters(), None)  # patches have none
+        if weight is not None and weight.is_contiguous(memory_format=torch.channels_last):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         return self.encoder(pixels)
 

@@ -22,11 +22,15 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, normali
 from selfcluster import distributed, randomness
 from selfcluster.clustering.patches import CodeMoments, fit_dictionary
 from selfcluster.data.readers.images import Images
-from selfcluster.errors import DataError
+from selfcluster.errors import ConfigError, DataError
 from selfcluster.models.features import prepared_images
+from selfcluster.models.pretrained import Preparation
 
 PATCHES = "patches"
 """Name of the encoder."""
+
+PREPARATION = Preparation(mean=(0.0,) * 3, deviation=(1.0,) * 3, interpolation="bilinear", pixels=32)
+"""The encoder takes pixels in [0, 1]."""
 
 N_FEATURES = 512
 """Width of the output."""
@@ -35,8 +39,10 @@ LARGEST_SIDE = 64
 _ONE_SCALE = 40
 """Largest side of images that are seen at one scale."""
 
-_N_PATCHES, _N_MOMENTS, SAMPLE = 200_000, 2_000, 6_000
-"""Patches that the dictionary is made of; images for the moments of codes; images for the components, and in all."""
+_PATCHES_OF_CODE = 100
+"""Patches in the sample that the dictionary is made of, for each of its entries."""
+_N_MOMENTS, SAMPLE = 2_000, 6_000
+"""Images for the moments of codes; images for the components, and in all."""
 _PATCHES_OF_IMAGE = 64
 """Patches of an image that count for the moments."""
 _SAMPLED = 0xA7
@@ -68,6 +74,16 @@ class Scale:
     """Leading directions that are left out, in addition to the constant."""
     places: int = 4
     """Places along each side of the image, an even number."""
+
+
+def patches_pixels(short_side: int) -> int:
+    """Return the side that images are resized to, given their short side: their own, but at least 32 and at most 64."""
+    return max(32, min(LARGEST_SIDE, short_side))
+
+
+def default_codes(n_images: int) -> int:
+    """Return the default number of entries: half as many as images, so that the time is in proportion, but at least 64 and at most 2048."""
+    return max(64, min(2048, n_images // 4 * 2))
 
 
 def scales_of(side: int) -> tuple[Scale, ...]:
@@ -129,8 +145,6 @@ class PatchScale(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         n_codes, device = len(self.entries), self.entries.device
         patches = self._sampled_patches(self.reduced(images), generator)
-        if len(patches) < n_codes:
-            raise DataError(f"{len(patches):,} patches are fewer than the {n_codes:,} entries of the dictionary; lower --n-codes")
         mirrored = torch.arange(patches.shape[1]).view(3, self.settings.patch, self.settings.patch).flip(2).flatten()
         found = fit_dictionary(patches, mirrored, n_codes, floor=self.settings.floor, seed=seed, device=device)
         self.filters.copy_(found.whitening.view_as(self.filters))
@@ -146,7 +160,7 @@ class PatchScale(nn.Module):
 
     def _sampled_patches(self, images: Float[Tensor, "n 3 s s"], generator: torch.Generator) -> Float[Tensor, "m d"]:
         """Draw as many patches from each image, at random places, without repetition."""
-        each = min(self.n_patches, -(-_N_PATCHES // len(images)))
+        each = min(self.n_patches, -(-_PATCHES_OF_CODE * len(self.entries) // len(images)))
         drawn = []
         for part in images.split(256):
             of_part = unfold(part, self.settings.patch, stride=self.settings.stride).transpose(1, 2)
@@ -170,10 +184,14 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, side: int = 32, n_codes: int = 2048, n_features: int = N_FEATURES, scales: tuple[Scale, ...] | None = None) -> None:
         super().__init__()
+        if n_codes < 2 or n_codes % 2:
+            raise ConfigError(
+                f"n_codes {n_codes} must be an even number of at least 2, since entries and their mirror images come in pairs"
+            )
         parts = [PatchScale(scale, n_codes) for scale in scales or scales_of(side)]
         self.scales: Iterable[PatchScale] = nn.ModuleList(parts)  # type: ignore[assignment]
         self.n_codes_of_image = max(n_codes * part.n_patches for part in parts)
-        self.num_features = n_features
+        self.side, self.n_codes, self.num_features = side, n_codes, n_features
         width = sum(part.n_features for part in parts)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("components", torch.zeros(width, n_features))
@@ -196,6 +214,12 @@ class PatchEncoder(nn.Module):
     def _n_at_once(self) -> int:
         return max(1, _CHUNK * (1 if self.mean.device.type == "cpu" else 64) // self.n_codes_of_image)
 
+    def check_images(self, n: int) -> None:
+        """Raise DataError if n images have fewer patches than a dictionary has entries."""
+        n_patches = n * min(scale.n_patches for scale in self.scales)
+        if n_patches < self.n_codes:
+            raise DataError(f"{n:,} images have {n_patches:,} patches, fewer than the {self.n_codes:,} of the dictionary; lower --n-codes")
+
     @torch.no_grad()
     def fit(self, sample: UInt8[Tensor, "n 3 s s"], *, seed: int = 0) -> None:
         """Fit every tensor to a sample of images, see `SAMPLE`; the result depends on the sample and the seed alone.
@@ -203,6 +227,7 @@ class PatchEncoder(nn.Module):
         Raises:
             DataError: the sample has fewer patches than a dictionary has entries.
         """
+        self.check_images(len(sample))
         images = sample.float() / 255
         for scale in self.scales:
             scale.fit(images, seed=seed)
@@ -214,37 +239,27 @@ class PatchEncoder(nn.Module):
         self.components.zero_()[:, :n] = torch.from_numpy(found.components_.T * scale_by)
 
 
-def fitted_patches(
-    images: Images,
-    *,
-    index: NDArray[np.int64] | None = None,
-    side: int,
-    n_codes: int = 2048,
-    seed: int = 0,
-    device: torch.device,
-    **readers: int,
-) -> PatchEncoder:
-    """Return an encoder fitted to a sample of images, the same on every rank.
+def fit_patches(
+    encoder: PatchEncoder, images: Images, *, index: NDArray[np.int64] | None = None, seed: int = 0, workers: int = 0, threads: int = 1
+) -> None:
+    """Fit an encoder to a sample of images; on every rank to that of rank 0.
 
     Args:
+        encoder: fitted where it is.
         images: the images.
         index: those to sample from; None for all.
-        side, n_codes: as in `PatchEncoder`.
         seed: random seed of the sample and of the fit.
-        device: where to compute.
-        readers: workers and threads that read the images.
+        workers, threads: for reading the images, as in `Loader`.
     Raises:
-        DataError: no image can be read, or they have fewer patches than the dictionary has entries.
+        DataError: the images have fewer patches than the dictionary has entries.
     """
-    encoder = PatchEncoder(side, n_codes).to(device)
     if distributed.rank() == 0:
         index = np.arange(len(images)) if index is None else index
         sample = np.sort(index[randomness.permutation(len(index), seed, _SAMPLED)[:SAMPLE]])
         with distributed.alone():
-            batches = prepared_images(images, index=sample, pixels=side, **readers)
+            batches = prepared_images(images, index=sample, pixels=encoder.side, workers=workers, threads=threads)
             encoder.fit(torch.cat([prepared[readable] for prepared, readable in batches]), seed=seed)
     encoder.load_state_dict(distributed.of_rank_0(encoder.state_dict()))
-    return encoder
 
 
 @register_model

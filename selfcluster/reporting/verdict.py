@@ -49,7 +49,7 @@ _FEW_PASSES, _FEW_STEPS = 10, 10_000
 """Fewer passes over the images are seldom enough, unless there are so many images that they take more steps than this."""
 
 _PRETRAINED = "pretrained encoder"
-_FLOORS = ("raw pixels", _PRETRAINED, "untrained encoder", "encoder before training")
+_FLOORS = ("raw pixels", "patches", _PRETRAINED, "untrained encoder", "encoder before training")
 """Baselines that an encoder has to beat; an evaluation may contain other encoders too."""
 
 _WAITS = 0.3

@@ -25,6 +25,7 @@ from selfcluster import methods
 from selfcluster.data.dataset import Data
 from selfcluster.errors import CheckpointError
 from selfcluster.models.model import ClusterModel
+from selfcluster.paths import check_run
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.runs.checkpoint import check_settings, load_checkpoint
 from selfcluster.runs.environment import current_environment, write_environment
@@ -128,9 +129,8 @@ def read_config(folder: Path) -> tuple[Config[Any], str]:
     Raises:
         CheckpointError: the folder is not a run.
     """
+    check_run(folder)
     file = folder / "config.toml"
-    if not file.is_file():
-        raise CheckpointError(f"{str(folder)!r} is not a run folder: it has no config.toml")
     content = read_toml(file)
     if content.method is None or content.images is None:
         raise CheckpointError(f"{str(file)!r} is damaged: the key 'method' or 'images' is missing; start a new run")

@@ -126,6 +126,7 @@ class OpenRun:
             images,
             index=index,
             pixels=self.pixels,
+            interpolation=self.config.model.interpolation,
             device=self.device,
             precision=precision_of(self.config, self.device),
             workers=n_workers(self.config, self.device, in_memory=images.in_memory),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from timm.models import split_model_name_tag
+from torch import Tensor, nn
 
 from selfcluster.errors import CheckpointError, ConfigError
+from selfcluster.models.encoders import WEIGHTS_TO_TRAIN_FROM, create_encoder
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.runs.checkpoint import load_checkpoint
@@ -19,16 +22,20 @@ from selfcluster.runs.json_files import write_json
 from selfcluster.settings.config import Config
 
 _PREFIXES = ("", "module.", "encoder.", "model.", "backbone.", "module.encoder.")
+_NOT_PLAIN = (
+    "cannot read weights from {!r}: it is not a checkpoint, or contains more than tensors and plain values; save its state_dict alone"
+)
 _NOT_ENCODER = ("fc.", "head.", "classifier.", "projection_head.", "prototypes.")
 
 
-def load_initial_weights(model: ClusterModel, init: str) -> None:
+def load_initial_weights(encoder: nn.Module, init: str, *, instead: str = WEIGHTS_TO_TRAIN_FROM) -> None:
     """Load the starting weights that `--init` names.
 
     Args:
-        model: whose encoder is loaded.
-        init: "random" or "pretrained" (for both there is nothing to do here), a run folder, a weights file (safetensors, or a
-            checkpoint that torch reads with weights_only), or a timm name with a tag, whose weights are downloaded.
+        encoder: into which they are loaded.
+        init: "random" or "pretrained" (for both there is nothing to do here), a run folder, a folder in timm's layout, a weights file
+            (safetensors, or a checkpoint that torch reads with weights_only), or a timm name with a tag, whose weights are downloaded.
+        instead: what the message suggests to use if they cannot be downloaded.
     Raises:
         ConfigError: none of these, or a download that failed.
         CheckpointError: a file that cannot be read, or that does not contain every tensor of the encoder.
@@ -38,20 +45,32 @@ def load_initial_weights(model: ClusterModel, init: str) -> None:
     path = Path(init).expanduser()
     if path.is_dir() and not (path / "model").exists() and (path / "checkpoints" / "last.json").is_file():
         tensors = load_checkpoint(path)[0]["model"]  # the run is partly trained, or was exported whole
+    elif (path / "config.json").is_file():
+        tensors = _read_timm_folder(path)
     elif path.is_dir():
         tensors = read_tensors(path / "model" / "model.safetensors")
     elif path.is_file():
         tensors = read_tensors(path)
-    elif timm.is_model(init.split(".")[0]):
-        try:
-            tensors = timm.create_model(init, pretrained=True, num_classes=0).state_dict()
-        except Exception as error:  # huggingface_hub raises many types when a download fails
-            raise ConfigError(
-                f"cannot get the weights of {init!r} from timm: {' '.join(str(error).split())[:200]}; check the name and the network connection"
-            ) from None
+    elif timm.is_model(split_model_name_tag(init)[0]):
+        tensors = create_encoder(init, pretrained=True, instead=instead).state_dict()
     else:
         raise ConfigError(f"init {init!r} is not a run folder, weights file or timm name; use one of these, random or pretrained")
-    load_encoder(model, tensors, init)
+    load_encoder(encoder, tensors, init)
+
+
+def _read_timm_folder(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a folder in timm's layout, as timm reads them: it renames those of some other libraries.
+
+    Raises:
+        CheckpointError: the files cannot be read, or do not belong together.
+    """
+    try:
+        return timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
+    except UnpicklingError:
+        raise CheckpointError(_NOT_PLAIN.format(str(folder))) from None
+    except Exception as error:  # a damaged file, an unknown architecture or argument, and other tensors each raise their own
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"cannot load the weights in {str(folder)!r} into the network of its config.json: {reason}") from None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -65,9 +84,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:  # its message advises to trust the file
-        raise CheckpointError(
-            f"cannot read weights from {str(file)!r}: it is not a checkpoint, or contains more than tensors and plain values; save its state_dict alone"
-        ) from None
+        raise CheckpointError(_NOT_PLAIN.format(str(file))) from None
     except Exception as error:  # a damaged file raises many types
         raise CheckpointError(f"cannot read weights from {str(file)!r}: {' '.join(str(error).split())[:200]}") from None
     for key in ("state_dict", "model", "model_state_dict"):
@@ -77,17 +94,17 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def load_encoder(model: ClusterModel, tensors: dict[str, Tensor], source: str) -> None:
+def load_encoder(encoder: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Load all tensors of the encoder.
 
     Args:
-        model: whose encoder is loaded.
+        encoder: into which they are loaded.
         tensors: by name, with or without one of the usual prefixes.
         source: where they come from, for messages.
     Raises:
         CheckpointError: a tensor is missing, has the wrong shape, or does not belong to the encoder (the first is named).
     """
-    wanted = model.encoder.state_dict()
+    wanted = encoder.state_dict()
 
     candidates = ({name.removeprefix(p): value for name, value in tensors.items() if name.startswith(p)} for p in _PREFIXES)
     found = max(candidates, key=lambda named: len(wanted.keys() & named.keys()))
@@ -102,7 +119,7 @@ def load_encoder(model: ClusterModel, tensors: dict[str, Tensor], source: str) -
     surplus = [name for name in found if name not in wanted and not name.startswith(_NOT_ENCODER)]
     if surplus:
         raise CheckpointError(f"{source!r} contains {surplus[0]!r}, which the encoder does not have; use the --encoder that it belongs to")
-    model.encoder.load_state_dict({name: found.get(name, value) for name, value in wanted.items()})
+    encoder.load_state_dict({name: found.get(name, value) for name, value in wanted.items()})
 
 
 def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
@@ -124,13 +141,15 @@ def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> Non
             "input_size": [2 if config.model.sobel else 3, side, side],
             "mean": list(config.model.pixel_mean),
             "std": list(config.model.pixel_deviation),
-            "interpolation": "bilinear",
+            "interpolation": config.model.interpolation,
             "crop_pct": 1.0,
             "num_classes": 0,
             "tag": "selfcluster",
         },
     }
-    arguments: dict[str, bool | int] = {"dynamic_img_size": True} if getattr(model.encoder, "dynamic_img_size", False) else {}
+    arguments = json.loads(config.model.encoder_arguments or "{}")
+    if getattr(model.encoder, "dynamic_img_size", False):
+        arguments["dynamic_img_size"] = True
     if config.model.sobel:
         arguments["in_chans"] = 2  # the output of `model.Sobel`
     if arguments:

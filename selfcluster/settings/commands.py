@@ -61,8 +61,10 @@ class Explore:
 
     images: Annotated[str, "IMAGES"]
     """A folder of images, or anything else that train takes."""
-    encoder: str = "tf_efficientnet_lite0"
-    """A timm model with pretrained weights. Those of the default come with the install; they were trained on ImageNet with labels."""
+    encoder: str | None = None
+    """A timm model with pretrained weights, a folder of timm's or a run; or patches, which needs no weights. Default: that of --init, or tf_efficientnet_lite0, whose weights come with the install (trained on ImageNet with labels)."""
+    init: str = "pretrained"
+    """Weights of the encoder: pretrained (timm's), a timm name with a tag, a run folder, a folder of timm's or a weights file."""
     k: NClusters = None
     """Number of clusters. Default: found by density."""
     out: str | None = None
@@ -72,7 +74,9 @@ class Explore:
     labels: str = "auto"
     """Labels, for evaluation and the page only: auto, none, a CSV file (path, label) or a .npy file."""
     pixels: int = 0
-    """Side that images are resized to; 0 for 128 on a CPU and 224 on a GPU, but no more than the images have."""
+    """Side that images are resized to; 0 for 128 on a CPU and 224 on a GPU, but no more than the images have. An encoder of a fixed size or with patches gets the nearest side that it takes."""
+    n_codes: int | None = None
+    """Entries of the dictionary of --encoder patches; more are better and slower. Default: half as many as images, but at most 2048."""
     seed: int = 0
     """Random seed."""
     device: str = "auto"

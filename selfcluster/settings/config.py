@@ -16,6 +16,7 @@ from selfcluster.errors import ConfigError, known
 from selfcluster.settings.values import check_value
 
 FirstLabels = Literal["network", "patches"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,10 @@ class ModelSettings:
 
     encoder: str = "resnet50"
     """A timm model, or one of selfcluster's for small images (resnet18_small, ...)."""
+    encoder_arguments: str = ""
+    """Further arguments of the timm model, as JSON; those of the weights in a folder of timm's."""
     init: str = "random"
-    """Initial weights: random, pretrained (timm's for this encoder), a timm name with a tag, a run folder or a weights file."""
+    """Initial weights: random, pretrained (timm's for this encoder), a timm name with a tag, a run folder, a folder of timm's (config.json, model.safetensors) or a weights file."""
     head_width: int = 2048
     """Width of the head's hidden layer; 0 for a single linear layer. Paper: 2048."""
     embedding_width: int = 128
@@ -114,6 +117,8 @@ class ModelSettings:
     """Mean of the pixels in [0, 1] that images are normalized by; that of the weights for pretrained ones, or else ImageNet's."""
     pixel_deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation that images are normalized by; that of the weights for pretrained ones, or else ImageNet's."""
+    interpolation: Interpolation = "bilinear"
+    """How whole images are resized outside training; that of the weights for pretrained ones. Random crops are always bilinear."""
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ _METAVARS = {
     "config": "FILE",
     "copy_to": "FOLDER",
     "encoder": "NAME",
+    "encoder_arguments": "JSON",
     "init": "WEIGHTS",
     "k": "N|auto",
     "labels": "auto|none|FILE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -73,6 +74,8 @@ def check_values(config: Config[Any]) -> None:
     if not 0 <= config.data.test_share < 1:
         raise ConfigError(f"test_share {config.data.test_share} must be at least 0 and below 1, such as 0.2")
     _at_least(config.model, "head_width", 0)
+    if config.model.encoder_arguments and not _is_object(config.model.encoder_arguments):
+        raise ConfigError(f"encoder_arguments {config.model.encoder_arguments!r} must be a JSON object, such as '{{\"img_size\": 96}}'")
     if min(config.model.pixel_deviation) <= 0:
         raise ConfigError(f"pixel_deviation {config.model.pixel_deviation} must be above 0")
     _at_least(config.run, "workers", -1)
@@ -103,6 +106,13 @@ def _check_objective(config: Config[Any]) -> None:
             raise ConfigError(f"{name} {value} must be above 0")
         elif name == "dropout" and not 0 <= value < 1:
             raise ConfigError(f"dropout {value} must be at least 0 and below 1")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _within(group: Any, name: str, low: float, high: float) -> None:

@@ -23,7 +23,7 @@ from selfcluster.errors import DataError
 from selfcluster.methods.base import Extractor
 from selfcluster.models.features import in_mode, prepared_images
 from selfcluster.models.model import Renormalize
-from selfcluster.models.patches import LARGEST_SIDE, N_FEATURES, fitted_patches
+from selfcluster.models.patches import N_FEATURES, PREPARATION, PatchEncoder, default_codes, fit_patches, patches_pixels
 from selfcluster.models.rows import Rows, RowsByIndex
 from selfcluster.runs.log import Log
 from selfcluster.training.collapse import require_finite
@@ -83,15 +83,29 @@ OutputBatch = tuple[NDArray[np.int64], Tensor]
 
 def _patches(t: Training) -> tuple[Callable[[Tensor], Tensor], int]:
     """Return an encoder of patches, fitted to the images to train on, and the side of the images that it takes."""
-    side, readers = min(LARGEST_SIDE, t.config.crops.crop_pixels[0]), {"workers": t.loader.workers, "threads": t.loader.threads}
+    encoder = PatchEncoder(patches_pixels(t.config.crops.crop_pixels[0]), default_codes(len(t.method.trained_on))).to(t.device)
     with t.autocast():
-        encoder = fitted_patches(t.loader.images, index=t.method.trained_on, side=side, seed=t.config.run.seed, device=t.device, **readers)
-    return nn.Sequential(Renormalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), encoder).to(t.device), side
+        fit_patches(
+            encoder,
+            t.loader.images,
+            index=t.method.trained_on,
+            seed=t.config.run.seed,
+            workers=t.loader.workers,
+            threads=t.loader.threads,
+        )
+    return nn.Sequential(Renormalize(PREPARATION.mean, PREPARATION.deviation).to(t.device), encoder), encoder.side
 
 
 def _centers(t: Training, index: NDArray[np.int64], network: Callable[[Tensor], Tensor], pixels: int) -> Iterator[OutputBatch]:
     """Yield outputs for whole images, resized to `pixels` as for any use after training."""
-    batches = prepared_images(t.loader.images, index=index, pixels=pixels, workers=t.loader.workers, threads=t.loader.threads)
+    batches = prepared_images(
+        t.loader.images,
+        index=index,
+        pixels=pixels,
+        interpolation=t.config.model.interpolation,
+        workers=t.loader.workers,
+        threads=t.loader.threads,
+    )
     start = 0
     for prepared, readable in batches:
         of_batch = index[start : start + len(prepared)]

@@ -106,7 +106,7 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
             f"accumulate {config.optim.accumulate} does not divide the {batch // ranks} images of a step into equal parts; change --accumulate or --batch"
         )
     model = build_model(config)
-    load_initial_weights(model, config.model.init)
+    load_initial_weights(model.encoder, config.model.init)
     if config.run.recompute:
         recompute_activations(model.encoder, config.model.encoder)
     if config.run.compile:

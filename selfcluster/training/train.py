@@ -20,13 +20,13 @@ from selfcluster.device import start
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import duration, short, table
-from selfcluster.models.pretrained import normalization_of
 from selfcluster.runs import checkpoint, folder, weights
+from selfcluster.runs.initial_weights import network_of, preparation_for
 from selfcluster.runs.log import Log
 from selfcluster.runs.manifest import check_same_data, read_manifest
 from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
-from selfcluster.settings.config import ModelSettings, default_config, flatten, replace
+from selfcluster.settings.config import default_config, flatten, replace
 from selfcluster.settings.resolve import ResolvedConfig, profile_of, resolve, resumed_config
 from selfcluster.settings.toml import SettingsFile, read_toml
 from selfcluster.settings.validation import check_values
@@ -100,33 +100,19 @@ def _open(
         logger.warning(warning)
     opened = open_data((read.images or "") if data is None else data, chosen.data)
     facts = look_at(opened.images, len(opened.trained_on(chosen.data, chosen.run.seed)), device)
-    followed: dict[str, Any] = {}
-    if profile.preset is None and (Path(chosen.model.init).expanduser() / "config.toml").is_file():
-        # The weights of a run fit its own encoder only.
-        network = folder.read_config(Path(chosen.model.init).expanduser())[0].model
-        followed = {"encoder": network.encoder, **({"sobel": True} if network.sobel else {})}
-        followed = {name: value for name, value in followed.items() if name not in flags and name not in from_file}
+    # The weights of a run, or of a folder of timm's, fit their own encoder only.
+    followed = network_of(chosen.model.init) if profile.preset is None else {}
+    followed = {name: value for name, value in followed.items() if value and name not in flags and name not in from_file}
 
     def resolver(found: Mapping[str, Any]) -> ResolvedConfig:
         resolved = resolve(profile, facts, file=from_file, flags={**followed, **flags, **found})
-        origins = {**resolved.origins, **dict.fromkeys(followed, "that of the run in init")}
-        normalization = _normalization(resolved.config.model)
-        of_weights = {name: value for name, value in normalization.items() if name not in flags and name not in from_file}
+        origins = {**resolved.origins, **dict.fromkeys(followed, "that of the weights in init")}
+        preparation = preparation_for(resolved.config.model.encoder, resolved.config.model.init)
+        of_weights = preparation.settings() if preparation is not None else {}
+        of_weights = {name: value for name, value in of_weights.items() if name not in flags and name not in from_file}
         return ResolvedConfig(replace(resolved.config, of_weights), origins | dict.fromkeys(of_weights, "that of the initial weights"))
 
     return _with_largest_batch(resolver, opened, device) if is_auto else resolver, opened, device
-
-
-def _normalization(model: ModelSettings) -> dict[str, Any]:
-    """Return the settings of the normalization that the initial weights were trained with; empty if they are random or unknown."""
-    path = Path(model.init).expanduser()
-    if (path / "config.toml").is_file():
-        of_run = folder.read_config(path)[0].model
-        return {"pixel_mean": of_run.pixel_mean, "pixel_deviation": of_run.pixel_deviation}
-    known = (
-        None if model.init == "random" else normalization_of(model.encoder if model.init == "pretrained" or path.exists() else model.init)
-    )
-    return {} if known is None else {"pixel_mean": known[0], "pixel_deviation": known[1]}
 
 
 def _with_largest_batch(resolver: Resolver, data: Data, device: torch.device) -> Resolver:

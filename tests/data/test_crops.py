@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from selfcluster.data.crops import MultiCrop, normalize, resize_center
 from selfcluster.data.readers.images import Decoded
 from selfcluster.device import in_threads
 from selfcluster.errors import ConfigError
-from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings
+from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings, Interpolation
 
 PLAIN = AugmentSettings(flip=0, jitter=0, grey=0, blur=0)
 MANY = 4000
@@ -197,6 +198,15 @@ def test_resize_center(channels: int, h: int, w: int) -> None:
     assert center.dtype == torch.uint8
     if (h, w) == (20, 20):
         assert torch.equal(center, image.expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("side", [20, 90])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resize_center_interpolates_as_pillow(interpolation: Interpolation, side: int) -> None:
+    image = _images(1, 3, 40, 40)[0]
+    pillow = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling[interpolation.upper()])
+    difference = resize_center(image, side, interpolation).permute(1, 2, 0).int() - torch.from_numpy(np.array(pillow)).int()
+    assert difference.abs().max() <= 1
 
 
 def test_resize_center_takes_the_middle() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selfcluster.data.file_names import Splits, absolute, files_of, is_packed, is_pattern, splits_among
+from selfcluster.data.file_names import Splits, absolute, files_of, is_packed, splits_among
 from selfcluster.errors import DataError
 
 
@@ -70,8 +70,6 @@ def test_a_pattern_means_the_same_from_elsewhere(tmp_path: Path, monkeypatch: py
 def test_packed_files_and_patterns_are_known_by_name() -> None:
     assert all(is_packed(name) for name in ("x.tar", "X.TAR", "x.parquet", "x.tar.gz", "x.tgz", "x.tar.zst"))
     assert not any(is_packed(name) for name in ("x.jpg", "tar", "x.tar.md5", "x.gz", "x.npy"))
-    assert all(is_pattern(given) for given in ("*.tar", "x?.tar", "x[1].tar", "{1..2}.tar"))
-    assert not is_pattern("photos/x.tar")
 
 
 @pytest.mark.parametrize(

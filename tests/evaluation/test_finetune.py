@@ -25,6 +25,7 @@ def _colors(n: int, seed: int) -> tuple[ArrayImages, np.ndarray]:
 def _recipe(minutes: float, max_steps: int = finetune.MAX_STEPS) -> finetune.Recipe:
     return finetune.Recipe(
         pixels=16,
+        interpolation="bilinear",
         area=(0.5, 1.0),
         augment=AugmentSettings(),
         device=torch.device("cpu"),

@@ -9,6 +9,7 @@ import torch
 import selfcluster as sc
 from selfcluster.data.crops import normalize
 from selfcluster.evaluation.timm_encoder import TimmEncoder, timm_encoder
+from selfcluster.models.pretrained import Preparation
 
 
 def test_a_network_of_timm_gets_images_normalized_in_its_own_way() -> None:
@@ -16,7 +17,7 @@ def test_a_network_of_timm_gets_images_normalized_in_its_own_way() -> None:
     assert encoder.pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
-        found = TimmEncoder(encoder, 16).encode(normalize(images))
+        found = TimmEncoder(encoder, Preparation((0.5,) * 3, (0.5,) * 3, "bicubic", 16)).encode(normalize(images))
         assert found.numpy() == pytest.approx(encoder((images.float() / 255 - 0.5) / 0.5).numpy(), abs=1e-4)
 
 
@@ -26,7 +27,7 @@ def test_a_network_of_timm_gets_images_normalized_in_its_own_way() -> None:
         ("resnet5o", "unknown encoder 'resnet5o'; did you mean 'resnet50"),
         (
             "resnet10_small_quarter_s2",
-            "no pretrained weights for 'resnet10_small_quarter_s2'; choose another network, or add --beside-untrained",
+            "no pretrained weights for 'resnet10_small_quarter_s2'; use --beside tf_efficientnet_lite0.* or --beside-untrained",
         ),
         ("resnet50.nonsense", "Invalid pretrained tag"),
     ],

@@ -231,7 +231,9 @@ def test_a_whole_run_is_trained_from_but_not_resumed(small: sc.Run, tmp_path: Pa
     settings = {**{name: value for name, value in FAST.items() if name != "encoder"}, "max_steps": 1, "lr": 0.0, "final_lr": 0.0}
     started = sc.train(tiny.images(), out=tmp_path / "next", init=str(whole), **settings)
     assert torch.equal(started.model.encoder.conv1.weight, small.model.encoder.conv1.weight)
-    assert re.search(r'encoder = "resnet10_small_quarter_s2"  # that of the run in init', (tmp_path / "next" / "config.toml").read_text())
+    assert re.search(
+        r'encoder = "resnet10_small_quarter_s2"  # that of the weights in init', (tmp_path / "next" / "config.toml").read_text()
+    )
     with pytest.raises(sc.CheckpointError, match="train from it with --init"):
         sc.train(tiny.images(), out=whole, resume=True)
     with pytest.raises(sc.DataError, match="was imported or exported without its images"):

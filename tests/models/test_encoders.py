@@ -85,7 +85,7 @@ def test_unknown_encoder_gets_the_nearest_name() -> None:
 
 
 def test_an_encoder_without_weights_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"timm has no pretrained weights for 'resnet10_small_quarter'.*or use --init random"):
+    with pytest.raises(ConfigError, match=r"timm has no pretrained weights for 'resnet10_small_quarter'.*or --init random"):
         create_encoder("resnet10_small_quarter", (32,), pretrained=True)
 
 

@@ -94,6 +94,15 @@ def test_the_mode_is_restored_after_an_error(photos: FolderImages, encoder: nn.M
     assert all(part.training for part in broken.modules())
 
 
+def test_images_are_resized_with_the_given_interpolation(photos: FolderImages) -> None:
+    in_memory = ArrayImages(np.random.default_rng(0).integers(0, 256, (6, 9, 12, 3), dtype=np.uint8))
+    for images in (photos, in_memory):
+        features = extract_features(lambda x: x.flatten(1), images, index=np.array([4]), pixels=8, interpolation="bicubic", device=CPU)
+        wanted = resize_center(images.decode(4).pixels, 8, "bicubic")
+        assert not torch.equal(wanted, resize_center(images.decode(4).pixels, 8))
+        torch.testing.assert_close(features[0], normalize(wanted[None]).flatten())
+
+
 def test_a_plain_function_is_an_encoder_too(photos: FolderImages) -> None:
     features = extract_features(lambda x: x.flatten(1), photos, index=np.array([4]), pixels=8, device=CPU)
     torch.testing.assert_close(features[0], normalize(resize_center(photos.decode(4).pixels, 8)[None]).flatten())

@@ -64,8 +64,9 @@ def test_the_fit_depends_on_images_and_seed_alone(encoder: PatchEncoder, images:
     torch.rand(1)
     again.fit(images)
     other.fit(images, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(encoder.buffers(), again.buffers(), strict=True))
-    assert not torch.equal(encoder.get_buffer("scales.0.entries"), other.get_buffer("scales.0.entries"))
+    for name, found in encoder.named_buffers():
+        torch.testing.assert_close(again.get_buffer(name), found, rtol=1e-4, atol=1e-5)
+    assert (encoder.get_buffer("scales.0.entries") - other.get_buffer("scales.0.entries")).abs().mean() > 0.01
 
 
 def test_grey_images_and_two_scales(images: torch.Tensor) -> None:
@@ -85,7 +86,7 @@ def test_fewer_images_than_features_leave_the_others_zero(images: torch.Tensor) 
 
 
 def test_more_entries_than_patches_are_refused(images: torch.Tensor) -> None:
-    with pytest.raises(DataError, match=r"722 patches are fewer than the 2,048 entries of the dictionary; lower --n-codes"):
+    with pytest.raises(DataError, match=r"2 images have 722 patches, fewer than the 2,048 of the dictionary; lower --n-codes"):
         PatchEncoder(24, n_codes=2048).fit(images[:2])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import selfcluster as sc
 from selfcluster.data.crops import normalize
 from selfcluster.models.encoders import create_encoder
 from selfcluster.models.model import Renormalize
-from selfcluster.models.pretrained import BUNDLED, frozen_pixels, is_bundled, normalization_of
+from selfcluster.models.pretrained import BUNDLED, Preparation, frozen_pixels, is_bundled, is_offline, preparation_of
 from selfcluster.runs.checkpoint import check_settings, read_state
 from selfcluster.settings.config import default_config
 from tests import tiny
@@ -35,6 +37,21 @@ def test_bundled_weights_are_timms_in_order_and_shape() -> None:
     assert [is_bundled(name) for name in (BUNDLED, f"{BUNDLED}.in1k", "tf_efficientnet_lite1", "resnet18")] == [True, True, False, False]
 
 
+def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    never = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        never.wait()
+        raise OSError
+
+    monkeypatch.setattr("socket.create_connection", hang)
+    started = time.monotonic()
+    assert is_offline()
+    assert time.monotonic() - started < 4
+    never.set()
+
+
 def test_renormalized_pixels_are_those_of_the_other_mean_and_deviation() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     torch.testing.assert_close(Renormalize(HALF, HALF)(normalize(images)), images / 127.5 - 1)
@@ -42,13 +59,16 @@ def test_renormalized_pixels_are_those_of_the_other_mean_and_deviation() -> None
     assert torch.equal(Renormalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)(same), same)
 
 
-def test_normalization_is_that_of_the_weights() -> None:
-    assert normalization_of(BUNDLED) == (HALF, HALF)
-    assert normalization_of("resnet18.a1_in1k") == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    assert normalization_of("resnet10_small_quarter") == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    assert normalization_of("no/such/file") is None
+def test_preparation_is_that_of_the_weights() -> None:
+    imagenet = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    assert preparation_of(BUNDLED) == Preparation(HALF, HALF, "bicubic", 224)
+    assert preparation_of("resnet18.a1_in1k") == Preparation(*imagenet, "bicubic", 224)
+    assert preparation_of("resnet18.tv_in1k") == Preparation(*imagenet, "bilinear", 224)
+    assert preparation_of("resnet10_small_quarter") == Preparation(*imagenet, "bilinear", 32)
+    assert preparation_of("no/such/file") is None
+    assert Preparation.from_timm({"interpolation": "lanczos"}).interpolation == "bicubic"
     model = default_config("swav").model
-    assert (model.pixel_mean, model.pixel_deviation) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    assert (model.pixel_mean, model.pixel_deviation, model.interpolation) == (*imagenet, "bilinear")
 
 
 @pytest.mark.parametrize(("short_side", "gpu", "wanted"), [(500, False, 128), (500, True, 224), (96, True, 96), (8, False, 32)])
@@ -63,26 +83,28 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
 
 
 def test_training_features_and_exports_follow_the_weights(pretrained: sc.Run, tmp_path: Path) -> None:
-    assert pretrained.config.model.pixel_mean == HALF
+    assert (pretrained.config.model.pixel_mean, pretrained.config.model.interpolation) == (HALF, "bicubic")
     assert "pixel_mean = [0.5, 0.5, 0.5]  # that of the initial weights" in (pretrained.path / "config.toml").read_text()
     images = torch.from_numpy(tiny.images(16)).permute(0, 3, 1, 2)
-    square = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+    square = torch.nn.functional.interpolate(images, (64, 64), mode="bicubic", antialias=True)
     with torch.no_grad():
         wanted = pretrained.model.encoder(square / 127.5 - 1)
     np.testing.assert_allclose(pretrained.embed(tiny.images(16)), wanted, rtol=1e-3, atol=1e-3)
     pretrained.export("timm", out=tmp_path / "timm")
-    assert json.loads((tmp_path / "timm" / "config.json").read_text())["pretrained_cfg"]["mean"] == [0.5, 0.5, 0.5]
+    described = json.loads((tmp_path / "timm" / "config.json").read_text())["pretrained_cfg"]
+    assert (described["mean"], described["interpolation"]) == ([0.5, 0.5, 0.5], "bicubic")
 
 
 def test_a_run_that_starts_from_the_run_keeps_its_normalization(pretrained: sc.Run, tmp_path: Path) -> None:
     run = sc.train(tiny.images(16), out=tmp_path / "run", init=str(pretrained.path), **PHOTOS)
-    assert (run.config.model.encoder, run.config.model.pixel_mean) == (BUNDLED, HALF)
+    model = run.config.model
+    assert (model.encoder, model.pixel_mean, model.interpolation) == (BUNDLED, HALF, "bicubic")
 
 
 def test_a_checkpoint_without_the_setting_had_its_default(tmp_path: Path) -> None:
     run = sc.train(tiny.images(16), out=tmp_path / "run", **tiny.SETTINGS | {"epochs": 1})
     file = next((run.path / "checkpoints").glob("*/state.json"))
     state = json.loads(file.read_text())
-    del state["settings"]["pixel_mean"]
+    del state["settings"]["pixel_mean"], state["settings"]["interpolation"]
     file.write_text(json.dumps(state))
     check_settings(read_state(run.path), run.config)

@@ -13,8 +13,6 @@ from selfcluster.data.readers.folder import FolderImages
 from selfcluster.data.readers.images import ArrayImages, Images
 from selfcluster.errors import DataError
 
-NAMES = ("digits", "cifar10", "cifar100", "stl10", "fashion-mnist", "imagenette")
-
 _DIGITS_PIXELS = 32
 
 
