@@ -24,10 +24,10 @@ from selfcluster import randomness
 from selfcluster.data.inspect import look_at
 from selfcluster.data.readers.images import Images
 from selfcluster.data.sources import open_data
-from selfcluster.device import precision_of
+from selfcluster.device import precision_of, start
 from selfcluster.evaluation import knn
 from selfcluster.models.features import prepared_images
-from selfcluster.models.patches import SAMPLE, PatchEncoder, Scale, scales_of
+from selfcluster.models.patches import POWER, SAMPLE, PatchEncoder, Scale, scales_of
 from selfcluster.settings.config import DataSettings, default_config
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dropped 4": {"n_dropped": 4},
     "dropped 16": {"n_dropped": 16},
     "places 2": {"places": 2},
-    "places 6": {"places": 6},
+    "places 4": {"places": 4},
 }
 
 
@@ -79,11 +79,11 @@ def accuracy(train: Tensor, train_labels: np.ndarray, test: Tensor, test_labels:
 
 def powers(train: Tensor, train_labels: np.ndarray, test: Tensor, test_labels: np.ndarray, k: int) -> dict[str, float]:
     """Return the accuracy for other widths and other whitening: component i is divided by its deviation to this power."""
-    deviation = train.square().mean(dim=0)  # of components that are divided by the square root of their deviation
+    deviation = train.std(dim=0) ** (1 / (1 - POWER))
     found = {}
     for width in (128, 256, N_FEATURES):
-        for power in (0.0, 0.5, 0.75):
-            scale = deviation[:width].clamp(min=1e-12) ** (0.5 - power)
+        for power in (0.0, 0.5, 0.75, 1.0):
+            scale = deviation[:width].clamp(min=1e-12) ** (POWER - power)
             found[f"width {width}, power {power:g}"] = accuracy(
                 train[:, :width] * scale, train_labels, test[:, :width] * scale, test_labels, k
             )
@@ -102,6 +102,7 @@ def main() -> None:
     p.add_argument("--pixels", type=int)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    start("cpu")  # as the package does, so that memory is reused
     (search if p.parse_args().what == "search" else final)(p.parse_args())
 
 

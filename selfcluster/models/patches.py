@@ -1,4 +1,4 @@
-"""The encoder `patches`: codes of small patches, projected, pooled over places of the image, and whitened by half.
+"""The encoder `patches`: codes of small patches, projected, pooled over places of the image, and partly whitened.
 
 It is fitted to images in seconds to minutes, without training (see `clustering.patches`), and is then a network like any other: convolution,
 threshold, product, pooling. Images of more than 40 pixels are seen at two scales, in full and at half the side.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, normalize, unfold
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, linear, normalize, unfold
 
 from selfcluster import distributed, randomness
 from selfcluster.clustering.patches import CodeMoments, fit_dictionary
@@ -45,9 +45,11 @@ _N_MOMENTS, SAMPLE = 2_000, 6_000
 """Images for the moments of codes; images for the components, and in all."""
 _PATCHES_OF_IMAGE = 64
 """Patches of an image that count for the moments."""
+POWER = 0.75
+"""Each component is divided by its deviation to this power; 1 is whitening, 0 leaves it."""
 _SAMPLED = 0xA7
 """Key of the random draws."""
-_CHUNK = 1 << 22
+_CHUNK = 1 << 24
 """Codes computed at a time on a CPU, so that they stay in its cache."""
 
 default_cfgs = generate_default_cfgs({PATCHES: {"url": "", "num_classes": 0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0}})
@@ -72,7 +74,7 @@ class Scale:
     """Directions that codes are projected to."""
     n_dropped: int = 0
     """Leading directions that are left out, in addition to the constant."""
-    places: int = 4
+    places: int = 6
     """Places along each side of the image, an even number."""
 
 
@@ -127,14 +129,14 @@ class PatchScale(nn.Module):
         """Return for each patch 1 for the entries near it and 0 for the others."""
         with torch.autocast(pixels.device.type, enabled=False):
             whitened = conv2d(self.reduced(pixels), self.filters, stride=self.settings.stride)
-            whitened = normalize(whitened.permute(0, 2, 3, 1), dim=-1)
-        return (whitened @ self.entries.T).gt_(self.settings.threshold)
+            whitened = normalize(whitened.permute(0, 2, 3, 1), dim=-1).contiguous()
+        return linear(whitened, self.entries).gt_(self.settings.threshold)
 
     def forward(self, pixels: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n f"]:
         codes = self.codes(pixels)
         rows = codes[:, :-2:2] + codes[:, 1:-1:2] + codes[:, 2::2]
         nearby = rows[:, :, :-2:2] + rows[:, :, 1:-1:2] + rows[:, :, 2::2]  # 3 x 3 patches, every second one
-        projected = nearby @ self.directions.T
+        projected = linear(nearby, self.directions)
         places = adaptive_avg_pool2d(normalize(projected.float(), dim=-1).permute(0, 3, 1, 2), self.settings.places)
         # Joined with the mirrored image, whose features are the same at mirrored places, negated in odd directions.
         joined = places + self.parity[:, None, None] * places.flip(3)
@@ -170,7 +172,7 @@ class PatchScale(nn.Module):
 
 
 class PatchEncoder(nn.Module):
-    """Patches at one scale or two, and the leading components of their features, each divided by the square root of its deviation.
+    """Patches at one scale or two, and the leading components of their features, partly whitened.
 
     Args:
         side: side of the images, in pixels.
@@ -234,7 +236,7 @@ class PatchEncoder(nn.Module):
         joined = torch.cat([self._joined(part.to(self.mean.device)).cpu() for part in images.split(self._n_at_once)]).numpy()
         n = min(self.num_features, len(joined) - 1, joined.shape[1])
         found = PCA(n, svd_solver="randomized", random_state=seed).fit(joined)
-        scale_by = np.maximum(found.explained_variance_, 1e-5 * found.explained_variance_[0]) ** -0.25
+        scale_by = np.maximum(found.explained_variance_, 1e-5 * found.explained_variance_[0]) ** (-POWER / 2)
         self.mean.copy_(torch.from_numpy(found.mean_))
         self.components.zero_()[:, :n] = torch.from_numpy(found.components_.T * scale_by)
 
