@@ -78,7 +78,7 @@ def evaluate(
             notes.insert(0, f"transfer: the encoder was trained on {run.images or 'an array'}, and evaluated on {opened.identity['data']}")
         log, figures = Log(None, run.config.run), {}
         fitted_to = opened.split.train if opened.split is not None else opened.points
-        for representation in representations(run, opened.points.images, fitted_to, tuple(beside), untrained=beside_untrained):
+        for representation in representations(run, opened.points.images, tuple(beside), fitted_to=fitted_to, untrained=beside_untrained):
             suite = Suite(representation, opened, run, log, notes, finetune_minutes)
             figures[representation.name] = suite.figures(evaluators)
     identity = {**opened.identity, "step": run.step, "cosines": "centered"}  # figures of versions that did not center are not merged

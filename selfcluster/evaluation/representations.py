@@ -179,7 +179,7 @@ class OwnEncoder(Network):
 
 
 def representations(
-    run: OpenRun, images: Images, fitted_to: Subset, beside: tuple[str, ...] = (), *, untrained: bool = False
+    run: OpenRun, images: Images, beside: tuple[str, ...] = (), *, fitted_to: Subset | None = None, untrained: bool = False
 ) -> Iterator[Representation]:
     """Yield the baselines, then the encoders in `beside`, then the run's own encoder.
 
@@ -189,8 +189,8 @@ def representations(
     Args:
         run: the evaluated run.
         images: the evaluated images.
-        fitted_to: images that patches are fitted to.
         beside: names of timm networks, or folders of other runs. They are created first, so that their errors come early.
+        fitted_to: images that patches are fitted to; None for the evaluated ones.
         untrained: whether timm's networks keep random weights.
     Raises:
         ConfigError: a name is unknown, or its weights are not available.
@@ -201,7 +201,7 @@ def representations(
     short_side = look_at(images, len(images), run.device).short_side
     yield Pixels("raw pixels", raw_side, run.config, run.device)
     if run.config.model.encoder != PATCHES:
-        yield _patches(run, fitted_to, patches_pixels(short_side))
+        yield _patches(run, fitted_to or Subset(images, np.arange(len(images))), patches_pixels(short_side))
     if not (is_bundled(run.config.model.encoder) and run.config.model.init == "pretrained"):
         side = frozen_pixels(short_side, gpu=False)
         bundled = timm_encoder(BUNDLED, untrained=False, seed=run.config.run.seed, pixels=side)

@@ -70,8 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_splits_are_recognized_and_every_table_has_its_baselines(folder: Path, tmp_path: Path) -> None:
     run = sc.train(folder, out=tmp_path / "run", workers=0, **{**tiny.SETTINGS, "epochs": 1, "threads": 1})
     evaluation = run.evaluate(only=["knn", "clusters"])
-    assert list(evaluation.figures) == ["raw pixels", "pretrained encoder", "untrained encoder", "trained encoder"]
-    for name in ("raw pixels", "pretrained encoder"):
+    assert list(evaluation.figures) == ["raw pixels", "patches", "pretrained encoder", "untrained encoder", "trained encoder"]
+    for name in ("raw pixels", "patches", "pretrained encoder"):
         assert evaluation.figures[name]["eval/knn_top1_k20"] == 1.0
         assert evaluation.figures[name]["cluster/accuracy"] == 1.0
     notes = " ".join(evaluation.notes)
@@ -182,7 +182,7 @@ def test_with_labels_everything_but_fine_tuning_is_computed(labeled: sc.Run) -> 
 def test_images_are_read_once_for_each_representation(labeled: sc.Run, caplog: pytest.LogCaptureFixture) -> None:
     labeled.evaluate()
     said = "\n".join(caplog.messages)
-    for name in ("raw pixels", "pretrained encoder", "untrained encoder", "trained encoder"):
+    for name in ("raw pixels", "patches", "pretrained encoder", "untrained encoder", "trained encoder"):
         assert f"\n{said}".count(f"\n{name}: 60 images in ") == 1
         assert f"{name}: linear in " in said
 

@@ -33,6 +33,7 @@ def test_baselines_come_first_then_the_encoders_beside_then_the_run(run: sc.Run)
     found = list(representations(run.opened, IMAGES, ("resnet10_small_quarter_s2", str(run.path)), untrained=True))
     assert [r.name for r in found] == [
         "raw pixels",
+        "patches",
         "pretrained encoder",
         "untrained encoder",
         "resnet10_small_quarter_s2, untrained",
@@ -42,28 +43,29 @@ def test_baselines_come_first_then_the_encoders_beside_then_the_run(run: sc.Run)
     assert isinstance(found[0], Pixels)
     index = np.arange(24)
     rows = [r.of_images(IMAGES, index, _unseen) for r in found]
-    assert torch.equal(rows[4], rows[5]), "the run beside itself"
-    assert rows[5].numpy() == pytest.approx(run.embed(tiny.images(24)), abs=1e-6)
-    assert not torch.allclose(rows[2], rows[5], atol=1e-3)
-    assert rows[3].shape == (24, 128)
+    assert torch.equal(rows[5], rows[6]), "the run beside itself"
+    assert rows[1].shape == (24, 512)
+    assert rows[6].numpy() == pytest.approx(run.embed(tiny.images(24)), abs=1e-6)
+    assert not torch.allclose(rows[3], rows[6], atol=1e-3)
+    assert rows[4].shape == (24, 128)
 
 
 def test_the_pretrained_encoder_is_that_of_explore(run: sc.Run, tmp_path: Path) -> None:
     images = tiny.images(24, pixels=40)
     explored = sc.explore(images, out=tmp_path / "explored", k=2, device="cpu")
-    floor = list(representations(run.opened, ArrayImages(images)))[1]
+    floor = list(representations(run.opened, ArrayImages(images)))[2]
     assert (floor.name, floor.pixels) == ("pretrained encoder", 40)
     assert floor.of_images(ArrayImages(images), np.arange(24), _unseen).numpy() == pytest.approx(explored.embed(images), abs=1e-4)
-    assert [r.name for r in representations(explored.opened, IMAGES)] == ["raw pixels", "pretrained encoder"]
+    assert [r.name for r in representations(explored.opened, IMAGES)] == ["raw pixels", "patches", "pretrained encoder"]
     with_another = OpenRun(explored.path, replace(explored.config, {"encoder": "resnet18.a1_in1k"}), "", explored.model)
     names = [r.name for r in representations(with_another, IMAGES)]
-    assert names == ["raw pixels", "pretrained encoder", "resnet18.a1_in1k"], "another one has its own name"
+    assert names == ["raw pixels", "patches", "pretrained encoder", "resnet18.a1_in1k"], "another one has its own name"
 
 
 def test_the_pretrained_encoder_is_left_out_where_training_started_from_it(tmp_path: Path) -> None:
     settings = {**tiny.SETTINGS, "encoder": BUNDLED, "init": "pretrained", "crop_pixels": (64, 32), "epochs": 1, "max_steps": 1}
     run = sc.train(tiny.images(16), out=tmp_path / "run", **settings)
-    assert [r.name for r in representations(run.opened, IMAGES)] == ["raw pixels", "encoder before training", "trained encoder"]
+    assert [r.name for r in representations(run.opened, IMAGES)] == ["raw pixels", "patches", "encoder before training", "trained encoder"]
 
 
 def test_pixels_of_whole_images_and_of_crops_are_on_one_scale() -> None:

@@ -53,7 +53,7 @@ def test_the_run_is_assigned_to_reported_exported_and_evaluated(run: sc.Run, fol
     again.export("timm", out=folder / "timm")
     assert json.loads((folder / "timm" / "config.json").read_text())["architecture"] == BUNDLED
     again.export("whole", out=folder / "whole")
-    assert list(again.evaluate(labels="none", only=["label-free"]).figures) == ["raw pixels", "pretrained encoder"]
+    assert list(again.evaluate(labels="none", only=["label-free"]).figures) == ["raw pixels", "patches", "pretrained encoder"]
     assert len(again.cluster(k=3).summaries) == 3
 
 

@@ -200,7 +200,7 @@ def test_an_imported_run_is_evaluated_on_given_images_only(imported: sc.Run) -> 
     images, labels = tiny.images(30), np.arange(30) % 3
     np.savez(imported.path.parent / "toys.npz", images=images, labels=labels)
     figures = imported.evaluate(imported.path.parent / "toys.npz", only=["knn", "retrieval"]).figures
-    assert list(figures) == ["raw pixels", "pretrained encoder", "untrained encoder", "trained encoder"]
+    assert list(figures) == ["raw pixels", "patches", "pretrained encoder", "untrained encoder", "trained encoder"]
     assert figures["untrained encoder"] != figures["trained encoder"]
     with pytest.raises(sc.DataError, match=r"was imported or exported without its images; name the images \(IMAGES\)"):
         imported.evaluate()
