@@ -41,7 +41,7 @@ _ONE_SCALE = 40
 
 _PATCHES_OF_CODE = 100
 """Patches in the sample that the dictionary is made of, for each of its entries."""
-_N_MOMENTS, SAMPLE = 2_000, 6_000
+_N_MOMENTS, SAMPLE = 2_000, 3_000
 """Images for the moments of codes; images for the components, and in all."""
 _PATCHES_OF_IMAGE = 64
 """Patches of an image that count for the moments."""
