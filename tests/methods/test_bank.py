@@ -53,6 +53,36 @@ def _centroids(t: Training) -> Tensor:
     return t.model.prototypes.weight.detach().clone()
 
 
+# ---- first labels from patches ------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_first_labels_are_clusters_of_patches_and_last_for_their_epochs(method: str) -> None:
+    t, m = _training(method, first_labels="patches", first_label_epochs=2)
+    asked: list[str] = []
+
+    def extract(what: str, **how: Any) -> Rows:
+        asked.append(what)
+        return _extract(t)(what, **how)  # type: ignore[arg-type]
+
+    before = _centroids(t)
+    m.begin_epoch(0, extract)
+    first = m.labels.whole.clone()
+    rows = _extract(t)("patches")
+    assert rows.values.shape == (len(t.method.trained_on), 512)
+    seeds = [randomness.seed_from(t.config.run.seed, head, 0xB1) for head in range(3)]
+    for head, k in enumerate(HEADS):
+        found = kmeans(torch.as_tensor(rows.values), k, spherical=True, seed=seeds[head])
+        assert metrics.nmi(found.assignments.numpy(), first[head].numpy()) > 0.9
+    assert torch.equal(_centroids(t), before), "the prototypes stay random"
+    m.begin_epoch(1, extract)
+    assert torch.equal(m.labels.whole, first)
+    assert asked == ["patches"], "nothing goes through the untrained network"
+    m.begin_epoch(2, extract)
+    assert asked == ["patches", "embeddings"]
+    assert not torch.equal(m.labels.whole, first)
+
+
 # ---- the bank and the labels --------------------------------------------------------------------------------------------------
 
 

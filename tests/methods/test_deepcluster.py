@@ -45,6 +45,27 @@ def _top(method: DeepCluster) -> Tensor:
     return method.top_layer.weight.detach().clone()
 
 
+# ---- first labels from patches ------------------------------------------------------------------------------------------------
+
+
+def test_first_labels_are_clusters_of_patches_and_the_top_layer_is_kept_while_they_last() -> None:
+    t, method = _training(first_labels="patches", first_label_epochs=2)
+    asked: list[str] = []
+
+    def extract(what: str, **how: Any) -> Rows:
+        asked.append(what)
+        return _extract(t)(what, **how)  # type: ignore[arg-type]
+
+    plan = method.begin_epoch(0, extract)
+    assert plan.reset == ("prototypes.weight", "prototypes.bias")
+    labels, top = method.labels.whole.clone(), _top(method)
+    assert method.begin_epoch(1, extract).reset == ()
+    assert torch.equal(method.labels.whole, labels)
+    assert torch.equal(_top(method), top)
+    assert method.begin_epoch(2, extract).reset
+    assert asked == ["patches", "features"]
+
+
 # ---- uniform sampling ---------------------------------------------------------------------------------------------------------
 
 SIZES = [90, 9, 1, 0]

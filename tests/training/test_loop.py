@@ -105,6 +105,20 @@ def test_resume_at_the_end_of_an_epoch(tmp_path: Path, stop_at: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(_weights(whole).values(), _weights(second).values(), strict=True))
 
 
+@pytest.mark.parametrize("method", ["deepcluster", "deepcluster-v2", "sela-v2"])
+def test_resume_while_first_labels_last(tmp_path: Path, method: str) -> None:
+    def build() -> Training:
+        return tiny.training(None, method, first_labels="patches", first_label_epochs=2)
+
+    whole, first, second = build(), build(), build()
+    loop.fit(whole, tiny.Silent(), None)
+    with pytest.raises(loop.Interrupted):
+        loop.fit(first, tiny.Silent(), tmp_path, stop_at=6)
+    restore(second, tmp_path)
+    loop.fit(second, tiny.Silent(), tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(_weights(whole).values(), _weights(second).values(), strict=True))
+
+
 def test_workers_and_resume_change_nothing_on_a_folder_with_a_broken_image(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
