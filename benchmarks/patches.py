@@ -27,7 +27,7 @@ from selfcluster.data.sources import open_data
 from selfcluster.device import precision_of, start
 from selfcluster.evaluation import knn
 from selfcluster.models.features import prepared_images
-from selfcluster.models.patches import POWER, SAMPLE, PatchEncoder, Scale, scales_of
+from selfcluster.models.patches import POWER, SAMPLE, PatchEncoder, Scale, patches_pixels, scales_of
 from selfcluster.settings.config import DataSettings, default_config
 
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def main() -> None:
 
 def opened(a: Namespace) -> tuple[Tensor, np.ndarray, Tensor, np.ndarray]:
     data, test = (open_data(path, DataSettings()).images for path in (a.data, a.test))
-    side = a.pixels or max(28, min(64, look_at(data, len(data), CPU).short_side))
+    side = a.pixels or patches_pixels(look_at(data, len(data), CPU).short_side)
     assert data.labels is not None
     assert test.labels is not None
     return prepared(data, side), data.labels.codes, prepared(test, side), test.labels.renamed(data.labels.names).codes

@@ -54,10 +54,38 @@ def results() -> str:
         intro,
         "## The demo\n\n`selfcluster demo`, one row per seed; clusters of all 1,797 digits.",
         table(["seed", *_COLUMNS.values(), "training"], demo),
+        _patches(),
         *(_quality(recorded(file.stem)) for file in sorted(RESULTS.glob("quality-*.json"))),
         *speed_tables.sections(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _patches() -> str:
+    """Return the section on patches."""
+    intro = (
+        "## Patches\n\nFeatures of `--encoder patches` in float32, fitted to the training images; nearest neighbors among all of these, for images that were "
+        "not fitted to. Seconds to fit, and to compute the features of all images."
+    )
+    rows = []
+    for file in sorted(RESULTS.glob("patches-*.json")):
+        if not file.stem.startswith("patches-search"):
+            r = recorded(file.stem)
+            numbers = [
+                f"{r['bank']:,}",
+                f"{r['test']:,}",
+                f"{r['side']} px",
+                f"{r['n_codes']:,}",
+                f"{r['kNN']['median']:.1f} % (k = {r['k']})",
+            ]
+            rows.append(
+                [
+                    r.get("data", file.stem.removeprefix("patches-")),
+                    *numbers,
+                    *(f"{r[key]['median']:.0f} s" for key in ("fit_seconds", "features_seconds")),
+                ]
+            )
+    return f"{intro}\n\n{table(['', 'training', 'test', 'side', 'codes', 'kNN', 'fit', 'features'], rows)}"
 
 
 def _quality(result: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcluster.formatting import duration
+from selfcluster.models.patches import PATCHES
 from selfcluster.runs.checkpoint import read_state
 from selfcluster.runs.environment import read_environment
 from selfcluster.runs.folder import read_config
@@ -58,6 +59,8 @@ def model_card(path: Path, config: Config[Any], *, n_features: int, loading: str
     if source := read_environment(path).imported_from:
         origin = f"It was imported from `{source}`, a checkpoint in the layout of the original code."
         inherited = f" The weights are those of {source}, whose license applies."
+    elif config.model.encoder == PATCHES:
+        origin = "It was not trained: small patches of the images below were clustered."
     elif config.method == "explore":
         weights = "timm's pretrained weights" if config.model.init == "pretrained" else f"the weights of {_value(config.model.init)}"
         origin = f"It was not trained: these are {weights} for `{config.model.encoder}`, whose license applies."

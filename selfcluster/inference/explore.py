@@ -20,7 +20,7 @@ from selfcluster import distributed, methods
 from selfcluster.clustering.density import density_centroids
 from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.inspect import look_at
-from selfcluster.data.readers.images import Images, sample_of
+from selfcluster.data.readers.images import Images, sample_of, why_unreadable
 from selfcluster.data.sources import open_data
 from selfcluster.device import n_threads, precision_of, start
 from selfcluster.distributed import logger
@@ -33,7 +33,7 @@ from selfcluster.models.model import Center, ClusterModel, Prototypes
 from selfcluster.models.patches import PATCHES, PREPARATION, SAMPLE, PatchEncoder, default_codes, fit_patches, patches_pixels
 from selfcluster.models.pretrained import Preparation, frozen_pixels
 from selfcluster.runs.checkpoint import save_network
-from selfcluster.runs.folder import claim, prepare, write_config
+from selfcluster.runs.folder import claim, prepare, write_config, write_skipped
 from selfcluster.runs.initial_weights import network_of, preparation_for
 from selfcluster.runs.run import OpenRun
 from selfcluster.runs.weights import load_initial_weights, write_model
@@ -69,7 +69,7 @@ def explore(
         overwrite: replace the run in `out`.
         labels: as in `train`.
         pixels: side that images are resized to; 0 for 128 on a CPU and 224 on a GPU, but no more than the images have, and
-            always a side that the encoder takes; patches: at least 32 and at most 64.
+            always a side that the encoder takes; for patches, at most 64, and 32 for images smaller than 28.
         n_codes: entries of the dictionary of patches; more are better and slower. None for half as many as images, but at most 2048.
         seed: random seed of the clusters, and of patches.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -100,7 +100,11 @@ def explore(
             _fit_patches(model.encoder, config, opened.images, target)
         run = OpenRun(path, config, opened.where, model)
         features = torch.from_numpy(embeddings_of(run, opened.images).features)
-        features = features[~features[:, 0].isnan()]
+        is_readable = ~features[:, 0].isnan()
+        if broken := why_unreadable(opened.images, (~is_readable).nonzero()[:, 0].numpy()):
+            write_skipped(path, broken, opened)
+            logger.warning(f"{len(broken):,} images could not be read; see {path / 'skipped.csv'}")
+        features = features[is_readable]
         _check_enough(len(features), k)
         mean = features.mean(dim=0)
         centroids = _centroids(features - mean, k, seed, target)

@@ -36,6 +36,8 @@ N_FEATURES = 512
 """Width of the output."""
 LARGEST_SIDE = 64
 """Largest side of images that is worth the time."""
+_SMALLEST_SIDE = 28
+"""Images smaller than this are enlarged."""
 _ONE_SCALE = 40
 """Largest side of images that are seen at one scale."""
 
@@ -79,8 +81,11 @@ class Scale:
 
 
 def patches_pixels(short_side: int) -> int:
-    """Return the side that images are resized to, given their short side: their own, but at least 32 and at most 64."""
-    return max(32, min(LARGEST_SIDE, short_side))
+    """Return the side that images are resized to, given their short side: a multiple of 4, so that mirroring is exact at both scales.
+
+    That is nearly their own, but at most 64, and 32 for images smaller than 28.
+    """
+    return min(LARGEST_SIDE, short_side) // 4 * 4 if short_side >= _SMALLEST_SIDE else 32
 
 
 def default_codes(n_images: int) -> int:

@@ -23,7 +23,7 @@ HEADLINES: dict[VerdictState, str] = {
     "undertrained": "It has not finished learning: more training, or another setting, should help.",
     "not learning": "It learns nothing from these images: change a setting, then train again.",
     "collapsing": "The embeddings no longer tell images apart: do not use this encoder.",
-    "not trained": "These are clusters of a pretrained encoder's features; nothing was trained on the images.",
+    "not trained": "These are clusters of the encoder's features; no network was trained on the images.",
     "unknown": "There are no metrics of the training, so nothing can be said about it.",
 }
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from selfcluster import distributed, randomness
 from selfcluster.data.crops import MultiCrop, normalize
 from selfcluster.data.loader import EpochPlan, Loader
-from selfcluster.errors import DataError
+from selfcluster.data.readers.images import why_unreadable
 from selfcluster.methods.base import Extractor
 from selfcluster.models.features import in_mode, prepared_images
 from selfcluster.models.model import Renormalize
@@ -110,12 +110,8 @@ def _centers(t: Training, index: NDArray[np.int64], network: Callable[[Tensor], 
     for prepared, readable in batches:
         of_batch = index[start : start + len(prepared)]
         start += len(prepared)
-        for image in of_batch[~readable.numpy()].tolist():
-            # Workers return no reasons, so read the image again to get one.
-            try:
-                t.loader.images.decode(image)
-            except DataError as error:
-                t.loader.note_broken({image: str(error)})
+        if not readable.all():  # workers return no reasons, so read these images again to get them
+            t.loader.note_broken(why_unreadable(t.loader.images, of_batch[~readable.numpy()]))
         if readable.any():
             with t.autocast():
                 values = network(normalize(prepared[readable].to(t.device, non_blocking=True)))

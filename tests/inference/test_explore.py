@@ -42,6 +42,7 @@ def test_clusters_are_those_of_centered_features(run: sc.Run) -> None:
     wanted = (unit @ run.model.prototypes.heads()[0].T).argmax(dim=1)
     assert np.array_equal(clusters[readable], wanted)
     assert clusters[~readable].tolist() == [-1]
+    assert (run.path / "skipped.csv").read_text().splitlines()[1:] == ['"007.png","is not an image"']
 
 
 def test_the_run_is_assigned_to_reported_exported_and_evaluated(run: sc.Run, folder: Path) -> None:

@@ -49,6 +49,7 @@ def test_timm_and_onnx_compute_the_same_features(run: sc.Run, folder: Path) -> N
     encoder = timm.create_model(f"local-dir:{folder / 'timm'}", pretrained=True).eval()
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(encoder(pixels), run.model.encoder(pixels), rtol=1e-5, atol=1e-5)
+    assert "small patches of the images below were clustered" in (run.export("hub", out=folder / "hub").path / "README.md").read_text()
     pytest.importorskip("onnxruntime")
     run.export("onnx", out=folder / "onnx")  # compares the graph with the network
 

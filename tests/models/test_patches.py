@@ -8,7 +8,7 @@ import torch
 
 import selfcluster.models
 from selfcluster.errors import DataError
-from selfcluster.models.patches import PatchEncoder
+from selfcluster.models.patches import PatchEncoder, patches_pixels
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,11 @@ def test_fewer_images_than_features_leave_the_others_zero(images: torch.Tensor) 
 def test_more_entries_than_patches_are_refused(images: torch.Tensor) -> None:
     with pytest.raises(DataError, match=r"2 images have 722 patches, fewer than the 2,048 of the dictionary; lower --n-codes"):
         PatchEncoder(24, n_codes=2048).fit(images[:2])
+
+
+@pytest.mark.parametrize(("short_side", "wanted"), [(8, 32), (27, 32), (28, 28), (33, 32), (45, 44), (64, 64), (500, 64)])
+def test_images_are_seen_at_nearly_their_own_size(short_side: int, wanted: int) -> None:
+    assert patches_pixels(short_side) == wanted
 
 
 def test_timm_builds_it_by_name() -> None:

@@ -284,3 +284,14 @@ def sample_of(images: Images, n: int, min_scale: MinScale = full_scale) -> Itera
             yield images.decode(int(index), min_scale)
         except DataError:
             continue
+
+
+def why_unreadable(images: Images, index: NDArray[np.int64]) -> dict[int, str]:
+    """Return the reason for each of these images that cannot be read, by decoding it."""
+    reasons = {}
+    for image in index.tolist():
+        try:
+            images.decode(image)
+        except DataError as error:
+            reasons[image] = str(error)
+    return reasons
