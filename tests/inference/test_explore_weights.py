@@ -14,10 +14,17 @@ import torch
 from safetensors.torch import save_file
 
 import selfcluster as sc
+from selfcluster.device import precision_of
 from selfcluster.models.encoders import create_encoder, suitable_side
 from tests import tiny
 
 IMAGES = tiny.images(8, pixels=40)
+
+
+def _check_same(run: sc.Run, features: torch.Tensor) -> None:
+    """Compare the features of the images, which are computed in bf16 on some machines."""
+    difference = np.linalg.norm(run.embed(IMAGES) - features.numpy()) / float(features.norm())
+    assert difference < (0.02 if precision_of(run.config, torch.device("cpu")) == torch.bfloat16 else 1e-4)
 
 
 def _explore(out: Path, **given: Any) -> sc.Run:
@@ -57,13 +64,11 @@ def test_a_folder_of_timms_names_network_weights_and_preparation(weights: Path, 
         features = wanted(square / 127.5 - 1)
     shutil.rmtree(given)
     again = sc.load(run.path)
-    np.testing.assert_allclose(again.embed(IMAGES), features, rtol=1e-3, atol=1e-4)
+    _check_same(again, features)
     again.export("timm", out=tmp_path / "exported")
     assert json.loads((tmp_path / "exported" / "config.json").read_text())["model_args"]["depth"] == 1
     for source in (run.path, tmp_path / "exported"):
-        np.testing.assert_allclose(
-            _explore(tmp_path / f"again-{source.name}", encoder=str(source)).embed(IMAGES), features, rtol=1e-3, atol=1e-4
-        )
+        _check_same(_explore(tmp_path / f"again-{source.name}", encoder=str(source)), features)
 
 
 def test_training_starts_from_a_folder_of_timms(weights: Path, tmp_path: Path) -> None:
