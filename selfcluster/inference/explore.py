@@ -96,7 +96,8 @@ def explore(
         logger.info(note)
     with distributed.alone():
         prepare(path, _resolved(config), opened)
-        if isinstance(model.encoder, PatchEncoder):
+        if encoder == PATCHES:
+            assert isinstance(model.encoder, PatchEncoder)
             _fit_patches(model.encoder, config, opened.images, target)
         run = OpenRun(path, config, opened.where, model)
         features = torch.from_numpy(embeddings_of(run, opened.images).features)

@@ -54,13 +54,15 @@ _SAMPLED = 0xA7
 _CHUNK = 1 << 24
 """Codes computed at a time on a CPU, so that they stay in its cache."""
 
-default_cfgs = generate_default_cfgs({PATCHES: {"url": "", "num_classes": 0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0}})
+default_cfgs = generate_default_cfgs(
+    {PATCHES: {"url": "", "num_classes": 0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0, "fixed_input_size": True}}
+)
 """timm reads this name when the encoder is registered."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Settings of one scale; the defaults were found by `benchmarks/patches.py`."""
+    """Settings of one scale; docs/log.md says how the defaults were found."""
 
     side: int
     """Side that images are reduced to, in pixels; a divisor of theirs."""
@@ -205,6 +207,8 @@ class PatchEncoder(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n f"]:
         """Return the features of images with pixels in [0, 1]."""
+        if pixels.shape[-1] != self.side:
+            raise ValueError(f"patches were fitted to images of {self.side} px")
         if torch.compiler.is_compiling():  # an exported graph has no loop over a batch of any size
             return self._features(pixels)
         return torch.cat([self._features(part) for part in pixels.split(self._n_at_once)])
@@ -272,4 +276,6 @@ def fit_patches(
 @register_model
 def patches(pretrained: bool = False, **shape: Any) -> nn.Module:
     """Patches, to be fitted or loaded; 512 features. Arguments: `side`, `n_codes`, `n_features`."""
-    return build_model_with_cfg(PatchEncoder, PATCHES, pretrained, kwargs_filter=("num_classes", "in_chans", "global_pool"), **shape)
+    return build_model_with_cfg(
+        PatchEncoder, PATCHES, pretrained, kwargs_filter=("num_classes", "in_chans", "global_pool", "img_size"), **shape
+    )

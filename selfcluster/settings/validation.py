@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from selfcluster.errors import ConfigError
-from selfcluster.settings.config import Config, DeepClusterSettings, SwavSettings, flatten
+from selfcluster.settings.config import METHOD_SETTINGS, Config, DeepClusterSettings, SwavSettings, flatten
 
 _MINIMUM = {
     "iterations": 1,
@@ -17,6 +17,7 @@ _MINIMUM = {
     "kmeans_iterations": 1,
     "pca_width": 1,
     "reassign_epochs": 1,
+    "first_label_epochs": 1,
     "top_lr": 0,
 }
 
@@ -34,6 +35,10 @@ def check(config: Config[Any]) -> None:
     if not len(crops.n_crops) == len(crops.crop_pixels) == len(crops.area) or not crops.n_crops:
         raise ConfigError(
             f"n_crops {crops.n_crops}, crop_pixels {crops.crop_pixels} and area {crops.area} must have one entry for each size of crop"
+        )
+    if config.model.encoder == "patches" and config.method in METHOD_SETTINGS:
+        raise ConfigError(
+            "encoder 'patches' is fitted, not trained; use selfcluster explore --encoder patches, or train another encoder (with --first-labels patches)"
         )
     if isinstance(config.objective, SwavSettings) and config.objective.queue_length % config.optim.batch:
         length, batch = config.objective.queue_length, config.optim.batch

@@ -54,6 +54,24 @@ def test_timm_and_onnx_compute_the_same_features(run: sc.Run, folder: Path) -> N
     run.export("onnx", out=folder / "onnx")  # compares the graph with the network
 
 
+def test_patches_of_a_run_are_used_as_they_are_on_other_images(run: sc.Run, tmp_path: Path) -> None:
+    images = tiny.images(12, pixels=80, seed=1)
+    other = sc.explore(images, encoder=str(run.path), k=2, out=tmp_path / "run", device="cpu")
+    assert other.config.crops.crop_pixels == run.config.crops.crop_pixels
+    np.testing.assert_allclose(other.embed(images), run.embed(images), rtol=1e-5, atol=1e-5)
+    with pytest.raises(sc.ConfigError, match="patches were fitted to images of 32 px"):
+        sc.explore(images, encoder=str(run.path), pixels=64, k=2, out=tmp_path / "refused", device="cpu")
+
+
+@pytest.mark.parametrize("how", [{"encoder": "patches"}, {"init": "RUN"}])
+def test_patches_are_not_trained(how: dict[str, str], run: sc.Run, tmp_path: Path) -> None:
+    settings = {name: value for name, value in tiny.SETTINGS.items() if name != "encoder"}
+    given = {name: value.replace("RUN", str(run.path)) for name, value in how.items()}
+    with pytest.raises(sc.ConfigError, match="encoder 'patches' is fitted, not trained"):
+        sc.train(tiny.images(), out=tmp_path / "run", **settings, **given)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
