@@ -10,7 +10,7 @@ from selfcluster import distributed
 from selfcluster.data.crops import resize_center
 from selfcluster.data.readers.images import Images, sample_of
 from selfcluster.errors import DataError
-from selfcluster.settings.recipe import Facts
+from selfcluster.settings.choices import Facts
 
 _N_SAMPLED = 256
 

@@ -35,8 +35,8 @@ class Batch:
 
     index: Int64[Tensor, " b"]
     """Position of each image in the data set."""
-    crops: list[Float[Tensor, "b 3 _ _"]]
-    """Every crop of every image, large ones first."""
+    crops: list[Float[Tensor, "b ..."]]
+    """Every crop of every image, large ones first; or what the frozen stages of an encoder make of them."""
 
     def parts(self, n: int) -> list[Batch]:
         """Split the batch into n equal parts."""
@@ -159,6 +159,7 @@ class Loader:
         workers: processes that decode and cut; 0 decodes in this process.
         threads: threads of this process that decode, cut and augment if the network trains on a CPU.
         max_broken_share: share of unreadable images above which `DataError` stops the run.
+        repeat_after: epochs after which the same crops of an image come again; 0 for never.
     """
 
     def __init__(
@@ -172,9 +173,11 @@ class Loader:
         workers: int = 0,
         threads: int = 1,
         max_broken_share: float = 0.1,
+        repeat_after: int = 0,
     ) -> None:
         self.images, self.crops, self.batch, self.seed, self.device = images, crops, batch, seed, device
         self.max_broken_share, self.workers, self.threads = max_broken_share, workers, threads
+        self.repeat_after = repeat_after
         self.broken: dict[int, str] = {}
         """Reason of each unreadable image, by index; part of every checkpoint."""
         self.wait_seconds = 0.0
@@ -243,7 +246,14 @@ class Loader:
         positions = np.arange(first, first + n_local + ahead) % len(plan.order)
         index = plan.order[positions]
         known = {image: self.broken[image] for image in self.broken.keys() & set(index.tolist())} if self.broken else {}
-        return _Task(epoch, index, plan.occurrence[positions], len(plan.order) + positions, n_local, known)
+        occurrence, replacement_occurrence = plan.occurrence[positions], len(plan.order) + positions
+        if self.repeat_after:
+            occurrence, replacement_occurrence, epoch = self.view(epoch, occurrence), self.view(epoch, replacement_occurrence), 0
+        return _Task(epoch, index, occurrence, replacement_occurrence, n_local, known)
+
+    def view(self, epoch: int, occurrence: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which of the crops that are repeated an occurrence of an image has."""
+        return (epoch + occurrence) % self.repeat_after
 
     def _augment(self, cut: _Cut) -> Batch:
         crops = [crops.to(self.device, non_blocking=True) for crops in cut.crops]

@@ -203,7 +203,7 @@ def representations(
     if run.config.model.encoder != PATCHES:
         yield _patches(run, fitted_to or Subset(images, np.arange(len(images))), patches_pixels(short_side))
     if not (is_bundled(run.config.model.encoder) and run.config.model.init == "pretrained"):
-        side = frozen_pixels(short_side, gpu=False)
+        side = frozen_pixels(gpu=False)
         bundled = timm_encoder(BUNDLED, untrained=False, seed=run.config.run.seed, pixels=side)
         yield Network(_PRETRAINED, bundled, side, bundled.interpolation, run.config, run.device, precision)
     if run.config.method != "explore":

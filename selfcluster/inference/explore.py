@@ -68,8 +68,8 @@ def explore(
         out: run folder; None for runs/<data>-explore-<n>.
         overwrite: replace the run in `out`.
         labels: as in `train`.
-        pixels: side that images are resized to; 0 for 128 on a CPU and 224 on a GPU, but no more than the images have, and
-            always a side that the encoder takes; for patches, at most 64, and 32 for images smaller than 28.
+        pixels: side that images are resized to; 0 for 128 on a CPU and 224 on a GPU, or the nearest side that the encoder takes; for
+            patches, at most 64, and 32 for images smaller than 28.
         n_codes: entries of the dictionary of patches; more are better and slower. None for half as many as images, but at most 2048.
         seed: random seed of the clusters, and of patches.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -135,7 +135,7 @@ def _network(
     )
     load_initial_weights(network, m.init, instead=WEIGHTS_TO_EXPLORE)
     preparation = preparation_for(m.encoder, m.init) or Preparation.from_timm({})
-    wanted = pixels or frozen_pixels(look_at(images, len(images), device).short_side, gpu=device.type == "cuda")
+    wanted = pixels or frozen_pixels(gpu=device.type == "cuda")
     side = suitable_side(network, wanted, of_weights=preparation.pixels, channels=channels)
     if pixels and (reason := why_refused(network, pixels, channels=channels)):
         raise ConfigError(f"encoder {m.encoder!r} does not take images of {pixels} px ({reason}); use --pixels {side}, or leave it out")

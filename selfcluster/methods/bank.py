@@ -18,16 +18,21 @@ from torch import Tensor
 
 from selfcluster import distributed, randomness
 from selfcluster.clustering.kmeans import kmeans
+from selfcluster.clustering.neighbor_graph import sample_rows, spectral_centroids
 from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.methods.base import Extractor, Method, PseudoLabels, stop_or_warn
 from selfcluster.methods.losses import pseudo_label_loss
 from selfcluster.methods.memory import MemoryBank
 from selfcluster.methods.pseudo_labels import PseudoLabelTable, check_clusters, require_enough
-from selfcluster.models.model import ClusterModel, Outputs, Prototypes
-from selfcluster.settings.config import Config
+from selfcluster.models.model import Center, ClusterModel, Outputs, Prototypes
+from selfcluster.models.rows import map_rows
+from selfcluster.settings.config import Config, keeps_first_labels
 
 _CONSTANT = 1 - 1e-4
 """Squared length of the mean embedding above which the embeddings are constant but for rounding."""
+
+_GRAPH_ROWS = 20_000
+"""Images whose graph of neighbors is clustered for the first labels; the others are assigned to its clusters."""
 
 _PATCHES = 0xB1
 """Key of the random draws."""
@@ -45,7 +50,7 @@ class BankMethod(Method[PseudoLabels]):
         check_clusters(config.n_prototypes, len(trained_on))
         assert isinstance(model.prototypes, Prototypes)
         self.prototypes, device = model.prototypes, model.prototypes.weight.device
-        self.bank = MemoryBank(trained_on, n_assign=model.n_assign, width=config.model.embedding_width, device=device)
+        self.bank = MemoryBank(trained_on, n_assign=model.n_assign, width=self.prototypes.weight.shape[1], device=device)
         self.labels = PseudoLabelTable(len(config.n_prototypes), trained_on, device)
 
     @abc.abstractmethod
@@ -58,8 +63,11 @@ class BankMethod(Method[PseudoLabels]):
         In eval mode, with the initial running statistics, embeddings would be nearly collinear. First labels from patches need no bank.
         """
         order, settings = super().begin_epoch(epoch, extract).order, self.config.objective
-        if settings.first_labels == "patches" and epoch < settings.first_label_epochs:
-            return EpochPlan(order, figures=self._label_by_patches(extract) if epoch == 0 else {})
+        if keeps_first_labels(settings, epoch):
+            if epoch > 0:
+                return EpochPlan(order)
+            label = self._label_by_patches if settings.first_labels == "patches" else self._label_by_neighbors
+            return EpochPlan(order, figures=label(extract))
         if not self.bank.is_begun:
             self.bank.fill(extract("embeddings", view="assign", train_mode=True))
         assigned, sizes, notes, warnings = [], [], [], []
@@ -92,6 +100,34 @@ class BankMethod(Method[PseudoLabels]):
             kmeans(rows.values, k, spherical=True, seed=randomness.seed_from(self.config.run.seed, head, _PATCHES), device=device)
             for head, k in enumerate(self.config.n_prototypes)
         ]
+        return self.labels.update([one.assignments for one in found], rows.index, [one.sizes for one in found])
+
+    @torch.no_grad()
+    def _label_by_neighbors(self, extract: Extractor) -> dict[str, float]:
+        """Label images by the nearest centroid of a spectral clustering of the encoder's centered features, once for each head.
+
+        Without a head, the centroids become the prototypes, so that training begins with a classifier of these labels.
+        """
+        rows, device, seed = extract("features"), self.prototypes.weight.device, self.config.run.seed
+        ks = self.config.n_prototypes
+        require_enough(len(rows.index), max(ks))
+        total = distributed.all_reduce_sum(torch.from_numpy(rows.values.sum(axis=0, dtype=np.float64)))
+        mean = (total / distributed.total(len(rows.index))).float()
+        centered = map_rows(rows, lambda block: block - mean.to(block.device), device)
+        sampled = sample_rows(len(rows.index), _GRAPH_ROWS // distributed.n_ranks(), seed)
+        sample = distributed.gather_rows(torch.from_numpy(centered.values[sampled]).to(device)).cpu()
+        centroids: list[Tensor] = []
+        if distributed.rank() == 0:  # only there, since eigenvectors differ in the last digits between machines
+            with distributed.alone():
+                centroids = spectral_centroids(sample, ks, seed=seed)
+        centroids = distributed.of_rank_0(centroids)
+        found = [
+            kmeans(centered.values, k, spherical=True, init=of_head, iterations=1, device=device)
+            for k, of_head in zip(ks, centroids, strict=True)
+        ]
+        if isinstance(self.model.head, Center):
+            self.model.head.mean.copy_(mean)
+            self.prototypes.weight.copy_(torch.cat([one.centroids for one in found]))
         return self.labels.update([one.assignments for one in found], rows.index, [one.sizes for one in found])
 
     @torch.no_grad()

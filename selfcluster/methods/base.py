@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from selfcluster import randomness
 from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.errors import CollapseError
-from selfcluster.models.model import ClusterModel, Outputs, Prototypes, projection_head
+from selfcluster.models.model import Center, ClusterModel, Outputs, Prototypes, projection_head
 from selfcluster.models.rows import Rows
 from selfcluster.optim import ParameterGroup, Schedule, cosine
 from selfcluster.settings.config import Config
@@ -111,13 +111,14 @@ class Method(abc.ABC, Generic[T]):
 
     @classmethod
     def network(cls, config: Config[Any], encoder: nn.Module, n_features: int) -> ClusterModel:
-        """Build the network: by default encoder, projection head and prototypes."""
+        """Build the network: by default encoder, projection head and prototypes; without a head, embeddings are the centered features."""
         m = config.model
+        width = m.embedding_width or n_features
         return ClusterModel(
             encoder,
             n_features,
-            head=projection_head(n_features, m.head_width, m.embedding_width),
-            prototypes=Prototypes(config.n_prototypes, m.embedding_width),
+            head=projection_head(n_features, m.head_width, width) if m.embedding_width else Center(n_features),
+            prototypes=Prototypes(config.n_prototypes, width),
             n_assign=config.crops.n_crops[0],
             sobel=m.sobel,
             mean=m.pixel_mean,
@@ -144,19 +145,23 @@ class Method(abc.ABC, Generic[T]):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return what is trained, by which optimizer and schedule: by default all trainable parameters, as the settings say."""
-        o = self.config.optim
-        learning = [p for p in self.model.parameters() if p.requires_grad]
-        return [ParameterGroup("model", learning, o.optimizer, self.schedule(), o.momentum, o.weight_decay)]
+        o, parts = self.config.optim, {"encoder": self.model.encoder, "head": self.model.head, "prototypes": self.model.prototypes}
+        groups = []
+        for name, part in parts.items():
+            if learning := [p for p in part.parameters() if p.requires_grad]:
+                schedule = self.schedule(o.encoder_lr_ratio if name == "encoder" else 1.0)
+                groups.append(ParameterGroup(name, learning, o.optimizer, schedule, o.momentum, o.weight_decay))
+        return groups
 
-    def schedule(self) -> Schedule:
-        """Return the learning rate of the settings for each step."""
+    def schedule(self, ratio: float = 1.0) -> Schedule:
+        """Return the learning rate of the settings for each step, times a ratio."""
         o = self.config.optim
         return cosine(
-            lr=o.lr,
-            final_lr=o.final_lr,
+            lr=ratio * o.lr,
+            final_lr=ratio * o.final_lr,
             total_steps=self.total_steps,
             warmup_steps=round(o.warmup_epochs * self.steps_per_epoch),
-            warmup_lr=o.lr / _WARMUP_RATIO,
+            warmup_lr=ratio * o.lr / _WARMUP_RATIO,
         )
 
     def before_update(self, step: int) -> None:

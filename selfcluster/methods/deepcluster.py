@@ -29,7 +29,7 @@ from selfcluster.methods.pseudo_labels import PseudoLabelTable, check_clusters, 
 from selfcluster.models.model import ClusterModel, Outputs, TopLayer
 from selfcluster.models.rows import map_rows
 from selfcluster.optim import ParameterGroup, constant
-from selfcluster.settings.config import Config, DeepClusterSettings
+from selfcluster.settings.config import Config, DeepClusterSettings, keeps_first_labels
 
 _CONSTANT = 1e-3
 """Spread of the features, as a share of their length, below which they are constant but for rounding in bf16."""
@@ -75,13 +75,13 @@ class DeepCluster(Method[PseudoLabels]):
         o = self.config.optim
         encoder = [p for p in self.model.encoder.parameters() if p.requires_grad]
         return [
-            ParameterGroup("encoder", encoder, o.optimizer, self.schedule(), o.momentum, o.weight_decay),
+            ParameterGroup("encoder", encoder, o.optimizer, self.schedule(o.encoder_lr_ratio), o.momentum, o.weight_decay),
             ParameterGroup("top layer", list(self.top_layer.parameters()), "sgd", constant(self.settings.top_lr), 0.0, o.weight_decay),
         ]
 
     def begin_epoch(self, epoch: int, extract: Extractor) -> EpochPlan:
         """Cluster and re-initialize the top layer every `reassign_epochs`; draw images uniformly over the clusters."""
-        keeps_first = self.settings.first_labels == "patches" and epoch < self.settings.first_label_epochs
+        keeps_first = keeps_first_labels(self.settings, epoch)
         is_due = not self.n_labels or (epoch % self.settings.reassign_epochs == 0 and not keeps_first)
         figures, notes, warnings = self._reassign(epoch, extract) if is_due else ({}, (), ())
         order = uniform_over_clusters(self.labels.of_head(0), len(self.trained_on), self.config.run.seed, epoch, _SAMPLING)

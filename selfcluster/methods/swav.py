@@ -48,7 +48,7 @@ class SwAV(Method[Codes]):
                 length=self.settings.queue_length,
                 batch=config.optim.batch,
                 n_assign=model.n_assign,
-                width=config.model.embedding_width,
+                width=self.prototypes.weight.shape[1],
                 device=self.prototypes.weight.device,
             )
             if self.settings.queue_length

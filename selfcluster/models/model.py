@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, normalize
 
 from selfcluster.models.batch_norm import running_statistics_kept
+from selfcluster.models.frozen import Parts, freeze, split
 
 
 @dataclass(frozen=True)
@@ -205,27 +206,62 @@ class ClusterModel(nn.Module):
         self.n_assign = n_assign
         self.head = head
         self.prototypes = prototypes
+        self._parts: tuple[Parts, ...] = ()  # in a tuple, since these modules are the encoder's own
+
+    def freeze(self, stages: str, name: str) -> None:
+        """Freeze stages of the encoder, with the running statistics of all its batch norm; `forward` takes the output of `run_frozen` then.
+
+        Args:
+            stages, name: see `frozen.freeze`.
+        """
+        freeze(self.encoder, stages, name)
+        if stages != "none":
+            self.encoder.eval()
+            self._parts = (split(self.encoder),)
+
+    @property
+    def has_frozen_stages(self) -> bool:
+        """Whether `freeze` has frozen stages of the encoder."""
+        return bool(self._parts)
+
+    def train(self, mode: bool = True) -> ClusterModel:
+        """Change to training mode, except for an encoder with frozen stages."""
+        super().train(mode)
+        if self.has_frozen_stages:
+            self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def run_frozen(self, crops: list[Float[Tensor, "b 3 _ _"]]) -> list[Float[Tensor, "b ..."]]:
+        """Return the output of the frozen stages for normalized crops; without frozen stages, the crops."""
+        if not self.has_frozen_stages:
+            return crops
+        return [self._parts[0].frozen(self._filtered(crop)) for crop in crops]
 
     def encode(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
         """Return the features of normalized pixels."""
+        return self.encoder(self._filtered(pixels))
+
+    def _filtered(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n _ h w"]:
         pixels = self.filter(pixels)
         weight = next(self.encoder.parameters(), None)  # patches have none
         if weight is not None and weight.is_contiguous(memory_format=torch.channels_last):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.encoder(pixels)
+        return pixels
 
     def project(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Return the embeddings z of normalized pixels."""
         return self.head(self.encode(pixels))
 
-    def forward(self, crops: list[Float[Tensor, "b 3 _ _"]]) -> Outputs:
-        """Run the encoder once for each crop size, then the head once for all crops."""
+    def forward(self, crops: list[Float[Tensor, "b ..."]]) -> Outputs:
+        """Run the encoder once for each crop size, then the head once for all crops; crops have gone through `run_frozen`."""
+        encode = self._parts[0].trained if self.has_frozen_stages else self.encode
         by_size = [list(group) for _, group in groupby(crops, key=lambda crop: crop.shape[-1])]
         encoded = []
         for i, group in enumerate(by_size):
             # Running statistics are meant for whole images, which the first crops resemble most.
             with contextlib.nullcontext() if i == 0 else running_statistics_kept(self.encoder):
-                encoded.append(self.encode(torch.cat(group)))
+                encoded.append(encode(torch.cat(group)))
         features = torch.cat(encoded)
         embeddings = self.head(features).float()
         scores = self.prototypes(embeddings)

@@ -26,7 +26,7 @@ class Rows:
 
     index: NDArray[np.int64]
     """(n,), ascending positions in the data set; each image belongs to one rank."""
-    values: NDArray[np.float32]
+    values: NDArray[np.floating]
     """(n, ...), in memory or memory-mapped from a file."""
 
 
@@ -37,24 +37,32 @@ class RowsByIndex:
         index: images of this rank, ascending.
         memory_bytes: size above which the rows go to a file.
         folder: folder of that file, which is deleted when no longer in use; None for the system's.
+        dtype: of the stored values.
     """
 
-    def __init__(self, index: NDArray[np.int64], *, memory_bytes: float, folder: Path | None) -> None:
-        self.index, self.memory_bytes, self.folder = index, memory_bytes, folder
-        self.values: NDArray[np.float32] | None = None
+    def __init__(
+        self, index: NDArray[np.int64], *, memory_bytes: float, folder: Path | None, dtype: type[np.floating] = np.float32
+    ) -> None:
+        self.index, self.memory_bytes, self.folder, self.dtype = index, memory_bytes, folder, np.dtype(dtype)
+        self.values: NDArray[np.floating] | None = None
         self.is_there = np.zeros(len(index), dtype=bool)
 
     def put(self, index: NDArray[np.int64], values: Float[Tensor, "b ..."]) -> None:
         """Store the rows of these images."""
         if self.values is None:
-            self.values = _array((len(self.index), *values.shape[1:]), self.memory_bytes, self.folder)
+            self.values = _array((len(self.index), *values.shape[1:]), self.dtype, self.memory_bytes, self.folder)
         at = np.searchsorted(self.index, index)
         self.values[at] = values.cpu().numpy()
         self.is_there[at] = True
 
+    def stored(self, index: NDArray[np.int64]) -> NDArray[np.floating]:
+        """Return the rows of these images, all of which have been stored."""
+        assert self.values is not None
+        return self.values[np.searchsorted(self.index, index)]
+
     def rows(self) -> Rows:
         """Return the rows stored so far, in the order of the index."""
-        values = np.empty((0, 1), dtype=np.float32) if self.values is None else self.values
+        values = np.empty((0, 1), dtype=self.dtype) if self.values is None else self.values
         if self.is_there.all():
             return Rows(self.index, values)
         n = 0
@@ -74,12 +82,12 @@ def map_rows(rows: Rows, function: Callable[[Tensor], Tensor], device: torch.dev
     return mapped.rows()
 
 
-def _array(shape: tuple[int, ...], memory_bytes: float, folder: Path | None) -> NDArray[np.float32]:
-    n_bytes = 4 * math.prod(shape)
+def _array(shape: tuple[int, ...], dtype: np.dtype[np.floating], memory_bytes: float, folder: Path | None) -> NDArray[np.floating]:
+    n_bytes = dtype.itemsize * math.prod(shape)
     if n_bytes <= memory_bytes:
-        return np.empty(shape, dtype=np.float32)
+        return np.empty(shape, dtype=dtype)
     file = reserve_file(n_bytes, suffix=".features", folder=folder)
-    mapped = np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
+    mapped = np.memmap(file, dtype=dtype, mode="r+", shape=shape)
     if os.name == "posix":
         file.unlink()  # the map keeps its content, and nothing is left behind, however the run ends
     else:

@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, get_type_hints, run
 from selfcluster.errors import ConfigError, known
 from selfcluster.settings.values import check_value
 
-FirstLabels = Literal["network", "patches"]
+FirstLabels = Literal["network", "patches", "neighbors"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -43,6 +43,8 @@ class CropSettings:
     """Side of the crops of each size, in pixels. Paper: 224 96."""
     area: tuple[tuple[float, float], ...] = ((0.14, 1.0), (0.05, 0.14))
     """Smallest and largest share of the image's area, for each size. Paper: 0.14 1 0.05 0.14."""
+    repeat_after: int = 0
+    """Epochs after which the same crops come again, so that frozen stages run only once for each; 0 for never. Paper: never."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,12 @@ class ModelSettings:
     """Further arguments of the timm model, as JSON; those of the weights in a folder of timm's."""
     init: str = "random"
     """Initial weights: random, pretrained (timm's for this encoder), a timm name with a tag, a run folder, a folder of timm's (config.json, model.safetensors) or a weights file."""
+    freeze: str = "none"
+    """Stages of the encoder that keep their initial weights: none, all, but-last (all but the last stage), or how many after the stem. Batch norm keeps its statistics then."""
     head_width: int = 2048
     """Width of the head's hidden layer; 0 for a single linear layer. Paper: 2048."""
     embedding_width: int = 128
-    """Width of the embeddings. Paper: 128. DeepCluster has no head: both widths are 0."""
+    """Width of the embeddings; 0 for no head, but centered features. Paper: 128. DeepCluster has no head: both widths are 0."""
     sobel: bool = False
     """Feed the encoder Sobel edges instead of colors. Paper (DeepCluster): on, for AlexNet and VGG."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -157,10 +161,10 @@ class DeepClusterSettings:
     """Constant learning rate of the top layer, which is reset at every clustering (SGD without momentum). Paper: 0.05."""
     dropout: float = 0.0
     """Dropout before the top layer. Paper: 0.5 twice, in the classifiers of AlexNet and VGG."""
-    first_labels: FirstLabels = "network"
-    """First pseudo-labels: clusters of the untrained network's output, or of patches, which need no network. Paper: network."""
+    first_labels: Literal["network", "patches"] = "network"
+    """First pseudo-labels: clusters of the initial network's features, or of patches, which need no network. Paper: network."""
     first_label_epochs: int = 1
-    """Epochs that are trained on the first pseudo-labels, if they are those of patches."""
+    """Epochs that are trained on the first pseudo-labels, if they are not those of the network; 0 for all."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,9 @@ class DeepClusterV2Settings:
     temperature: float = 0.1
     """Softmax temperature of the loss. Paper: 0.1."""
     first_labels: FirstLabels = "network"
-    """First pseudo-labels: clusters of the untrained network's output, or of patches, which need no network. Paper: network."""
+    """First pseudo-labels: clusters of the network's output (network), of patches, which need no network (patches), or of the graph of nearest neighbors by the encoder's features, for a pretrained one (neighbors). Paper: network."""
     first_label_epochs: int = 1
-    """Epochs that are trained on the first pseudo-labels, if they are those of patches."""
+    """Epochs that are trained on the first pseudo-labels, if they are not those of the network; 0 for all."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +194,9 @@ class SelaV2Settings:
     temperature: float = 0.1
     """Softmax temperature of the loss. SwAV: 0.1."""
     first_labels: FirstLabels = "network"
-    """First pseudo-labels: clusters of the untrained network's output, or of patches, which need no network. Paper: network."""
+    """First pseudo-labels: clusters of the network's output (network), of patches, which need no network (patches), or of the graph of nearest neighbors by the encoder's features, for a pretrained one (neighbors). Paper: network."""
     first_label_epochs: int = 1
-    """Epochs that are trained on the first pseudo-labels, if they are those of patches."""
+    """Epochs that are trained on the first pseudo-labels, if they are not those of the network; 0 for all."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,8 @@ class OptimSettings:
     """Epochs of linear warm-up, from lr / 16 (the paper's ratio). Paper: 10 at batch 4096, 0 at 256."""
     momentum: float = 0.9
     """Momentum of LARS and SGD."""
+    encoder_lr_ratio: float = 1.0
+    """Learning rate of the encoder, relative to that of head and prototypes; below 1 to adapt pretrained weights. Paper: 1."""
     weight_decay: float = 1e-6
     """Weight decay of every parameter. Paper: 1e-6."""
     clip_norm: float = 0.0
@@ -339,6 +345,11 @@ CHANGEABLE_ON_RESUME = frozenset(
     ]
 )
 """Settings that may change when a run is resumed; any other change would make it another run."""
+
+
+def keeps_first_labels(settings: Any, epoch: int) -> bool:
+    """Return whether an epoch is trained on the first pseudo-labels, which are not those of the network."""
+    return settings.first_labels != "network" and (epoch < settings.first_label_epochs or not settings.first_label_epochs)
 
 
 def all_settings() -> dict[str, type]:

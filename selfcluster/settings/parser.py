@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from selfcluster.errors import ConfigError, known
+from selfcluster.settings.choices import Facts
 from selfcluster.settings.commands import Train
 from selfcluster.settings.config import METHOD_SETTINGS, Config, check_method_has, default_config, groups
-from selfcluster.settings.recipe import Facts, recipe
+from selfcluster.settings.recipe import recipe
 from selfcluster.settings.resolve import profile_of
 from selfcluster.settings.toml import SettingsFile, read_toml
 from selfcluster.settings.values import from_words
@@ -49,7 +50,7 @@ def parse_train(words: Sequence[str]) -> Train:
     wants_help = given.pop("help", False)
     own = [f.name for f in dataclasses.fields(Train)]
     train = _filled(Train, {name: raw for name, raw in given.items() if name in own})
-    config = default_config(_method_of(train))
+    config = default_config(_method_of(train, given.get("init", "random")))
     if wants_help or unknown:
         parser = _Parser("train", Train, groups(config).values(), by_recipe=_by_recipe(config))
         if wants_help:
@@ -204,11 +205,11 @@ def _check_unknown(words: Sequence[str], parser: _Parser) -> None:
         raise ConfigError(f"unexpected argument {words[0]!r}{hint}")
 
 
-def _method_of(train: Train) -> str:
+def _method_of(train: Train, init: str) -> str:
     """Return the method that the arguments of `train` are for."""
     file = Path(train.out or "", "config.toml") if train.resume else Path(train.config) if train.config else None
     content = read_toml(file) if file is not None and (train.config or file.is_file()) else SettingsFile({})
-    return profile_of(train.method, train.preset, train.augmentation, content).method
+    return profile_of(train.method, train.preset, train.augmentation, content, init).method
 
 
 def _by_recipe(config: Config[Any]) -> Container[str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Container
-from dataclasses import dataclass
 from typing import Any
 
+from selfcluster.settings.adapting import adapting
+from selfcluster.settings.choices import Choice, Facts
 from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings, Config, flatten
 
 GLYPH_MIRROR_DISTANCE = 1.4
@@ -23,32 +24,6 @@ _PAPER_STEPS_PER_EPOCH = 5005
 """ImageNet at batch 256."""
 
 _TRANSFORMERS = ("vit", "deit", "beit", "eva", "swin", "cait", "xcit")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the recipe knows about the images and the machine."""
-
-    n: int
-    """Number of images to train on."""
-    short_side: int
-    """Median short side, in pixels."""
-    is_grey: bool
-    """Whether fewer than one image in twenty has color."""
-    mirror_distance: float
-    """Distance of a mirrored image from its nearest neighbor relative to that of the image itself; 1 where mirroring does not matter."""
-    accelerated: bool
-    """Whether training runs on a GPU."""
-    n_ranks: int = 1
-    """Number of processes that share a batch."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A value and the reason for it."""
-
-    value: Any
-    reason: str
 
 
 def recipe(facts: Facts, config: Config[Any], given: Container[str], augmentation: str | None = None) -> dict[str, Choice]:
@@ -73,7 +48,6 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str], augmentatio
     steps_per_epoch = max(1, facts.n // settled("batch"))
     total_steps = min(settled("epochs") * steps_per_epoch, config.optim.max_steps or 10**12)
     advice |= _schedule(settled("optimizer"), settled("batch"), total_steps)
-    advice["final_lr"] = Choice(settled("lr") / 1000, "lr / 1000, as in the paper")
     if config.method == "swav":
         k = _n_prototypes(facts, at_most=settled("batch") * (12 if facts.accelerated else 1.5))
         advice |= {"n_prototypes": k, "freeze_steps": _freeze(steps_per_epoch, total_steps)}
@@ -85,6 +59,9 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str], augmentatio
         advice["n_prototypes"] = Choice((k.value,) * 3, f"{k.reason}; three heads, as in the paper")
         if config.method == "sela-v2":
             advice["epsilon"] = _epsilon(min(settled("n_prototypes")))
+    if facts.adapts:
+        advice |= adapting(facts, config.method)
+    advice["final_lr"] = Choice(settled("lr") / 1000, "lr / 1000, as in the paper")
     return advice
 
 

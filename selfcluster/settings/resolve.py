@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from selfcluster.errors import ConfigError, known
+from selfcluster.settings.adapting import METHOD as METHOD_THAT_ADAPTS
+from selfcluster.settings.choices import Facts
 from selfcluster.settings.config import (
     AUGMENTATIONS,
     CHANGEABLE_ON_RESUME,
@@ -18,8 +22,8 @@ from selfcluster.settings.config import (
     replace,
 )
 from selfcluster.settings.presets import PRESETS, method_of
-from selfcluster.settings.recipe import Facts, recipe
-from selfcluster.settings.toml import SettingsFile
+from selfcluster.settings.recipe import recipe
+from selfcluster.settings.toml import SettingsFile, read_toml
 from selfcluster.settings.validation import check, check_values
 
 
@@ -42,8 +46,10 @@ class Profile:
     """Set of augmentation strengths; None for that of the preset or recipe."""
 
 
-def profile_of(method: str | None, preset: str | None, augmentation: str | None, file: SettingsFile) -> Profile:
-    """Return the profile of a new run: as given, or else as in the TOML file; the default method is that of the preset, or swav.
+def profile_of(method: str | None, preset: str | None, augmentation: str | None, file: SettingsFile, init: str = "random") -> Profile:
+    """Return the profile of a new run: as given, or else as in the TOML file.
+
+    The default method is that of the preset, or the one that adapts weights if `init` names some from other images, or swav.
 
     Raises:
         ConfigError: an unknown name, or a preset of another method.
@@ -52,11 +58,23 @@ def profile_of(method: str | None, preset: str | None, augmentation: str | None,
     if augmentation is not None:
         known(augmentation, AUGMENTATIONS, "augmentation")
     if preset is None:
-        return Profile(known(method or DEFAULT_METHOD, METHOD_SETTINGS, "method"), None, augmentation)
+        default = METHOD_THAT_ADAPTS if adapts(init) and not file.settings else DEFAULT_METHOD
+        return Profile(known(method or default, METHOD_SETTINGS, "method"), None, augmentation)
     of_preset = method_of(preset)
     if method not in (None, of_preset):
         raise ConfigError(f"preset {preset!r} is for the method {of_preset!r}, not {method!r}; leave --method out or choose another preset")
     return Profile(of_preset, preset, augmentation)
+
+
+def adapts(init: str) -> bool:
+    """Return whether initial weights were trained on other images: pretrained ones, those of a folder of timm's, or of an explored run.
+
+    A file of weights, or a run that was trained, may go on with the same images.
+    """
+    path = Path(init).expanduser()
+    if (file := path / "config.toml").is_file():
+        return read_toml(file).method == "explore"
+    return init != "random" and (not path.exists() or (path / "config.json").is_file())
 
 
 def resolve(profile: Profile, facts: Facts, *, file: Mapping[str, Any], flags: Mapping[str, Any]) -> ResolvedConfig:
@@ -75,7 +93,8 @@ def resolve(profile: Profile, facts: Facts, *, file: Mapping[str, Any], flags: M
     origins = dict.fromkeys(flatten(config), "default")
     strengths = vars(AUGMENTATIONS[profile.augmentation]) if profile.augmentation else {}
     if profile.preset is None:
-        advice = recipe(facts, replace(config, given), given, profile.augmentation)
+        chosen = replace(config, given)
+        advice = recipe(dataclasses.replace(facts, adapts=adapts(chosen.model.init)), chosen, given, profile.augmentation)
         config = replace(config, {name: choice.value for name, choice in advice.items()})
         origins |= {name: choice.reason if name in strengths else f"recipe: {choice.reason}" for name, choice in advice.items()}
     else:

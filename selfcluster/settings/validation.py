@@ -17,7 +17,7 @@ _MINIMUM = {
     "kmeans_iterations": 1,
     "pca_width": 1,
     "reassign_epochs": 1,
-    "first_label_epochs": 1,
+    "first_label_epochs": 0,
     "top_lr": 0,
 }
 
@@ -40,6 +40,12 @@ def check(config: Config[Any]) -> None:
         raise ConfigError(
             "encoder 'patches' is fitted, not trained; use selfcluster explore --encoder patches, or train another encoder (with --first-labels patches)"
         )
+    if config.model.freeze != "none":
+        for name in ("recompute", "compile"):
+            if getattr(config.run, name):
+                raise ConfigError(f"--{name} is for training the whole encoder; leave it out, or leave out --freeze")
+    if config.model.embedding_width == 0 and config.model.head_width:
+        raise ConfigError(f"embedding_width 0 means no head, but head_width is {config.model.head_width}; set --head-width 0 as well")
     if isinstance(config.objective, SwavSettings) and config.objective.queue_length % config.optim.batch:
         length, batch = config.objective.queue_length, config.optim.batch
         raise ConfigError(f"queue_length {length} must be a multiple of the batch {batch}, such as {max(1, round(length / batch)) * batch}")
@@ -78,7 +84,13 @@ def check_values(config: Config[Any]) -> None:
     _within(config.data, "max_broken_share", 0, 1)
     if not 0 <= config.data.test_share < 1:
         raise ConfigError(f"test_share {config.data.test_share} must be at least 0 and below 1, such as 0.2")
+    _at_least(crops, "repeat_after", 0)
     _at_least(config.model, "head_width", 0)
+    freeze = config.model.freeze
+    if freeze not in ("none", "all", "but-last") and not (freeze.isascii() and freeze.isdigit()):
+        raise ConfigError(f"freeze {freeze!r} must be none, all, but-last, or a number of stages, such as 3")
+    if not optim.encoder_lr_ratio > 0:
+        raise ConfigError(f"encoder_lr_ratio {optim.encoder_lr_ratio} must be above 0; to keep the encoder as it is, set --freeze all")
     if config.model.encoder_arguments and not _is_object(config.model.encoder_arguments):
         raise ConfigError(f"encoder_arguments {config.model.encoder_arguments!r} must be a JSON object, such as '{{\"img_size\": 96}}'")
     if min(config.model.pixel_deviation) <= 0:
@@ -99,7 +111,7 @@ def _check_objective(config: Config[Any]) -> None:
             if getattr(config.model, name):
                 raise ConfigError(f"{name} {getattr(config.model, name)} must be 0: DeepCluster has no head and clusters the features")
     else:
-        _at_least(config.model, "embedding_width", 1)
+        _at_least(config.model, "embedding_width", 0)
     if isinstance(objective, SwavSettings) and sum(config.crops.n_crops) < 2:
         raise ConfigError(f"n_crops {config.crops.n_crops} must be at least 2 in all: swapped prediction compares crops")
     if min(config.n_prototypes, default=0) < 2:

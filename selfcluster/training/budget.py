@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config
 from selfcluster.settings.resolve import ResolvedConfig
 from selfcluster.training.extraction import extractor
+from selfcluster.training.frozen import FrozenLoader
 from selfcluster.training.state import Training, build
 from selfcluster.training.step import step
 
@@ -45,7 +47,7 @@ class Cost:
     step: float
     """Time of a training step."""
     first_assign: float
-    """Time of extraction and clustering before the first epoch; near 0 for online methods."""
+    """Time of extraction and clustering before the first epoch, near 0 for online methods, and of running frozen stages."""
     assign: float
     """The same before each later epoch, on average."""
     steps_per_epoch: int
@@ -83,10 +85,15 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
         plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, None))
         assigns.append(time.perf_counter() - started)
     skipped = 1 + 2 * t.loader.workers
+    batches, frozen = t.loader.epoch(0, plan), 0.0
+    if isinstance(t.loader, FrozenLoader) and t.loader.keeps:
+        batch, seconds = t.loader.timed_batch(plan)
+        batches = itertools.repeat(batch, t.method.steps_per_epoch)
+        frozen = seconds * t.method.steps_per_epoch * t.loader.repeat_after
     n = 0
     started = time.perf_counter()
     marks = [started]  # end of each of the first steps; later ones may overlap, as in the loop
-    for batch in t.loader.epoch(0, plan):
+    for batch in batches:
         step(t, batch)
         n += 1
         if n <= skipped:
@@ -96,7 +103,7 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
             break
     seconds = (_now(t.device) - marks[-1]) / (n - skipped) if n > skipped else marks[-1] - marks[-2]
     t.loader.close()
-    slowest, first, later = (distributed.largest(x) for x in (seconds, *assigns))
+    slowest, first, later = (distributed.largest(x) for x in (seconds, assigns[0] + frozen, assigns[1]))
     return Cost(slowest, first, later / every, t.method.steps_per_epoch)
 
 

@@ -144,7 +144,7 @@ def _assign_crops(t: Training, epoch: int, what: str) -> tuple[Iterator[OutputBa
         try:
             for step, drawn in enumerate(loader.epoch(epoch, EpochPlan(padded))):
                 with t.autocast():
-                    out = t.model(drawn.crops)
+                    out = t.model(t.model.run_frozen(drawn.crops))
                 values = (out.features if what == "features" else out.embeddings).transpose(0, 1).float()
                 # Images that replace a broken one or fill up the last batch have their row elsewhere.
                 own = (drawn.index.numpy() == padded[positions[step]]) & (positions[step] < len(order))

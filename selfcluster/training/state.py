@@ -32,6 +32,7 @@ from selfcluster.runs.checkpoint import CheckpointState, check_settings, load_ch
 from selfcluster.runs.weights import load_initial_weights
 from selfcluster.settings.config import Config, flatten
 from selfcluster.training.collapse import Watch, require_finite
+from selfcluster.training.frozen import FrozenLoader
 
 
 @dataclass
@@ -107,6 +108,11 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         )
     model = build_model(config)
     load_initial_weights(model.encoder, config.model.init)
+    model.freeze(config.model.freeze, config.model.encoder)
+    if not any(p.requires_grad for part in (model.encoder, model.head) for p in part.parameters()):
+        raise ConfigError(
+            f"freeze {config.model.freeze} leaves nothing to train, since there is no head; set --freeze to fewer stages, or use selfcluster explore"
+        )
     if config.run.recompute:
         recompute_activations(model.encoder, config.model.encoder)
     if config.run.compile:
@@ -122,15 +128,22 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         total_steps = min(total_steps, config.optim.max_steps)
     method = METHODS[config.method](config, model, trained_on, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     crops = MultiCrop(config.crops.n_crops, config.crops.crop_pixels, config.crops.area, config.augment)
-    loader = Loader(
-        _cached(data.images, crops, config.run.cache_gib),
-        crops,
+    reading: dict[str, Any] = dict(
+        images=_cached(data.images, crops, config.run.cache_gib),
+        crops=crops,
         batch=batch,
         seed=config.run.seed,
         device=device,
         workers=n_workers(config, device, in_memory=data.images.in_memory),
         threads=n_threads(config),
         max_broken_share=config.data.max_broken_share,
+        repeat_after=config.crops.repeat_after,
+    )
+    precision = precision_of(config, device)
+    loader = (
+        FrozenLoader(model=model, precision=precision, trained_on=trained_on, memory_bytes=config.run.features_gib * 2**30, **reading)
+        if model.has_frozen_stages
+        else Loader(**reading)
     )
     parallel: nn.Module = model
     if ranks > 1:
@@ -141,7 +154,7 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
     return Training(
         config=config,
         device=device,
-        precision=precision_of(config, device),
+        precision=precision,
         model=model,
         parallel=parallel,
         method=method,

@@ -88,7 +88,7 @@ def _open(
 ) -> tuple[Resolver, Data, torch.device]:
     """Open the images and the device of a new run; return them with the function that resolves its config."""
     read = read_toml(Path(file)) if file is not None else SettingsFile({})
-    profile = profile_of(method, preset, augmentation, read)
+    profile = profile_of(method, preset, augmentation, read, str(flags.get("init", "random")))
     from_file, flags = _absolute(read.settings), _absolute(flags)
     if is_auto := flags.get("batch", from_file.get("batch")) == "auto":
         flags, from_file = ({name: value for name, value in given.items() if name != "batch"} for given in (flags, from_file))

@@ -24,6 +24,7 @@ from selfcluster.errors import DataError
 from tests.ranks import on_ranks
 
 N = 24
+CPU = torch.device("cpu")
 BROKEN = (3, 4, 17)
 
 
@@ -274,6 +275,17 @@ def test_without_a_gpu_no_stream_is_used(sound: FolderImages, monkeypatch: pytes
 
     monkeypatch.setattr(torch.cuda, "stream", refuse)
     next(iter(loader(sound).epoch(0, plan())))
+
+
+def test_crops_come_again_after_some_epochs_and_an_image_that_occurs_twice_gets_the_next_ones(sound: FolderImages) -> None:
+    def crops(epoch: int, order: list[int], repeat_after: int = 3) -> Tensor:
+        given = Loader(sound, MultiCrop((1,), (8,), ((0.3, 1.0),)), batch=len(order), seed=7, device=CPU, repeat_after=repeat_after)
+        return next(given.epoch(epoch, EpochPlan(np.array(order)))).crops[0]
+
+    views = torch.stack([crops(epoch, [2])[0] for epoch in range(3)])
+    assert not any(torch.equal(views[a], views[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
+    assert torch.equal(crops(4, [5, 2, 2])[1:], views[[1, 2]])
+    assert not torch.equal(crops(4, [2], repeat_after=0)[0], views[1])
 
 
 def test_occurrence_counts_earlier_places_of_the_same_index() -> None:

@@ -55,7 +55,7 @@ def test_the_pretrained_encoder_is_that_of_explore(run: sc.Run, tmp_path: Path) 
     images = tiny.images(24, pixels=40)
     explored = sc.explore(images, out=tmp_path / "explored", k=2, device="cpu")
     floor = list(representations(run.opened, ArrayImages(images)))[2]
-    assert (floor.name, floor.pixels) == ("pretrained encoder", 40)
+    assert (floor.name, floor.pixels) == ("pretrained encoder", 128)
     same, features = explored.embed(images), floor.of_images(ArrayImages(images), np.arange(24), _unseen).numpy()
     in_bf16 = precision_of(explored.config, torch.device("cpu")) == torch.bfloat16  # there, the floor has the run's precision, float32
     assert np.linalg.norm(features - same) < (0.05 if in_bf16 else 1e-4) * np.linalg.norm(same)
@@ -66,7 +66,7 @@ def test_the_pretrained_encoder_is_that_of_explore(run: sc.Run, tmp_path: Path) 
 
 
 def test_the_pretrained_encoder_is_left_out_where_training_started_from_it(tmp_path: Path) -> None:
-    settings = {**tiny.SETTINGS, "encoder": BUNDLED, "init": "pretrained", "crop_pixels": (64, 32), "epochs": 1, "max_steps": 1}
+    settings = {**tiny.SETTINGS, "method": "swav", "init": "pretrained", "encoder": BUNDLED, "crop_pixels": (64, 32), "max_steps": 1}
     run = sc.train(tiny.images(16), out=tmp_path / "run", **settings)
     assert [r.name for r in representations(run.opened, IMAGES)] == ["raw pixels", "patches", "encoder before training", "trained encoder"]
 

@@ -59,9 +59,13 @@ def test_the_run_is_assigned_to_reported_exported_and_evaluated(run: sc.Run, fol
 
 
 def test_training_starts_from_it_and_resuming_is_refused(run: sc.Run, folder: Path) -> None:
-    settings = {name: value for name, value in tiny.SETTINGS.items() if name != "encoder"} | dict(crop_pixels=(64, 32), max_steps=1)
-    trained = sc.train(folder / "images", out=folder / "trained", init=str(run.path), **settings)
+    trained = sc.train(folder / "images", out=folder / "trained", init=str(run.path), crop_pixels=64, epochs=2, device="cpu")
     assert (trained.config.model.encoder, trained.config.model.pixel_mean) == (BUNDLED, (0.5, 0.5, 0.5))
+    assert (trained.config.method, trained.config.model.freeze) == ("deepcluster-v2", "but-last")
+    before, after = run.model.encoder, trained.model.encoder
+    assert torch.equal(before.conv_stem.weight, after.conv_stem.weight)
+    assert not torch.equal(before.conv_head.weight, after.conv_head.weight)
+    assert trained.embed(folder / "images").shape == run.embed(folder / "images").shape
     with pytest.raises(sc.CheckpointError, match="without optimizer state"):
         sc.train(resume=True, out=run.path)
 

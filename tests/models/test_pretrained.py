@@ -18,7 +18,7 @@ import selfcluster as sc
 from selfcluster.data.crops import normalize
 from selfcluster.models.encoders import create_encoder
 from selfcluster.models.model import Renormalize
-from selfcluster.models.pretrained import BUNDLED, Preparation, frozen_pixels, is_bundled, is_offline, preparation_of
+from selfcluster.models.pretrained import BUNDLED, Preparation, is_bundled, is_offline, preparation_of
 from selfcluster.runs.checkpoint import check_settings, read_state
 from selfcluster.settings.config import default_config
 from tests import tiny
@@ -71,14 +71,9 @@ def test_preparation_is_that_of_the_weights() -> None:
     assert (model.pixel_mean, model.pixel_deviation, model.interpolation) == (*imagenet, "bilinear")
 
 
-@pytest.mark.parametrize(("short_side", "gpu", "wanted"), [(500, False, 128), (500, True, 224), (96, True, 96), (8, False, 32)])
-def test_frozen_encoders_read_images_no_larger_than_they_are(short_side: int, gpu: bool, wanted: int) -> None:
-    assert frozen_pixels(short_side, gpu=gpu) == wanted
-
-
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> sc.Run:
-    settings = PHOTOS | dict(encoder=BUNDLED, init="pretrained", lr=0.0, final_lr=0.0)
+    settings = PHOTOS | dict(method="swav", encoder=BUNDLED, init="pretrained", lr=0.0, final_lr=0.0)
     return sc.train(tiny.images(16), out=tmp_path_factory.mktemp("pretrained") / "run", **settings)
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from selfcluster.settings.choices import Facts
 from selfcluster.settings.config import METHOD_SETTINGS, default_config, flatten, replace
-from selfcluster.settings.recipe import Facts, recipe
+from selfcluster.settings.recipe import recipe
 from selfcluster.settings.validation import check
 
 CPU = torch.device("cpu")
@@ -88,3 +89,29 @@ def test_every_choice_has_a_reason_and_is_a_setting(method: str) -> None:
     advice = recipe(_facts(), default_config(method), {})
     assert set(advice) <= set(flatten(default_config(method)))
     assert all(choice.reason for choice in advice.values())
+
+
+def test_adapting_pretrained_weights_trains_the_last_stage_on_labels_that_stay() -> None:
+    values = _chosen(_facts(adapts=True), "deepcluster-v2")
+    wanted = dict(
+        encoder="tf_efficientnet_lite0",
+        freeze="but-last",
+        n_crops=(1,),
+        crop_pixels=(128,),
+        repeat_after=4,
+        n_prototypes=(100, 200, 416),
+        first_labels="neighbors",
+        first_label_epochs=0,
+        embedding_width=0,
+    )
+    assert {name: values[name] for name in wanted} == wanted
+    assert (values["lr"], values["final_lr"]) == (0.001, 1e-6)
+    assert _chosen(_facts(adapts=True, accelerated=True), "deepcluster-v2")["crop_pixels"] == (224,)
+    assert [_chosen(_facts(adapts=True, n=n), "deepcluster-v2")["repeat_after"] for n in (100, 20_000, 10**6)] == [4, 2, 1]
+    assert max(_chosen(_facts(adapts=True, n=10**6), "sela-v2")["n_prototypes"]) == 3000
+    assert _chosen(_facts(adapts=True, is_grey=True), "sela-v2")["saturation"] == 0
+
+
+def test_swav_trains_the_head_alone_on_pretrained_weights() -> None:
+    values = _chosen(_facts(adapts=True))
+    assert (values["freeze"], values["n_crops"], values["head_width"]) == ("all", (2,), 512)

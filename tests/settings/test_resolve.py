@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selfcluster.errors import ConfigError
+from selfcluster.settings.choices import Facts
 from selfcluster.settings.config import default_config, flatten, replace
 from selfcluster.settings.presets import PRESETS, method_of
-from selfcluster.settings.recipe import Facts
-from selfcluster.settings.resolve import Profile, profile_of, resolve, resumed_config
+from selfcluster.settings.resolve import Profile, adapts, profile_of, resolve, resumed_config
 from selfcluster.settings.toml import SettingsFile, read_toml, to_toml
 
 FACTS = Facts(n=5000, short_side=128, is_grey=False, mirror_distance=1.0, accelerated=False)
@@ -116,3 +118,38 @@ def test_resume_may_change_the_machine_and_nothing_else() -> None:
     assert resumed_config(stored, {"lr": stored.optim.lr}) == stored
     with pytest.raises(ConfigError, match=r"cannot resume with lr 0.1: this run has 0.6; leave --lr out"):
         resumed_config(stored, {"lr": 0.1})
+
+
+def test_weights_of_other_images_are_adapted_and_those_of_a_trained_run_are_not(tmp_path: Path) -> None:
+    for method in ("explore", "swav"):
+        (tmp_path / method).mkdir()
+        (tmp_path / method / "config.toml").write_text(f'method = "{method}"\n')
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    adapted = {init: adapts(init) for init in ("random", "pretrained", "resnet18.a1_in1k", str(tmp_path / "explore"))}
+    assert adapted == {"random": False, "pretrained": True, "resnet18.a1_in1k": True, str(tmp_path / "explore"): True}
+    assert not adapts(str(tmp_path / "swav"))
+    assert not adapts(str(weights))
+    none = SettingsFile({})
+    assert profile_of(None, None, None, none, "pretrained").method == "deepcluster-v2"
+    assert profile_of("swav", None, None, none, "pretrained").method == "swav"
+    assert profile_of(None, None, None, SettingsFile({"lr": 1.0}), "pretrained").method == "swav"
+    assert profile_of(None, None, None, none).method == "swav"
+    flags = {"init": "pretrained"}
+    assert resolve(Profile("deepcluster-v2"), FACTS, file={}, flags=flags).config.model.freeze == "but-last"
+    assert resolve(Profile("deepcluster-v2"), FACTS, file={}, flags={}).config.model.freeze == "none"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"freeze": "some"}, "freeze 'some' must be none, all, but-last, or a number of stages, such as 3"),
+        ({"freeze": "2", "compile": True}, "--compile is for training the whole encoder; leave it out, or leave out --freeze"),
+        ({"encoder_lr_ratio": 0.0}, "encoder_lr_ratio 0.0 must be above 0; to keep the encoder as it is, set --freeze all"),
+        ({"embedding_width": 0, "head_width": 8}, "embedding_width 0 means no head, but head_width is 8; set --head-width 0 as well"),
+        ({"repeat_after": -1}, "repeat_after -1 must be at least 0"),
+    ],
+)
+def test_settings_for_adapting_that_do_not_fit_are_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve(Profile("swav"), FACTS, file={}, flags=flags)

@@ -116,7 +116,7 @@ def test_an_exported_vit_accepts_the_crops_it_was_trained_on(tmp_path: Path) -> 
 
 
 def test_init_from_a_run_from_a_file_and_refusals(run: sc.Run, tmp_path: Path) -> None:
-    settings = {**FAST, "max_steps": 1, "lr": 0.0, "final_lr": 0.0}
+    settings = {**FAST, "method": "swav", "max_steps": 1, "lr": 0.0, "final_lr": 0.0}
     for source in (run.path, run.path / "model" / "model.safetensors"):
         started = sc.train(tiny.images(), out=tmp_path / source.name, **{**settings, "init": str(source)})
         wanted = run.model.encoder.conv1.weight
