@@ -34,29 +34,18 @@ Sides = tuple[tuple[Any, np.ndarray], tuple[Any, np.ndarray]]
 
 def sides_of(a: Namespace) -> Sides:
     """Return images and labels to train and to test on."""
-    opened = [open_data(source, DataSettings()) for source in (a.data, a.test)]
-    first, second = ((data.images, np.asarray(data.labels)) for data in opened)
-    return first, second
+    train_data, test_data = (open_data(source, DataSettings()).images for source in (a.data, a.test))
+    assert train_data.labels is not None
+    assert test_data.labels is not None
+    return (train_data, train_data.labels.codes), (test_data, test_data.labels.renamed(train_data.labels.names).codes)
 
 
 def figures(model: ClusterModel, run: OpenRun, sides: Sides) -> dict[str, float]:
     """Return percentages of nearest neighbors and clusters by the features of a network."""
-    (train_rows, train_labels), (test_rows, test_labels) = (
-        (
-            extract_features(
-                model.eval().encode,
-                images,
-                pixels=run.pixels,
-                interpolation=run.config.model.interpolation,
-                device=run.device,
-                threads=n_threads(run.config),
-            ),
-            np.unique(labels, return_inverse=True)[1],
-        )
-        for images, labels in sides
-    )
-    mean = train_rows.mean(dim=0)
-    train_rows, test_rows = train_rows - mean, test_rows - mean
+    how: dict[str, Any] = dict(pixels=run.pixels, interpolation=run.config.model.interpolation, device=run.device)
+    rows = [extract_features(model.eval().encode, images, threads=n_threads(run.config), **how) for images, _ in sides]
+    train_rows, test_rows = (of_side - rows[0].mean(dim=0) for of_side in rows)
+    (_, train_labels), (_, test_labels) = sides
     found = dict(knn.measure(train_rows, train_labels, test_rows, test_labels, ks=(5, 20)))
     of_test = dict(clusters.measure(test_rows, test_labels))
     of_train = dict(clusters.measure(train_rows, train_labels))
@@ -76,8 +65,9 @@ def measure(a: Namespace, sides: Sides, method: str, seed: int) -> dict[str, Any
         began = time.perf_counter()
         run = train(a.data, method=method, init="pretrained", out=Path(folder) / "run", seed=seed, **settings_from(a.set))
         seconds = time.perf_counter() - began
-    before = build_model(run.config)
-    result = {"before": figures(before, run, sides), "after": figures(run.model, run, sides)}
+    opened = run.opened
+    before = build_model(run.config).to(opened.device)
+    result = {"before": figures(before, opened, sides), "after": figures(opened.model, opened, sides)}
     return {"method": method, "seed": seed, "train_seconds": seconds, **result, "settings": flatten(run.config)}
 
 
