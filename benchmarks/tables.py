@@ -54,11 +54,45 @@ def results() -> str:
         intro,
         "## The demo\n\n`selfcluster demo`, one row per seed; clusters of all 1,797 digits.",
         table(["seed", *_COLUMNS.values(), "training"], demo),
+        _adapting(),
         _patches(),
         *(_quality(recorded(file.stem)) for file in sorted(RESULTS.glob("quality-*.json"))),
         *speed_tables.sections(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _adapting() -> str:
+    """Return the section on adapting the pretrained encoder."""
+    intro = (
+        "## Adapting\n\n`train --init pretrained` with the recipe as it comes, on 2 CPU cores: the encoder that comes with the install before and after; mean over the seeds, "
+        "with the smallest and the largest. Nearest neighbors among the training images; k-means with as many clusters as classes."
+    )
+    shown = {
+        "knn_k5": "kNN k=5",
+        "knn_k20": "kNN k=20",
+        "test_clusters": "clusters, test",
+        "test_nmi": "NMI",
+        "train_clusters": "clusters, training",
+        "train_nmi": "NMI",
+    }
+    rows = []
+    for file in sorted(RESULTS.glob("adapt-*.json")):
+        result = recorded(file.stem)
+        for method in dict.fromkeys(run["method"] for run in result["runs"]):
+            runs = [run for run in result["runs"] if run["method"] == method]
+            seconds = statistics.mean(run["train_seconds"] for run in runs)
+            name = f"{result['name']}, {method}"
+            rows.append([f"{name}: before", "", *(_mean_of(runs, "before", key) for key in shown)])
+            rows.append([f"{name}: after", f"{seconds:.0f} s", *(_mean_of(runs, "after", key) for key in shown)])
+    return f"{intro}\n\n{table(['', 'training', *shown.values()], rows)}"
+
+
+def _mean_of(runs: list[dict[str, Any]], when: str, key: str) -> str:
+    values = [run[when][key] for run in runs]
+    digits = 3 if "nmi" in key else 1
+    spread = "" if max(values) - min(values) < 10**-digits else f" ({min(values):.{digits}f}-{max(values):.{digits}f})"
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def _patches() -> str:

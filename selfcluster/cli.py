@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
-from selfcluster.paths import check_images, check_run
+from selfcluster.paths import check_checkpoint, check_images, check_run
 from selfcluster.settings.commands import Assign, Cluster, Demo, Embed, Evaluate, Explore, Export, Import, Report, Train
 from selfcluster.settings.parser import parse, parse_train
 
@@ -68,6 +68,8 @@ def _run(command: str, words: list[str]) -> None:
     if kind is not Train and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"{command} runs in one process; start it without torchrun")
     _check_paths(arguments)
+    if isinstance(arguments, (Explore, Train)):
+        _begin_check_of_hub(arguments)
     with _log_on_terminal():
         function(arguments)
 
@@ -76,9 +78,23 @@ def _check_paths(arguments: Any) -> None:
     """Check that the images and the run exist, before a command loads torch."""
     if hasattr(arguments, "run"):
         check_run(Path(arguments.run))
+    elif isinstance(arguments, Train) and arguments.resume and arguments.out:
+        check_run(Path(arguments.out))
+    elif isinstance(arguments, Import):
+        check_checkpoint(arguments.file)
     for images in (getattr(arguments, "images", None), getattr(arguments, "test", None)):
         if images:
             check_images(images)
+
+
+def _begin_check_of_hub(arguments: Any) -> None:
+    """Begin to find out whether there is a connection while torch is loading, if weights may have to be downloaded."""
+    given = arguments.settings if isinstance(arguments, Train) else vars(arguments)
+    wanted = given.get("encoder") if given.get("init") == "pretrained" else given.get("init")
+    if wanted not in (None, "random", "patches", "tf_efficientnet_lite0") and not Path(wanted).expanduser().exists():
+        from selfcluster import hub
+
+        hub.begin_check()
 
 
 @contextlib.contextmanager
@@ -108,6 +124,8 @@ def _explore(arguments: Explore) -> None:
     print(describe(clusters))
     print(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}")
     print(f"next: {_command('cluster', str(run.path), '--copy-to', 'FOLDER')}, or {_command('assign', str(run.path), 'NEW-IMAGES')}")
+    if arguments.encoder != "patches":
+        print(f"to adapt the encoder to these images: {_command('train', arguments.images, '--init', str(run.path))}")
 
 
 def _train(arguments: Train) -> None:

@@ -30,6 +30,12 @@ def is_pattern(given: str) -> bool:
     return any(sign in given for sign in "*?[{")
 
 
+def check_checkpoint(file: str) -> None:
+    """Check that a checkpoint to import is there; raise CheckpointError if not."""
+    if not Path(file).expanduser().is_file():
+        raise CheckpointError(f"no file {file!r}; name a checkpoint of the original SwAV or DeepCluster-v2")
+
+
 def check_run(folder: Path) -> None:
     """Check that this is a run folder; raise CheckpointError if not."""
     if not (folder / "config.toml").is_file():

@@ -118,6 +118,9 @@ def test_arguments_in_any_order_become_typed_fields() -> None:
         ("train digits --seed -1", "seed -1 must be between"),
         ("train --resume --out x --preset swav-imagenet", "leave out --preset, --config, --augmentation and --overwrite"),
         ("train --resume --out x --dry-run", "leave --resume out"),
+        ("train --resume --out /no/such/run", "is not a run folder"),
+        ("train digits --init pretrained --top-lr 1", "flag --top-lr belongs to deepcluster, not to deepcluster-v2"),
+        ("train digits --freeze some", "freeze 'some' must be none, all, but-last, or a number of stages"),
         ("evaluate /no/such/run", "is not a run folder"),
         ("export /no/such/run --format timm", "is not a run folder"),
         ("export /no/such/run", "--format is missing; see selfcluster export --help"),
@@ -131,7 +134,12 @@ def test_arguments_in_any_order_become_typed_fields() -> None:
         ("evaluate runs/x --finetun", "unknown flag '--finetun'; did you mean '--finetune'?"),
     ],
 )
-def test_mistakes_are_one_line_with_status_2(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line_with_status_2(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.toml").write_text('method = "swav"\n')
+    monkeypatch.chdir(tmp_path)
     assert _run(*arguments.split()) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1

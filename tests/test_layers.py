@@ -14,7 +14,7 @@ ROOT = Path(selfcluster.__file__).parent
 
 ROWS = [
     ["errors"],
-    ["distributed", "randomness", "optim", "formatting", "temporary", "paths"],
+    ["distributed", "randomness", "optim", "formatting", "temporary", "paths", "hub"],
     ["settings"],
     ["device"],
     ["clustering", "data"],

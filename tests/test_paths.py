@@ -30,6 +30,8 @@ NO_RUN = "'/no/such' is not a run folder: it has no config.toml"
         (["cluster", "/no/such"], NO_RUN),
         (["evaluate", "RUN", "/no/such"], NO_DATA),
         (["evaluate", "RUN", "--test", "/no/such"], NO_DATA),
+        (["train", "--resume", "--out", "/no/such"], NO_RUN),
+        (["import", "/no/such"], "no file '/no/such'; name a checkpoint of the original SwAV or DeepCluster-v2"),
         (["assign", "RUN", "digitz"], "no file, folder or data set 'digitz'; did you mean 'digits'?"),
     ],
 )

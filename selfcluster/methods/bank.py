@@ -111,9 +111,9 @@ class BankMethod(Method[PseudoLabels]):
         rows, device, seed = extract("features"), self.prototypes.weight.device, self.config.run.seed
         ks = self.config.n_prototypes
         require_enough(len(rows.index), max(ks))
-        total = distributed.all_reduce_sum(torch.from_numpy(rows.values.sum(axis=0, dtype=np.float64)))
-        mean = (total / distributed.total(len(rows.index))).float()
-        centered = map_rows(rows, lambda block: block - mean.to(block.device), device)
+        total = torch.from_numpy(rows.values.sum(axis=0, dtype=np.float64)).float()
+        mean = distributed.all_reduce_sum(total.to(device)) / distributed.total(len(rows.index))
+        centered = map_rows(rows, lambda block: block - mean, device)
         sampled = sample_rows(len(rows.index), _GRAPH_ROWS // distributed.n_ranks(), seed)
         sample = distributed.gather_rows(torch.from_numpy(centered.values[sampled]).to(device)).cpu()
         centroids: list[Tensor] = []

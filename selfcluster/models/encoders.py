@@ -21,9 +21,10 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from selfcluster.errors import ConfigError, known
+from selfcluster.hub import cached_weights_only, is_offline
 from selfcluster.models.features import in_mode
 from selfcluster.models.idle_taps import keep_idle_taps_in_float32
-from selfcluster.models.pretrained import BUNDLED, cached_weights_only, is_bundled, is_offline, load_bundled
+from selfcluster.models.pretrained import BUNDLED, is_bundled, load_bundled
 
 _CFG = {
     "url": "",

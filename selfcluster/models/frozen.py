@@ -24,6 +24,11 @@ class Parts(NamedTuple):
     frozen: nn.Module
     trained: nn.Module
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the frozen stages are apart from the rest."""
+        return not isinstance(self.frozen, nn.Identity)
+
 
 def stages_of(encoder: nn.Module) -> list[list[str]]:
     """Return the names of the parameters of the stem, and of each stage after it."""
@@ -50,6 +55,8 @@ def freeze(encoder: nn.Module, stages: str, name: str) -> None:
         return
     of_stages = stages_of(encoder)
     n = len(of_stages) if stages == "all" else len(of_stages) - 1 if stages == "but-last" else 1 + int(stages)
+    if len(of_stages) == 1 and stages != "all":
+        raise ConfigError(f"freeze {stages} cannot be used: timm does not tell the stages of encoder {name!r}; set --freeze to all or none")
     if n >= len(of_stages) and stages != "all":
         raise ConfigError(
             f"freeze {stages} leaves nothing to train: encoder {name!r} has {len(of_stages) - 1} stages; set --freeze to fewer, or to all"

@@ -224,6 +224,11 @@ class ClusterModel(nn.Module):
         """Whether `freeze` has frozen stages of the encoder."""
         return bool(self._parts)
 
+    @property
+    def runs_frozen_apart(self) -> bool:
+        """Whether `run_frozen` does all that the frozen stages do; otherwise they run with the rest, in `forward`."""
+        return self.has_frozen_stages and self._parts[0].is_cut
+
     def train(self, mode: bool = True) -> ClusterModel:
         """Change to training mode, except for an encoder with frozen stages."""
         super().train(mode)

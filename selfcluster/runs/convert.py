@@ -21,6 +21,7 @@ from torch import Tensor
 
 from selfcluster import methods
 from selfcluster.errors import CheckpointError
+from selfcluster.paths import check_checkpoint
 from selfcluster.runs.atomic import folder_written_whole
 from selfcluster.runs.checkpoint import save_network
 from selfcluster.runs.folder import claim, prepare
@@ -71,9 +72,8 @@ def import_original(file: str | Path, out: str | Path | None = None) -> OpenRun:
     Raises:
         CheckpointError: the file cannot be read, is not such a checkpoint, contains a network that timm does not have, or the folder is in use.
     """
+    check_checkpoint(str(file))
     file = Path(file).expanduser()
-    if not file.is_file():
-        raise CheckpointError(f"no file {str(file)!r}; name a checkpoint of the original SwAV or DeepCluster-v2")
     if out is not None and (Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())) or Path(out).resolve() == Path.cwd()):
         raise CheckpointError(f"{str(out)!r} is in use; choose another --out")
     tensors = {name.removeprefix("module."): tensor for name, tensor in read_tensors(file).items()}

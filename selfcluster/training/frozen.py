@@ -48,7 +48,7 @@ class FrozenLoader(Loader):
     ) -> None:
         super().__init__(**settings)
         self.model, self.precision, self.trained_on, self.memory_bytes = model, precision, np.sort(trained_on), memory_bytes
-        self.keeps = bool(self.repeat_after) and not distributed.is_on()
+        self.keeps = bool(self.repeat_after) and model.runs_frozen_apart and not distributed.is_on()
         self._kept: dict[int, list[RowsByIndex]] = {}
         """For each view that has been run: the stages' output for each of its crops."""
         self.report: Report = lambda *_: None
@@ -77,13 +77,13 @@ class FrozenLoader(Loader):
         self._run(next(batches))  # the first is slower
         began = time.perf_counter()
         batch = next(batches, None)
-        if batch is None:
-            batch = next(super().epoch(0, plan))
-        done = self._run(batch), time.perf_counter() - began
+        done = self._run(batch if batch is not None else next(super().epoch(0, plan))), time.perf_counter() - began
         self.close()
         return done
 
     def _run(self, batch: Batch) -> Batch:
+        if not self.model.runs_frozen_apart:
+            return Batch(batch.index, self.model.run_frozen(batch.crops))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
             # Rounded as if they had been stored, so that results are the same on several ranks.
             return Batch(batch.index, [crops.half().float() for crops in self.model.run_frozen(batch.crops)])

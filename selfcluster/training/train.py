@@ -26,6 +26,7 @@ from selfcluster.runs.log import Log
 from selfcluster.runs.manifest import check_same_data, read_manifest
 from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
+from selfcluster.settings.adapting import METHOD as METHOD_THAT_ADAPTS
 from selfcluster.settings.config import default_config, flatten, replace
 from selfcluster.settings.resolve import ResolvedConfig, profile_of, resolve, resumed_config
 from selfcluster.settings.toml import SettingsFile, read_toml
@@ -92,6 +93,8 @@ def _open(
     from_file, flags = _absolute(read.settings), _absolute(flags)
     if is_auto := flags.get("batch", from_file.get("batch")) == "auto":
         flags, from_file = ({name: value for name, value in given.items() if name != "batch"} for given in (flags, from_file))
+    if method is None and read.method is None and profile.preset is None and profile.method == METHOD_THAT_ADAPTS:
+        logger.info(f"method {profile.method}, which adapts weights that were trained on other images; --method chooses another one")
     chosen = replace(default_config(profile.method), {**from_file, **flags})
     check_values(chosen)
     check_extras(chosen.run)
@@ -194,6 +197,8 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
         log.say(f"{'resuming' if t.state.step else 'training'} {path} on {t.device} in {precision}")
         if isinstance(t.loader.images, CachedImages):
             log.say(t.loader.images.note())
+        if t.model.has_frozen_stages and not t.model.runs_frozen_apart:
+            log.say(f"the frozen stages of {t.config.model.encoder} cannot be run apart from the rest, so they run at every step")
         loop.fit(t, log, path)
         t.loader.broken = distributed.joined(t.loader.broken)
         if distributed.rank() == 0:

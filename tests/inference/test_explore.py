@@ -97,5 +97,6 @@ def test_the_command_finds_the_number_of_clusters_and_prints_the_page_and_what_c
     found = sc.load(tmp_path / "run").config
     assert (2 <= found.n_prototypes[0] <= 20, found.crops.crop_pixels) == (True, (40,))
     assert said[0].startswith("40 images in ")
-    assert said[-2].endswith(f"{(tmp_path / 'run' / 'report.html').as_uri()}")
-    assert said[-1] == f"next: selfcluster cluster {tmp_path / 'run'} --copy-to FOLDER, or selfcluster assign {tmp_path / 'run'} NEW-IMAGES"
+    assert said[-3].endswith(f"{(tmp_path / 'run' / 'report.html').as_uri()}")
+    assert said[-2] == f"next: selfcluster cluster {tmp_path / 'run'} --copy-to FOLDER, or selfcluster assign {tmp_path / 'run'} NEW-IMAGES"
+    assert said[-1] == f"to adapt the encoder to these images: selfcluster train {folder / 'images'} --init {tmp_path / 'run'}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import selfcluster.models  # noqa: F401  registers the small encoders
 from selfcluster.errors import ConfigError
-from selfcluster.models.frozen import Parts, freeze, split, stages_of
+from selfcluster.models.frozen import freeze, split, stages_of
 
 
 def _encoder(name: str, **arguments: Any) -> nn.Module:
@@ -52,6 +52,14 @@ def test_freezing_all_stages_by_their_number_is_refused() -> None:
         freeze(_encoder("resnet10_small_quarter_s2"), "4", "x")
 
 
+def test_an_encoder_without_known_stages_is_frozen_as_a_whole_or_not_at_all() -> None:
+    with pytest.raises(ConfigError, match="timm does not tell the stages of encoder 'x'; set --freeze to all or none"):
+        freeze(_Branching(), "but-last", "x")
+    encoder = _Branching()
+    freeze(encoder, "all", "x")
+    assert not _trained(encoder)
+
+
 @pytest.mark.parametrize("stages", ["0", "2", "but-last", "all"])
 @pytest.mark.parametrize(
     ("name", "arguments"),
@@ -70,11 +78,7 @@ def test_both_parts_after_each_other_are_the_encoder(name: str, arguments: dict[
         images = torch.randn(shape)
         with torch.no_grad():
             assert torch.equal(parts.trained(parts.frozen(images)), encoder(images))
-    assert is_cut(parts) or (name, stages) == ("convnext_atto", "0"), "its stem is a list of layers, which torch.fx does not name"
-
-
-def is_cut(parts: Parts) -> bool:
-    return not isinstance(parts.frozen, nn.Identity)
+    assert parts.is_cut or (name, stages) == ("convnext_atto", "0"), "its stem is a list of layers, which torch.fx does not name"
 
 
 def test_gradients_through_the_second_part_are_those_of_the_encoder() -> None:
@@ -107,5 +111,5 @@ def test_an_encoder_that_cannot_be_cut_is_trained_whole() -> None:
     encoder, images = _Branching(), torch.randn(2, 4)
     encoder.stem.requires_grad_(False)
     parts = split(encoder)
-    assert not is_cut(parts)
+    assert not parts.is_cut
     assert torch.equal(parts.trained(parts.frozen(images)), encoder(images))

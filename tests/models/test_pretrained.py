@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ import selfcluster as sc
 from selfcluster.data.crops import normalize
 from selfcluster.models.encoders import create_encoder
 from selfcluster.models.model import Renormalize
-from selfcluster.models.pretrained import BUNDLED, Preparation, is_bundled, is_offline, preparation_of
+from selfcluster.models.pretrained import BUNDLED, Preparation, is_bundled, preparation_of
 from selfcluster.runs.checkpoint import check_settings, read_state
 from selfcluster.settings.config import default_config
 from tests import tiny
@@ -35,21 +33,6 @@ def test_bundled_weights_are_timms_in_order_and_shape() -> None:
     loaded = list(encoder.state_dict().values())
     assert all(torch.equal(a, b) for a, b in zip(loaded, tensors.values(), strict=False))
     assert [is_bundled(name) for name in (BUNDLED, f"{BUNDLED}.in1k", "tf_efficientnet_lite1", "resnet18")] == [True, True, False, False]
-
-
-def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("urllib.request.getproxies", dict)
-    never = threading.Event()
-
-    def hang(*_: object, **__: object) -> None:
-        never.wait()
-        raise OSError
-
-    monkeypatch.setattr("socket.create_connection", hang)
-    started = time.monotonic()
-    assert is_offline()
-    assert time.monotonic() - started < 4
-    never.set()
 
 
 def test_renormalized_pixels_are_those_of_the_other_mean_and_deviation() -> None:

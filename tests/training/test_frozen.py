@@ -13,7 +13,9 @@ from torch import Tensor
 from selfcluster.data.dataset import Data
 from selfcluster.data.loader import EpochPlan
 from selfcluster.errors import ConfigError
+from selfcluster.models.frozen import Parts
 from selfcluster.training import loop
+from selfcluster.training.budget import measure
 from selfcluster.training.frozen import FrozenLoader
 from selfcluster.training.state import Training, build, restore
 from tests import tiny
@@ -94,6 +96,18 @@ def test_without_repetition_every_batch_goes_through_the_stages() -> None:
     assert sum(seen) == 16 * 8
 
 
+def test_stages_that_cannot_be_cut_off_run_at_every_step_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = _training()
+    monkeypatch.setattr("selfcluster.models.model.split", lambda encoder: Parts(torch.nn.Identity(), encoder))
+    whole = _training()
+    assert isinstance(whole.loader, FrozenLoader)
+    assert not whole.loader.keeps
+    logs = [tiny.Silent(), tiny.Silent()]
+    for t, log in zip((cut, whole), logs, strict=True):
+        loop.fit(t, log, None)
+    np.testing.assert_allclose(logs[0].losses(), logs[1].losses(), rtol=5e-3)
+
+
 @pytest.mark.parametrize("stop_at", [3, 6, 13])
 def test_resume_is_bit_identical(tmp_path: Path, stop_at: int) -> None:
     whole, first, second = _training(), _training(), _training()
@@ -125,6 +139,15 @@ def test_two_ranks_give_the_losses_of_one_process() -> None:
     left, right = on_ranks(_losses_on_a_rank, settings)
     assert left == right
     np.testing.assert_allclose(left, alone, rtol=1e-3)
+
+
+def test_the_cost_contains_running_the_stages_which_is_measured_on_two_batches() -> None:
+    t = _training()
+    seen = _count(t)
+    cost = measure(t)
+    assert sum(seen) == 2 * 8
+    assert cost.first_assign > cost.assign
+    assert cost.step > 0
 
 
 @pytest.mark.parametrize("method", ["swav", "sela-v2"])
