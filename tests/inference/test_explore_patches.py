@@ -65,7 +65,7 @@ def test_patches_of_a_run_are_used_as_they_are_on_other_images(run: sc.Run, tmp_
 
 @pytest.mark.parametrize("how", [{"encoder": "patches"}, {"init": "RUN"}])
 def test_patches_are_not_trained(how: dict[str, str], run: sc.Run, tmp_path: Path) -> None:
-    settings = {name: value for name, value in tiny.SETTINGS.items() if name != "encoder"}
+    settings = {name: value for name, value in tiny.SETTINGS.items() if name != "encoder"} | {"method": "swav"}
     given = {name: value.replace("RUN", str(run.path)) for name, value in how.items()}
     with pytest.raises(sc.ConfigError, match="encoder 'patches' is fitted, not trained"):
         sc.train(tiny.images(), out=tmp_path / "run", **settings, **given)

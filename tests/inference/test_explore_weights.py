@@ -55,11 +55,11 @@ def test_a_folder_of_timms_names_network_weights_and_preparation(weights: Path, 
         "vit_tiny_patch16_224",
         (0.5, 0.5, 0.5),
         "bicubic",
-        (32,),
+        (128,),
     )
     wanted = timm.create_model(f"local-dir:{given}", pretrained=True, num_classes=0).eval()
     images = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
-    square = torch.nn.functional.interpolate(images, (32, 32), mode="bicubic", antialias=True)
+    square = torch.nn.functional.interpolate(images, (128, 128), mode="bicubic", antialias=True)
     with torch.no_grad():
         features = wanted(square / 127.5 - 1)
     shutil.rmtree(given)
@@ -72,7 +72,9 @@ def test_a_folder_of_timms_names_network_weights_and_preparation(weights: Path, 
 
 
 def test_training_starts_from_a_folder_of_timms(weights: Path, tmp_path: Path) -> None:
-    settings = {name: value for name, value in tiny.SETTINGS.items() if name != "encoder"} | dict(crop_pixels=(32, 16), max_steps=1)
+    settings = {name: value for name, value in tiny.SETTINGS.items() if name != "encoder"} | dict(
+        method="swav", crop_pixels=(32, 16), max_steps=1
+    )
     run = sc.train(IMAGES, out=tmp_path / "run", init=str(weights / "timm"), **settings)
     assert (run.config.model.encoder, json.loads(run.config.model.encoder_arguments)["depth"]) == ("vit_tiny_patch16_224", 1)
     assert run.config.model.pixel_mean == (0.5, 0.5, 0.5)
@@ -83,7 +85,7 @@ def test_a_bare_file_is_prepared_as_its_architecture(tmp_path: Path) -> None:
     save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "weights.safetensors")
     run = _explore(tmp_path / "run", encoder="resnet10t", init=str(tmp_path / "weights.safetensors"))
     assert (run.config.model.encoder, run.config.model.init) == ("resnet10t", str(tmp_path / "weights.safetensors"))
-    assert (run.config.crops.crop_pixels, run.config.model.interpolation) == ((40,), "bicubic")
+    assert (run.config.crops.crop_pixels, run.config.model.interpolation) == ((128,), "bicubic")
 
 
 @pytest.mark.parametrize(
