@@ -57,7 +57,7 @@ def test_a_folder_of_timms_names_network_weights_and_preparation(weights: Path, 
         "bicubic",
         (128,),
     )
-    wanted = timm.create_model(f"local-dir:{given}", pretrained=True, num_classes=0).eval()
+    wanted = timm.create_model(f"local-dir:{given}", pretrained=True, num_classes=0, dynamic_img_size=True).eval()
     images = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
     square = torch.nn.functional.interpolate(images, (128, 128), mode="bicubic", antialias=True)
     with torch.no_grad():
