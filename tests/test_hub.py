@@ -20,6 +20,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         never.wait()
         raise OSError
 
+    monkeypatch.setattr(hub, "_begun", None)
     monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.create_connection", hang)
@@ -47,6 +48,7 @@ def test_a_hub_that_answers_is_not_offline(monkeypatch: pytest.MonkeyPatch) -> N
         def close(self) -> None:
             pass
 
+    monkeypatch.setattr(hub, "_begun", None)
     monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.create_connection", lambda *_, **__: Connection())

@@ -58,7 +58,7 @@ def test_the_pretrained_encoder_is_that_of_explore(run: sc.Run, tmp_path: Path) 
     assert (floor.name, floor.pixels) == ("pretrained encoder", 128)
     same, features = explored.embed(images), floor.of_images(ArrayImages(images), np.arange(24), _unseen).numpy()
     in_bf16 = precision_of(explored.config, torch.device("cpu")) == torch.bfloat16  # there, the floor has the run's precision, float32
-    assert np.linalg.norm(features - same) < (0.05 if in_bf16 else 1e-4) * np.linalg.norm(same)
+    assert np.linalg.norm(features - same) < (0.12 if in_bf16 else 1e-4) * np.linalg.norm(same)
     assert [r.name for r in representations(explored.opened, IMAGES)] == ["raw pixels", "patches", "pretrained encoder"]
     with_another = OpenRun(explored.path, replace(explored.config, {"encoder": "resnet18.a1_in1k"}), "", explored.model)
     names = [r.name for r in representations(with_another, IMAGES)]
