@@ -198,10 +198,10 @@ def representations(
     others = [_beside(name, run, untrained) for name in beside]
     precision = precision_of(run.config, run.device)
     raw_side = min(_MAX_RAW_PIXELS, images.decode(0).pixels.shape[1]) if images.in_memory else _MAX_RAW_PIXELS
-    short_side = look_at(images, len(images), run.device).short_side
     yield Pixels("raw pixels", raw_side, run.config, run.device)
     if run.config.model.encoder != PATCHES:
-        yield _patches(run, fitted_to or Subset(images, np.arange(len(images))), patches_pixels(short_side))
+        side = patches_pixels(look_at(images, len(images), run.device).short_side)
+        yield _patches(run, fitted_to or Subset(images, np.arange(len(images))), side)
     if not (is_bundled(run.config.model.encoder) and run.config.model.init == "pretrained"):
         side = frozen_pixels(gpu=False)
         bundled = timm_encoder(BUNDLED, untrained=False, seed=run.config.run.seed, pixels=side)

@@ -9,8 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from timm.models._features_fx import get_notrace_functions, get_notrace_modules
-from timm.models._manipulate import group_parameters
+from timm.models import get_notrace_functions, get_notrace_modules, group_parameters
 from torch import fx, nn
 
 from selfcluster.errors import ConfigError

@@ -19,6 +19,7 @@ def adapting(facts: Facts, method: str) -> dict[str, Choice]:
     """Choose the settings that differ from those of training from scratch."""
     why = "to adapt pretrained weights"
     side = 224 if facts.accelerated else 128
+    batch = min(128, facts.n)
     views = max(1, min(4, 40_000 // facts.n))
     advice = {
         "encoder": Choice("tf_efficientnet_lite0", "its weights come with the install"),
@@ -33,7 +34,7 @@ def adapting(facts: Facts, method: str) -> dict[str, Choice]:
         "hue": Choice(0.0 if facts.is_grey else 0.1, why),
         "grey": Choice(0.0 if facts.is_grey else 0.1, why),
         "blur": Choice(0.0, why),
-        "batch": Choice(min(128, facts.n), why),
+        "batch": Choice(batch - batch % facts.n_ranks if batch >= facts.n_ranks else batch, why),
         "epochs": Choice(6, f"{why}; more do not help"),
         "optimizer": Choice("adamw", why),
         "lr": Choice(0.001, why),

@@ -110,6 +110,7 @@ def test_adapting_pretrained_weights_trains_the_last_stage_on_labels_that_stay()
     assert [_chosen(_facts(adapts=True, n=n), "deepcluster-v2")["repeat_after"] for n in (100, 20_000, 10**6)] == [4, 2, 1]
     assert max(_chosen(_facts(adapts=True, n=10**6), "sela-v2")["n_prototypes"]) == 3000
     assert _chosen(_facts(adapts=True, is_grey=True), "sela-v2")["saturation"] == 0
+    assert _chosen(_facts(adapts=True, n_ranks=3), "sela-v2")["batch"] == 126, "each rank has as many images"
 
 
 def test_swav_trains_the_head_alone_on_pretrained_weights() -> None:
