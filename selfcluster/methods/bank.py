@@ -34,6 +34,9 @@ _CONSTANT = 1 - 1e-4
 _GRAPH_ROWS = 20_000
 """Images whose graph of neighbors is clustered for the first labels; the others are assigned to its clusters."""
 
+_COMPONENTS = 256
+"""Leading components of the features of patches that are clustered for the first labels; the others are mostly noise."""
+
 _PATCHES = 0xB1
 """Key of the random draws."""
 
@@ -92,14 +95,23 @@ class BankMethod(Method[PseudoLabels]):
         figures = self.labels.update(assigned, index.numpy(), sizes)
         return EpochPlan(order, figures=figures, notes=tuple(notes), warnings=tuple(warnings))
 
+    @torch.no_grad()
     def _label_by_patches(self, extract: Extractor) -> dict[str, float]:
-        """Label images by spherical k-means on features of patches, once for each head; the prototypes stay as they are, random."""
-        rows, device = extract("patches"), self.prototypes.weight.device
+        """Label images by spherical k-means on the leading components of the features of patches, once for each head.
+
+        The centroids' components become the prototypes, so that similar clusters are close: the network learns random ones more slowly.
+        """
+        rows, (device, width) = extract("patches"), (self.prototypes.weight.device, self.prototypes.weight.shape[1])
         require_enough(len(rows.index), max(self.config.n_prototypes))
+        leading = rows.values[:, :_COMPONENTS]
         found = [
-            kmeans(rows.values, k, spherical=True, seed=randomness.seed_from(self.config.run.seed, head, _PATCHES), device=device)
+            kmeans(leading, k, spherical=True, seed=randomness.seed_from(self.config.run.seed, head, _PATCHES), device=device)
             for head, k in enumerate(self.config.n_prototypes)
         ]
+        centroids = torch.cat([one.centroids for one in found])[:, :width]
+        self.prototypes.weight[:, : centroids.shape[1]] = centroids
+        self.prototypes.weight[:, centroids.shape[1] :] = 0
+        self.prototypes.normalize()
         return self.labels.update([one.assignments for one in found], rows.index, [one.sizes for one in found])
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import Any
 from selfcluster.settings.adapting import adapting
 from selfcluster.settings.choices import Choice, Facts
 from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings, Config, flatten
+from selfcluster.settings.first_labels import from_patches
 
 GLYPH_MIRROR_DISTANCE = 1.4
 """Mirror distance above which small grey images are taken for glyphs."""
@@ -57,12 +58,21 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str], augmentatio
     else:
         k = _n_prototypes(facts)
         advice["n_prototypes"] = Choice((k.value,) * 3, f"{k.reason}; three heads, as in the paper")
+        advice["first_labels"] = _first_labels(facts, kind)
+        if settled("first_labels") == "patches" and not facts.adapts:
+            advice |= from_patches(facts, advice, k.value)
         if config.method == "sela-v2":
             advice["epsilon"] = _epsilon(min(settled("n_prototypes")))
     if facts.adapts:
         advice |= adapting(facts, config.method)
     advice["final_lr"] = Choice(settled("lr") / 1000, "lr / 1000, as in the paper")
     return advice
+
+
+def _first_labels(facts: Facts, kind: str) -> Choice:
+    if facts.accelerated or kind == "glyph":
+        return Choice("network", "as in the paper")
+    return Choice("patches", "a short schedule learns more from them than from an untrained network")
 
 
 def is_glyph(facts: Facts) -> bool:

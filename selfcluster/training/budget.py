@@ -22,7 +22,7 @@ from selfcluster.methods.base import Method
 from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config
 from selfcluster.settings.resolve import ResolvedConfig
-from selfcluster.training.extraction import extractor
+from selfcluster.training.extraction import extractor, fitted_patches
 from selfcluster.training.frozen import FrozenLoader
 from selfcluster.training.state import Training, build
 from selfcluster.training.step import step
@@ -35,6 +35,9 @@ _STEPS_AN_EPOCH = 8
 
 _N_SAMPLED = 8192
 """Images that are clustered to measure the time of clustering."""
+
+_N_PATCHED = 1024
+"""The same where the features of patches are clustered, which are slow."""
 
 Resolver = Callable[[Mapping[str, Any]], ResolvedConfig]
 """Function that resolves the config, given settings measured on this machine."""
@@ -133,15 +136,26 @@ def fit_to_time(resolved: ResolvedConfig, t: Training, opened: Data, resolver: R
 
 def cost_of(t: Training, opened: Data, *, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
     """Measure the cost of a run; that of clustering is extrapolated from a sample of the images. `t` cannot be used afterwards."""
-    n = len(t.method.trained_on)
-    n_sampled = min(n, max(_N_SAMPLED, t.config.optim.batch, 4 * max(t.config.n_prototypes)))
-    if type(t.method).begin_epoch is Method.begin_epoch or n_sampled == n:
-        return measure(t, at_least=at_least, at_most=at_most)
-    sample = t.method.trained_on[np.linspace(0, n - 1, n_sampled).astype(np.int64)]
-    t.loader.close()
-    cost = measure(build(t.config, opened, t.device, trained_on=sample), at_least=at_least, at_most=at_most)
-    grown = n / n_sampled
-    return Cost(cost.step, grown * cost.first_assign, grown * cost.assign, t.method.steps_per_epoch)
+    n, is_online = len(t.method.trained_on), type(t.method).begin_epoch is Method.begin_epoch
+    fit = _seconds_to_fit_patches(t)  # the same for any number of images
+    n_sampled = min(n, max(_N_PATCHED if fit else _N_SAMPLED, t.config.optim.batch, 4 * max(t.config.n_prototypes)))
+    grown = 1.0
+    if not is_online and n_sampled < n:
+        sample, patches, grown = t.method.trained_on[np.linspace(0, n - 1, n_sampled).astype(np.int64)], t.patches, n / n_sampled
+        t.loader.close()
+        t = build(t.config, opened, t.device, trained_on=sample)
+        t.patches = patches
+    cost, steps_per_epoch = measure(t, at_least=at_least, at_most=at_most), n // t.config.optim.batch
+    return Cost(cost.step, fit + grown * cost.first_assign, grown * cost.assign, steps_per_epoch)
+
+
+def _seconds_to_fit_patches(t: Training) -> float:
+    """Fit the encoder of patches, if the first labels are theirs; return the time that it takes."""
+    if getattr(t.config.objective, "first_labels", "network") != "patches":
+        return 0.0
+    started = time.perf_counter()
+    fitted_patches(t)
+    return distributed.largest(time.perf_counter() - started)
 
 
 def estimate(t: Training, opened: Data) -> str:

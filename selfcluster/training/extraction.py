@@ -52,7 +52,9 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_i
         if view == "assign":
             batches, index = _assign_crops(t, epoch, what)
         elif what == "patches":
-            batches = _centers(t, index, *_patches(t))
+            encoder = fitted_patches(t)
+            prepare = Renormalize(PREPARATION.mean, PREPARATION.deviation).to(t.device)
+            batches = _centers(t, index, nn.Sequential(prepare, encoder), encoder.side)
         else:
             network = t.model.encode if what == "features" else t.model.project
             batches = _centers(t, index, network, t.config.crops.crop_pixels[0])
@@ -81,19 +83,21 @@ OutputBatch = tuple[NDArray[np.int64], Tensor]
 """Indices of some images, and the network's output for them."""
 
 
-def _patches(t: Training) -> tuple[Callable[[Tensor], Tensor], int]:
-    """Return an encoder of patches, fitted to the images to train on, and the side of the images that it takes."""
-    encoder = PatchEncoder(patches_pixels(t.config.crops.crop_pixels[0]), default_codes(len(t.method.trained_on))).to(t.device)
-    with t.autocast():
-        fit_patches(
-            encoder,
-            t.loader.images,
-            index=t.method.trained_on,
-            seed=t.config.run.seed,
-            workers=t.loader.workers,
-            threads=t.loader.threads,
-        )
-    return nn.Sequential(Renormalize(PREPARATION.mean, PREPARATION.deviation).to(t.device), encoder), encoder.side
+def fitted_patches(t: Training) -> PatchEncoder:
+    """Return the encoder of patches, which is fitted to the images to train on when it is first asked for."""
+    if t.patches is None:
+        encoder = PatchEncoder(patches_pixels(t.config.crops.crop_pixels[0]), default_codes(len(t.method.trained_on))).to(t.device)
+        with t.autocast():
+            fit_patches(
+                encoder,
+                t.loader.images,
+                index=t.method.trained_on,
+                seed=t.config.run.seed,
+                workers=t.loader.workers,
+                threads=t.loader.threads,
+            )
+        t.patches = encoder
+    return t.patches
 
 
 def _centers(t: Training, index: NDArray[np.int64], network: Callable[[Tensor], Tensor], pixels: int) -> Iterator[OutputBatch]:

@@ -28,6 +28,7 @@ from selfcluster.methods import METHODS, Method, build_model
 from selfcluster.models.batch_norm import running_statistics_kept, synchronize_batch_norm
 from selfcluster.models.encoders import compile_encoder, recompute_activations
 from selfcluster.models.model import ClusterModel
+from selfcluster.models.patches import PatchEncoder
 from selfcluster.runs.checkpoint import CheckpointState, check_settings, load_checkpoint, save_checkpoint
 from selfcluster.runs.weights import load_initial_weights
 from selfcluster.settings.config import Config, flatten
@@ -63,6 +64,8 @@ class Training:
     watch: Watch
     total_steps: int
     state: State
+    patches: PatchEncoder | None = None
+    """Encoder of patches for the first labels, once it is fitted."""
 
     def parameters_named(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Return the parameters with these bare names."""

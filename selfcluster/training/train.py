@@ -61,8 +61,9 @@ def train(
     path = _on_rank_0(lambda: folder.claim(out, opened.name, resolved.config.method, overwrite=overwrite), Path(out or "runs"))
     _announce(resolved, opened)
     if resolved.config.optim.max_minutes:
-        resolved = fit_to_time(resolved, t, opened, resolver)
+        resolved, patches = fit_to_time(resolved, t, opened, resolver), t.patches
         t = build(resolved.config, opened, device)
+        t.patches = patches
     _on_rank_0(lambda: folder.prepare(path, resolved, opened), path)
     return _train(t, path, opened)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 from selfcluster import distributed, randomness
 from selfcluster.clustering import metrics
@@ -65,16 +65,17 @@ def test_first_labels_are_clusters_of_patches_and_last_for_their_epochs(method: 
         asked.append(what)
         return _extract(t)(what, **how)  # type: ignore[arg-type]
 
-    before = _centroids(t)
     m.begin_epoch(0, extract)
     first = m.labels.whole.clone()
     rows = _extract(t)("patches")
     assert rows.values.shape == (len(t.method.trained_on), 512)
     seeds = [randomness.seed_from(t.config.run.seed, head, 0xB1) for head in range(3)]
     for head, k in enumerate(HEADS):
-        found = kmeans(torch.as_tensor(rows.values), k, spherical=True, seed=seeds[head])
+        found = kmeans(torch.as_tensor(rows.values[:, :256]), k, spherical=True, seed=seeds[head])
         assert metrics.nmi(found.assignments.numpy(), first[head].numpy()) > 0.9
-    assert torch.equal(_centroids(t), before), "the prototypes stay random"
+        of_head = m.prototypes.heads()[head]
+        leading = normalize(found.centroids[:, : of_head.shape[1]])
+        assert cosine_similarity(of_head[:, None], leading, dim=2).amax(dim=1).min() > 0.9, "the prototypes are the centroids, in any order"
     m.begin_epoch(1, extract)
     assert torch.equal(m.labels.whole, first)
     assert asked == ["patches"], "nothing goes through the untrained network"

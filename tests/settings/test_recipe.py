@@ -78,10 +78,31 @@ def test_each_method_gets_what_it_wants() -> None:
     assert (deepcluster["n_prototypes"], deepcluster["top_lr"], deepcluster["head_width"]) == (30, 0.5, 0)
     assert [_chosen(_facts(n=n), "deepcluster")["pca_width"] for n in (100, 1797, 50_000)] == [16, 64, 256]
     assert _chosen(_facts(n=1_281_167, accelerated=True), "deepcluster")["top_lr"] == pytest.approx(0.05, rel=0.01)
-    assert _chosen(_facts(n=1797), "deepcluster-v2")["n_prototypes"] == (30, 30, 30)
-    assert _chosen(_facts(n=1_281_167), "deepcluster-v2")["n_prototypes"] == (3000, 3000, 3000)
+    assert _chosen(_facts(n=1797, accelerated=True), "deepcluster-v2")["n_prototypes"] == (30, 30, 30)
+    assert _chosen(_facts(n=1_281_167, accelerated=True), "deepcluster-v2")["n_prototypes"] == (3000, 3000, 3000)
     assert _chosen(_facts(n=1797), "sela-v2")["epsilon"] == 0.02
     assert _chosen(_facts(n=1797), "sela-v2", n_prototypes=(3000, 1000))["epsilon"] == 0.05
+
+
+def test_first_labels_are_those_of_patches_without_a_gpu() -> None:
+    values = _chosen(_facts(n=45_000, short_side=32), "deepcluster-v2")
+    wanted = dict(
+        first_labels="patches",
+        first_label_epochs=0,
+        n_prototypes=(58, 290, 580),
+        n_crops=(1,),
+        crop_pixels=(32,),
+        area=((0.4, 1.0),),
+        jitter=0,
+        head_width=0,
+        encoder="resnet18_small_quarter",
+    )
+    assert {name: values[name] for name in wanted} == wanted
+    assert _chosen(_facts(), "sela-v2")["first_labels"] == "patches"
+    assert _chosen(_facts(), "sela-v2", first_labels="network")["n_crops"] == (2, 4)
+    assert _chosen(_facts(accelerated=True), "sela-v2")["first_labels"] == "network"
+    assert _chosen(_facts(accelerated=True), "sela-v2", first_labels="patches")["n_crops"] == (1,)
+    assert _chosen(_facts(is_grey=True, short_side=28, mirror_distance=1.6), "sela-v2")["first_labels"] == "network", "glyphs"
 
 
 @pytest.mark.parametrize("method", METHOD_SETTINGS)

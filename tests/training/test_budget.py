@@ -21,7 +21,7 @@ from selfcluster.errors import ConfigError, Interrupted
 from selfcluster.methods import METHODS
 from selfcluster.methods.base import Extractor
 from selfcluster.settings.config import Config, flatten
-from selfcluster.training import budget, loop
+from selfcluster.training import budget, extraction, loop
 from selfcluster.training.budget import Capacity, Cost, largest_batch, measure
 from selfcluster.training.train import dry_run
 from tests import tiny
@@ -84,6 +84,20 @@ def test_measuring_respects_its_time_and_the_length_of_an_epoch() -> None:
     t.loader.epoch = counted  # type: ignore[method-assign, assignment]
     measure(t, n_steps=50, at_most=0.0)
     assert len(taken) == 1
+
+
+def test_patches_are_fitted_once_and_their_time_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, fitted = tiny.data(96), []
+    t = tiny.training(data, "deepcluster-v2", first_labels="patches")
+    clock = iter([100.0, 130.0])
+    monkeypatch.setattr(extraction, "fit_patches", lambda *_, **__: fitted.append(1))
+    monkeypatch.setattr(budget, "_N_PATCHED", 48)
+    monkeypatch.setattr(budget, "measure", lambda sampled, **_: Cost(1.0, 0.5 * len(sampled.method.trained_on), 0.0, 4))
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
+    cost = budget.cost_of(t, data)
+    assert cost.first_assign == 30.0 + 0.5 * 96
+    extraction.fitted_patches(t)
+    assert len(fitted) == 1
 
 
 def test_epochs_without_a_clustering_share_its_cost() -> None:
