@@ -25,8 +25,7 @@ from selfcluster.data.sources import open_data
 from selfcluster.device import precision_of, start
 from selfcluster.models.encoders import create_encoder
 from selfcluster.models.features import extract_features
-from selfcluster.models.pretrained import BUNDLED
-from selfcluster.settings.config import DataSettings, default_config
+from selfcluster.settings.config import BUNDLED, DataSettings, default_config
 
 SIDE, CPU = 128, torch.device("cpu")
 

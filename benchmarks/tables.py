@@ -56,7 +56,6 @@ def results() -> str:
         table(["seed", *_COLUMNS.values(), "training"], demo),
         _adapting(),
         _patches(),
-        _first_labels(),
         *(_quality(recorded(file.stem)) for file in sorted(RESULTS.glob("quality-*.json"))),
         *speed_tables.sections(),
     ]
@@ -90,30 +89,10 @@ def _adapting() -> str:
 
 
 def _mean_of(runs: list[dict[str, Any]], when: str, key: str) -> str:
-    return _spread([run[when][key] for run in runs], 3 if "nmi" in key else 1)
-
-
-def _spread(values: list[float], digits: int) -> str:
+    values = [run[when][key] for run in runs]
+    digits = 3 if "nmi" in key else 1
     spread = "" if max(values) - min(values) < 10**-digits else f" ({min(values):.{digits}f}-{max(values):.{digits}f})"
     return f"{statistics.mean(values):.{digits}f}{spread}"
-
-
-def _first_labels() -> str:
-    """Return the section on first labels."""
-    intro = (
-        "## First labels\n\nTraining from scratch with the recipe as it comes and `--first-labels network` or `patches`, for the same time on 2 CPU cores; mean over the seeds, with the "
-        "smallest and the largest. Nearest neighbors among the training images; side by side are unit vectors, those of patches weighted by 2."
-    )
-    shown = {"network": "network", "patches": "patches", "both_2": "side by side", "test_clusters": "clusters, network"}
-    rows = []
-    for file in sorted(RESULTS.glob("first-labels-*.json")):
-        result = recorded(file.stem)
-        for first in dict.fromkeys(run["first_labels"] for run in result["runs"]):
-            runs = [run for run in result["runs"] if run["first_labels"] == first]
-            length = f"{statistics.mean(run['train_seconds'] for run in runs) / 60:.1f} min, {statistics.mean(run['epochs'] for run in runs):.1f} epochs"
-            figures = (_spread([run[key] for run in runs], 1) for key in shown)
-            rows.append([f"{result['name']}, {result['method']}: {first}", length, f"k = {result['k']}", *figures])
-    return f"{intro}\n\n{table(['', 'training', 'kNN', *shown.values()], rows)}"
 
 
 def _patches() -> str:

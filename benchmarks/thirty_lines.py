@@ -24,7 +24,8 @@ from torchvision.datasets import ImageFolder
 import selfcluster as sc
 from benchmarks.command_line import parser
 from benchmarks.record import record, spread
-from selfcluster.models.pretrained import BUNDLED, load_bundled
+from selfcluster.models.pretrained import load_bundled
+from selfcluster.settings.config import BUNDLED
 
 
 def lines(folder: Path, k: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
 from selfcluster.paths import check_checkpoint, check_images, check_run
 from selfcluster.settings.commands import Assign, Cluster, Demo, Embed, Evaluate, Explore, Export, Import, Report, Train
+from selfcluster.settings.config import BUNDLED
 from selfcluster.settings.parser import parse, parse_train
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _begin_check_of_hub(arguments: Any) -> None:
     """Begin to find out whether there is a connection while torch is loading, if weights may have to be downloaded."""
     given = arguments.settings if isinstance(arguments, Train) else vars(arguments)
     wanted = given.get("encoder") if given.get("init") == "pretrained" else given.get("init")
-    if wanted not in (None, "random", "patches", "tf_efficientnet_lite0") and not Path(wanted).expanduser().exists():
+    if wanted not in (None, "random", "patches", BUNDLED) and not Path(wanted).expanduser().exists():
         from selfcluster import hub
 
         hub.begin_check()

@@ -186,7 +186,8 @@ def test_every_method_trains_resumes_and_is_evaluated_by_the_same_commands(
 ) -> None:
     monkeypatch.setattr(log, "LINE_SECONDS", 0.0)
     np.savez(tmp_path / "toys.npz", images=tiny.images(48), labels=np.arange(48) % 3)
-    out, flags = str(tmp_path / "run"), [*FAST[:4], *FAST[5:11]] if method == "deepcluster" else FAST
+    flags = [*FAST[:4], *FAST[5:11]] if method == "deepcluster" else [*FAST, "--first-labels", "network"]
+    out = str(tmp_path / "run")
     assert _run("train", str(tmp_path / "toys.npz"), "--method", method, "--out", out, *flags, "--device", "cpu") == 0
     said = capfd.readouterr().err
     assert re.search(r"extracting (features|embeddings): 48 of 48 images", said)

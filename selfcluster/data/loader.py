@@ -8,7 +8,7 @@ so the replacement is the same in every run, with any number of workers.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +24,9 @@ from selfcluster.data.crops import MultiCrop
 from selfcluster.data.readers.images import Decoded, Images, MinScale, full_scale
 from selfcluster.device import Map, in_threads
 from selfcluster.errors import DataError
+
+Report = Callable[[str, int, int, float], None]
+"""Called with what is done, how many of how many images are, and images per second; see `Log.working`."""
 
 _LOOKAHEAD = 256
 """Positions after a batch that are searched for a replacement."""
@@ -182,6 +185,8 @@ class Loader:
         """Reason of each unreadable image, by index; part of every checkpoint."""
         self.wait_seconds = 0.0
         """Time that training has waited for batches; reset by the reader."""
+        self.report: Report = lambda *_: None
+        """Called between batches of work that is done before an epoch."""
         self._each = in_threads(threads) if device.type == "cpu" else map
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         """Stream that augments crops while the network trains on the previous batch."""
@@ -198,6 +203,10 @@ class Loader:
     def n_steps(self, plan: EpochPlan) -> int:
         """Return the number of steps in an epoch; the last partial batch is dropped."""
         return len(plan.order) // self.batch
+
+    def sampled(self, plan: EpochPlan) -> tuple[Iterator[Batch], float]:
+        """Return batches to measure steps on, and the seconds of work on all images that an epoch would begin with."""
+        return self.epoch(0, plan), 0.0
 
     def epoch(self, epoch: int, plan: EpochPlan, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from step `start` on.

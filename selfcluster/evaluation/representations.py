@@ -31,10 +31,10 @@ from selfcluster.inference.embeddings import embeddings_of, kept_embeddings
 from selfcluster.models.features import ProgressCallback, extract_features, raw_pixels
 from selfcluster.models.model import ClusterModel
 from selfcluster.models.patches import PATCHES, PREPARATION, PatchEncoder, default_codes, fit_patches, patches_pixels
-from selfcluster.models.pretrained import BUNDLED, frozen_pixels, is_bundled
+from selfcluster.models.pretrained import frozen_pixels, is_bundled
 from selfcluster.runs.run import OpenRun, open_run
 from selfcluster.runs.weights import load_initial_weights
-from selfcluster.settings.config import Config, Interpolation
+from selfcluster.settings.config import BUNDLED, Config, Interpolation
 
 _PRETRAINED = "pretrained encoder"
 """Name of the one that comes with the install."""

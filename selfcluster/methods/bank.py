@@ -26,7 +26,7 @@ from selfcluster.methods.memory import MemoryBank
 from selfcluster.methods.pseudo_labels import PseudoLabelTable, check_clusters, require_enough
 from selfcluster.models.model import Center, ClusterModel, Outputs, Prototypes
 from selfcluster.models.rows import map_rows
-from selfcluster.settings.config import Config, keeps_first_labels
+from selfcluster.settings.config import Config, keeps_first_labels, renews_labels
 
 _CONSTANT = 1 - 1e-4
 """Squared length of the mean embedding above which the embeddings are constant but for rounding."""
@@ -53,7 +53,10 @@ class BankMethod(Method[PseudoLabels]):
         check_clusters(config.n_prototypes, len(trained_on))
         assert isinstance(model.prototypes, Prototypes)
         self.prototypes, device = model.prototypes, model.prototypes.weight.device
-        self.bank = MemoryBank(trained_on, n_assign=model.n_assign, width=self.prototypes.weight.shape[1], device=device)
+        self.bank: MemoryBank | None = None
+        """None if the first labels are never renewed."""
+        if renews_labels(config.objective):
+            self.bank = MemoryBank(trained_on, n_assign=model.n_assign, width=self.prototypes.weight.shape[1], device=device)
         self.labels = PseudoLabelTable(len(config.n_prototypes), trained_on, device)
 
     @abc.abstractmethod
@@ -71,6 +74,7 @@ class BankMethod(Method[PseudoLabels]):
                 return EpochPlan(order)
             label = self._label_by_patches if settings.first_labels == "patches" else self._label_by_neighbors
             return EpochPlan(order, figures=label(extract))
+        assert self.bank is not None
         if not self.bank.is_begun:
             self.bank.fill(extract("embeddings", view="assign", train_mode=True))
         assigned, sizes, notes, warnings = [], [], [], []
@@ -156,11 +160,14 @@ class BankMethod(Method[PseudoLabels]):
 
     def after_update(self, out: Outputs, batch: Batch, step: int) -> None:
         """Write the batch into the bank."""
-        self.bank.write(batch.index, out.embeddings[: self.model.n_assign].detach())
+        if self.bank is not None:
+            self.bank.write(batch.index, out.embeddings[: self.model.n_assign].detach())
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"pseudo_labels": self.labels.whole, **{f"bank_{name}": x for name, x in self.bank.global_state().items()}}
+        of_bank = self.bank.global_state() if self.bank is not None else {}
+        return {"pseudo_labels": self.labels.whole, **{f"bank_{name}": x for name, x in of_bank.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.labels.whole.copy_(state["pseudo_labels"])
-        self.bank.load_global_state({name.removeprefix("bank_"): x for name, x in state.items() if name.startswith("bank_")})
+        if self.bank is not None:
+            self.bank.load_global_state({name.removeprefix("bank_"): x for name, x in state.items() if name.startswith("bank_")})

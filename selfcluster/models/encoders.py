@@ -24,7 +24,8 @@ from selfcluster.errors import ConfigError, known
 from selfcluster.hub import cached_weights_only, is_offline
 from selfcluster.models.features import in_mode
 from selfcluster.models.idle_taps import keep_idle_taps_in_float32
-from selfcluster.models.pretrained import BUNDLED, is_bundled, load_bundled
+from selfcluster.models.pretrained import is_bundled, load_bundled
+from selfcluster.settings.config import BUNDLED
 
 _CFG = {
     "url": "",

@@ -14,10 +14,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import split_model_name_tag
 from torch import nn
 
-from selfcluster.settings.config import Interpolation
-
-BUNDLED = "tf_efficientnet_lite0"
-"""timm's name of the encoder whose weights come with the install: EfficientNet-Lite0, trained on ImageNet with labels; Apache-2.0."""
+from selfcluster.settings.config import BUNDLED, Interpolation
 
 
 def is_bundled(name: str) -> bool:

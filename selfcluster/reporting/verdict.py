@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selfcluster.evaluation.metric_titles import knn_metrics
-from selfcluster.models.pretrained import BUNDLED
 from selfcluster.reporting.curves import Rows, series
-from selfcluster.settings.config import Config
+from selfcluster.settings.config import BUNDLED, Config
 from selfcluster.training.health import WINDOW_STEPS, Health, Problem, falls, ln_k, problem_of
 
 VerdictState = Literal["healthy", "undertrained", "not learning", "collapsing", "not trained", "unknown"]

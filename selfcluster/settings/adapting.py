@@ -7,6 +7,7 @@ the initial features, fine and coarse, and stay as they are: the network learns 
 from __future__ import annotations
 
 from selfcluster.settings.choices import Choice, Facts
+from selfcluster.settings.config import BUNDLED
 
 METHOD = "deepcluster-v2"
 """The method that adapts weights if none is named."""
@@ -22,7 +23,7 @@ def adapting(facts: Facts, method: str) -> dict[str, Choice]:
     batch = min(128, facts.n)
     views = max(1, min(4, 40_000 // facts.n))
     advice = {
-        "encoder": Choice("tf_efficientnet_lite0", "its weights come with the install"),
+        "encoder": Choice(BUNDLED, "its weights come with the install"),
         "n_crops": Choice((1,), "every crop has the label of its image"),
         "crop_pixels": Choice((side,), f"{why}, which have seen large images"),
         "area": Choice(((0.3, 1.0),), why),

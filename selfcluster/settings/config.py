@@ -15,6 +15,9 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, get_type_hints, run
 from selfcluster.errors import ConfigError, known
 from selfcluster.settings.values import check_value
 
+BUNDLED = "tf_efficientnet_lite0"
+"""timm's name of the encoder whose weights come with the install: EfficientNet-Lite0, trained on ImageNet with labels; Apache-2.0."""
+
 FirstLabels = Literal["network", "patches", "neighbors"]
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -347,9 +350,14 @@ CHANGEABLE_ON_RESUME = frozenset(
 """Settings that may change when a run is resumed; any other change would make it another run."""
 
 
-def keeps_first_labels(settings: Any, epoch: int) -> bool:
+def keeps_first_labels(settings: DeepClusterSettings | DeepClusterV2Settings | SelaV2Settings, epoch: int) -> bool:
     """Return whether an epoch is trained on the first pseudo-labels, which are not those of the network."""
     return settings.first_labels != "network" and (epoch < settings.first_label_epochs or not settings.first_label_epochs)
+
+
+def renews_labels(settings: DeepClusterV2Settings | SelaV2Settings) -> bool:
+    """Return whether pseudo-labels are ever made from the network's output."""
+    return settings.first_labels == "network" or settings.first_label_epochs > 0
 
 
 def all_settings() -> dict[str, type]:
@@ -366,7 +374,7 @@ def default_config(method: str) -> Config[Any]:
     objective = all_settings()[known(method, all_settings(), "method")]()
     if isinstance(objective, ExploreSettings):
         crops = CropSettings(n_crops=(1,), crop_pixels=(128,), area=((1.0, 1.0),))
-        return Config(objective, crops=crops, model=ModelSettings(encoder="tf_efficientnet_lite0", init="pretrained", head_width=0))
+        return Config(objective, crops=crops, model=ModelSettings(encoder=BUNDLED, init="pretrained", head_width=0))
     if not isinstance(objective, DeepClusterSettings):
         return Config(objective)
     return Config(

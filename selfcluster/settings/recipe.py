@@ -58,9 +58,10 @@ def recipe(facts: Facts, config: Config[Any], given: Container[str], augmentatio
     else:
         k = _n_prototypes(facts)
         advice["n_prototypes"] = Choice((k.value,) * 3, f"{k.reason}; three heads, as in the paper")
-        advice["first_labels"] = _first_labels(facts, kind)
-        if settled("first_labels") == "patches" and not facts.adapts:
-            advice |= from_patches(facts, advice, k.value)
+        if config.method in ("deepcluster-v2", "sela-v2"):
+            advice["first_labels"] = _first_labels(facts, kind)
+            if settled("first_labels") == "patches" and not facts.adapts:
+                advice |= from_patches(facts, advice, k.value)
         if config.method == "sela-v2":
             advice["epsilon"] = _epsilon(min(settled("n_prototypes")))
     if facts.adapts:

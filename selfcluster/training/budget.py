@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config
 from selfcluster.settings.resolve import ResolvedConfig
 from selfcluster.training.extraction import extractor, fitted_patches
-from selfcluster.training.frozen import FrozenLoader
 from selfcluster.training.state import Training, build
 from selfcluster.training.step import step
 
@@ -88,11 +86,7 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
         plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, None))
         assigns.append(time.perf_counter() - started)
     skipped = 1 + 2 * t.loader.workers
-    batches, frozen = t.loader.epoch(0, plan), 0.0
-    if isinstance(t.loader, FrozenLoader) and t.loader.keeps:
-        batch, seconds = t.loader.timed_batch(plan)
-        batches = itertools.repeat(batch, t.method.steps_per_epoch)
-        frozen = seconds * t.method.steps_per_epoch * t.loader.repeat_after
+    batches, before = t.loader.sampled(plan)
     n = 0
     started = time.perf_counter()
     marks = [started]  # end of each of the first steps; later ones may overlap, as in the loop
@@ -106,7 +100,7 @@ def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: fl
             break
     seconds = (_now(t.device) - marks[-1]) / (n - skipped) if n > skipped else marks[-1] - marks[-2]
     t.loader.close()
-    slowest, first, later = (distributed.largest(x) for x in (seconds, assigns[0] + frozen, assigns[1]))
+    slowest, first, later = (distributed.largest(x) for x in (seconds, assigns[0] + before, assigns[1]))
     return Cost(slowest, first, later / every, t.method.steps_per_epoch)
 
 

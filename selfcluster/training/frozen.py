@@ -5,8 +5,9 @@ What they compute depends on the crop alone, so that it is stored, in half preci
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,6 @@ from selfcluster import distributed
 from selfcluster.data.loader import Batch, EpochPlan, Loader
 from selfcluster.models.model import ClusterModel
 from selfcluster.models.rows import RowsByIndex
-
-Report = Callable[[str, int, int, float], None]
-"""Called with what is done, how many of how many images are, and images per second; see `Log.working`."""
 
 
 class FrozenLoader(Loader):
@@ -51,7 +49,6 @@ class FrozenLoader(Loader):
         self.keeps = bool(self.repeat_after) and model.runs_frozen_apart and not distributed.is_on()
         self._kept: dict[int, list[RowsByIndex]] = {}
         """For each view that has been run: the stages' output for each of its crops."""
-        self.report: Report = lambda *_: None
 
     def epoch(self, epoch: int, plan: EpochPlan, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from step `start` on; see `Loader.epoch`."""
@@ -71,15 +68,18 @@ class FrozenLoader(Loader):
             self.wait_seconds += time.perf_counter() - asked
             yield batch
 
-    def timed_batch(self, plan: EpochPlan) -> tuple[Batch, float]:
-        """Return a batch of a plan, and the seconds that running the frozen stages on it takes, with reading it."""
+    def sampled(self, plan: EpochPlan) -> tuple[Iterator[Batch], float]:
+        """Return one batch of a plan again and again, and the seconds of running the frozen stages for all views, which two batches tell."""
+        if not self.keeps:
+            return super().sampled(plan)
         batches = super().epoch(0, plan)
         self._run(next(batches))  # the first is slower
         began = time.perf_counter()
         batch = next(batches, None)
-        done = self._run(batch if batch is not None else next(super().epoch(0, plan))), time.perf_counter() - began
+        batch = self._run(batch if batch is not None else next(super().epoch(0, plan)))
+        seconds = time.perf_counter() - began
         self.close()
-        return done
+        return itertools.repeat(batch, self.n_steps(plan)), seconds * self.n_steps(plan) * self.repeat_after
 
     def _run(self, batch: Batch) -> Batch:
         if not self.model.runs_frozen_apart:

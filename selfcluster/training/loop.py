@@ -16,7 +16,6 @@ from selfcluster.data.loader import EpochPlan
 from selfcluster.errors import Interrupted
 from selfcluster.runs.log import Log
 from selfcluster.training.extraction import extractor
-from selfcluster.training.frozen import FrozenLoader
 from selfcluster.training.state import Training, save
 from selfcluster.training.step import step
 
@@ -47,13 +46,11 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                     save(t, folder)
                 raise Interrupted(asked[0], s.step, folder)
 
-        if isinstance(t.loader, FrozenLoader):
+        def report(*progress: Any) -> None:
+            log.working(*progress)
+            leave_if_asked()
 
-            def report(*progress: Any) -> None:
-                log.working(*progress)
-                leave_if_asked()
-
-            t.loader.report = report
+        t.loader.report = report
 
         for epoch in range(s.epoch, math.ceil(t.total_steps / t.method.steps_per_epoch)):
             if s.step_in_epoch == 0:

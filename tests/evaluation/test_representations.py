@@ -11,9 +11,8 @@ from selfcluster.data.crops import normalize
 from selfcluster.data.readers.images import ArrayImages
 from selfcluster.device import precision_of
 from selfcluster.evaluation.representations import Network, Pixels, representations
-from selfcluster.models.pretrained import BUNDLED
 from selfcluster.runs.run import OpenRun
-from selfcluster.settings.config import replace
+from selfcluster.settings.config import BUNDLED, replace
 from tests import tiny
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 import selfcluster as sc
 from selfcluster.cli import main
 from selfcluster.inference.cluster_table import read_table
-from selfcluster.models.pretrained import BUNDLED
+from selfcluster.settings.config import BUNDLED
 from tests import tiny
 
 

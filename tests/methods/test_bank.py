@@ -84,6 +84,14 @@ def test_first_labels_are_clusters_of_patches_and_last_for_their_epochs(method: 
     assert not torch.equal(m.labels.whole, first)
 
 
+@BOTH
+def test_there_is_no_bank_if_the_first_labels_are_never_renewed(method: str) -> None:
+    t, m = _training(method, first_labels="patches", first_label_epochs=0)
+    loop.fit(t, tiny.Silent(), None)
+    assert m.bank is None
+    assert list(m.state_dict()) == ["pseudo_labels"]
+
+
 # ---- the bank and the labels --------------------------------------------------------------------------------------------------
 
 

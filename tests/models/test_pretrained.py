@@ -16,9 +16,9 @@ import selfcluster as sc
 from selfcluster.data.crops import normalize
 from selfcluster.models.encoders import create_encoder
 from selfcluster.models.model import Renormalize
-from selfcluster.models.pretrained import BUNDLED, Preparation, is_bundled, preparation_of
+from selfcluster.models.pretrained import Preparation, is_bundled, preparation_of
 from selfcluster.runs.checkpoint import check_settings, read_state
-from selfcluster.settings.config import default_config
+from selfcluster.settings.config import BUNDLED, default_config
 from tests import tiny
 
 HALF = (0.5, 0.5, 0.5)
