@@ -26,7 +26,7 @@ def is_bundled(name: str) -> bool:
 def frozen_pixels(*, gpu: bool) -> int:
     """Return the side at which a frozen encoder reads images: 128 on a CPU and 224 on a GPU.
 
-    Smaller images are enlarged: with the encoder that comes with the install, kNN on CIFAR-10 is 40 % at 32 px, 65 % at 64 and 82 % at 128.
+    Smaller images are enlarged, since pretrained encoders do badly at the side of small ones; see docs/log.md.
     """
     return 224 if gpu else 128
 

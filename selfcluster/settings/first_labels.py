@@ -29,8 +29,8 @@ def from_patches(facts: Facts, usual: Mapping[str, Choice], n_clusters: int) -> 
         "n_crops": Choice((1,), "every crop has the label of its image"),
         "crop_pixels": Choice(usual["crop_pixels"].value[:1], usual["crop_pixels"].reason),
         "area": Choice(((0.4, 1.0),), why),
-        "jitter": Choice(0.0, f"{why}, which follow color"),
-        "grey": Choice(0.0, f"{why}, which follow color"),
+        "jitter": Choice(0.0, f"{why}, which are harder to learn with changes of color"),
+        "grey": Choice(0.0, f"{why}, which are harder to learn with changes of color"),
         "blur": Choice(0.0, why),
         "head_width": Choice(0, why),
     }

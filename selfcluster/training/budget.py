@@ -139,8 +139,8 @@ def cost_of(t: Training, opened: Data, *, at_least: float = 0.0, at_most: float 
         t.loader.close()
         t = build(t.config, opened, t.device, trained_on=sample)
         t.patches = patches
-    cost, steps_per_epoch = measure(t, at_least=at_least, at_most=at_most), n // t.config.optim.batch
-    return Cost(cost.step, fit + grown * cost.first_assign, grown * cost.assign, steps_per_epoch)
+    cost = measure(t, at_least=at_least, at_most=at_most)
+    return Cost(cost.step, fit + grown * cost.first_assign, grown * cost.assign, n // t.config.optim.batch)
 
 
 def _seconds_to_fit_patches(t: Training) -> float:
