@@ -56,6 +56,9 @@ def results() -> str:
         table(["seed", *_COLUMNS.values(), "training"], demo),
         _adapting(),
         _patches(),
+        _first_labels(),
+        _number_of_clusters(),
+        _copies(),
         *(_quality(recorded(file.stem)) for file in sorted(RESULTS.glob("quality-*.json"))),
         *speed_tables.sections(),
     ]
@@ -89,10 +92,30 @@ def _adapting() -> str:
 
 
 def _mean_of(runs: list[dict[str, Any]], when: str, key: str) -> str:
-    values = [run[when][key] for run in runs]
-    digits = 3 if "nmi" in key else 1
+    return _spread([run[when][key] for run in runs], 3 if "nmi" in key else 1)
+
+
+def _spread(values: list[float], digits: int) -> str:
     spread = "" if max(values) - min(values) < 10**-digits else f" ({min(values):.{digits}f}-{max(values):.{digits}f})"
     return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def _first_labels() -> str:
+    """Return the section on first labels."""
+    intro = (
+        "## First labels\n\nTraining from scratch with the recipe as it comes and `--first-labels network` or `patches`, for the same time on 2 CPU cores, in bf16; mean over the seeds, with the "
+        "smallest and the largest. Nearest neighbors among the training images; side by side are unit vectors, those of patches weighted by 2."
+    )
+    shown = {"network": "network", "patches": "patches", "both_2": "side by side", "test_clusters": "clusters, network"}
+    rows = []
+    for file in sorted(RESULTS.glob("first-labels-*.json")):
+        result = recorded(file.stem)
+        for first in dict.fromkeys(run["first_labels"] for run in result["runs"]):
+            runs = [run for run in result["runs"] if run["first_labels"] == first]
+            length = f"{statistics.mean(run['train_seconds'] for run in runs) / 60:.1f} min, {statistics.mean(run['epochs'] for run in runs):.1f} epochs"
+            figures = (_spread([run[key] for run in runs], 1) for key in shown)
+            rows.append([f"{result['name']}, {result['method']}: {first}", length, f"k = {result['k']}", *figures])
+    return f"{intro}\n\n{table(['', 'training', 'kNN', *shown.values()], rows)}"
 
 
 def _patches() -> str:
@@ -120,6 +143,48 @@ def _patches() -> str:
                 ]
             )
     return f"{intro}\n\n{table(['', 'training', 'test', 'side', 'codes', 'kNN', 'fit', 'features'], rows)}"
+
+
+def _number_of_clusters() -> str:
+    """Return the section on clusters of features."""
+    intro = (
+        "## Number of clusters\n\nClusters of the pretrained encoder's features, frozen: matched accuracy with as many clusters as classes, and with as many as `--k auto` finds; balanced and long-tailed subsets "
+        "of the classes, mean over the seeds. The tree of clusters is that of `cluster` and `explore`; the others are centered k-means (spherical, the best of 10 starts), Ward on 64 principal components and "
+        "spectral clustering on the graph of neighbors."
+    )
+    methods = ("tree", "k-means", "Ward, 64 components", "spectral", "tree, auto")
+    rows, hits = [], []
+    for file in sorted(RESULTS.glob("clusterings-*.json")):
+        result = recorded(file.stem)
+        hits += [max(r["clusters"] / r["classes"], r["classes"] / r["clusters"]) <= 1.3 for r in result["found"] if r["method"] == "tree, auto"]
+        for subset in dict.fromkeys(r["subset"] for r in result["found"]):
+            of_subset = {m: [r for r in result["found"] if r["subset"] == subset and r["method"] == m] for m in methods}
+            accuracies = [f"{100 * statistics.mean(r['accuracy'] for r in of_subset[m]):.1f} %" for m in methods]
+            numbers = ", ".join(str(r["clusters"]) for r in of_subset["tree, auto"])
+            rows.append([f"{result['name']}: {subset}", f"{of_subset['tree'][0]['classes']}", *accuracies[:-1], numbers, accuracies[-1]])
+    summary = f"The number found is within a factor of 1.3 of the number of classes in {sum(hits)} of {len(hits)} cases."
+    return f"{intro}\n\n{table(['', 'classes', 'tree', 'k-means', 'Ward', 'spectral', 'found', 'with these'], rows)}\n\n{summary}"
+
+
+def _copies() -> str:
+    """Return the section on copies."""
+    result = recorded("copies")
+    first = result["found"][0]
+    intro = (
+        f"## Copies\n\n{first['photos']:,} photos, half of them with a planted copy: the same file, resized to 60 %, saved again as JPEG of quality 50, mirrored, or cropped by 5 %. Found copies, and those whose kind was named; "
+        f"pairs that are none, among the photos and among {first['textures']:,} windows of other photos that are mostly texture. Three choices of photos."
+    )
+    kinds = list(first["planted"])
+    rows = [
+        [
+            str(r["seed"]),
+            *(f"{r['found'][kind]} of {r['planted'][kind]} ({r['named'][kind]})" for kind in kinds),
+            str(r["false among photos"]),
+            str(r["false among textures"]),
+        ]
+        for r in result["found"]
+    ]
+    return f"{intro}\n\n{table(['seed', *kinds, 'false, photos', 'false, textures'], rows)}"
 
 
 def _quality(result: dict[str, Any]) -> str:

@@ -180,7 +180,7 @@ def _embed(arguments: Embed) -> None:
 
 def _cluster(arguments: Cluster) -> None:
     from selfcluster.inference.cluster_description import describe
-    from selfcluster.inference.clusters import cluster
+    from selfcluster.inference.clusters import cluster, is_kept
     from selfcluster.runs.run import open_run
 
     run = open_run(arguments.run, device=arguments.device)
@@ -188,7 +188,10 @@ def _cluster(arguments: Cluster) -> None:
     _check_outputs(arguments, data)
     clusters = cluster(run, data, k=arguments.k, seed=arguments.seed, projection=arguments.map, keep=True)
     print(describe(clusters))
-    print(f"table: {run.path / 'clusters.parquet'}")
+    if is_kept(run, data):
+        print(f"table: {run.path / 'clusters.parquet'}")
+    elif not arguments.out:
+        print("these are not the run's own images, so their table is not kept; --out FILE writes it")
     _write_outputs(arguments, clusters.table, data)
     print(f"next: {_command('report', arguments.run, arguments.images)}")
 

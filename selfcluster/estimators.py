@@ -23,11 +23,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from selfcluster import distributed
 from selfcluster.api import train
 from selfcluster.clustering.kmeans import kmeans, nearest
-from selfcluster.clustering.neighbors import nearest_two
 from selfcluster.device import start
 from selfcluster.distributed import logger
 from selfcluster.errors import ConfigError
-from selfcluster.inference.clusters import cluster
+from selfcluster.inference.clusters import cluster, nearest_clusters
 from selfcluster.inference.embeddings import embed
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.config import replace
@@ -183,7 +182,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     Args:
         method: "swav", "deepcluster", "deepcluster-v2" or "sela-v2".
-        n_clusters: number of clusters, by k-means on features; None for the prototypes of the method, "auto" for the number with the best silhouette.
+        n_clusters: number of clusters of the features, at least 2; None for the prototypes of the method, "auto" for as many as stand out.
         epochs: number of passes over the images; None to let the recipe choose.
         max_minutes: fit the schedule to this time; 0 for no limit.
         encoder: a timm name; None to let the recipe choose.
@@ -195,7 +194,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     Attributes:
         labels_: cluster of each training image, (n_samples,); -1 if it cannot be read.
-        cluster_centers_: unit vectors (n_clusters, width): prototypes in the space of embeddings, or means in the space of features.
+        cluster_centers_: (n_clusters, n_features): mean direction of each cluster in the centered features; zeros if it has no images.
         n_clusters_: number of clusters.
         config_: settings of the training.
         log_: log messages of the training.
@@ -249,11 +248,11 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
         """Return the cluster of each image, (n_samples,); -1 if it cannot be read."""
         run = self._run()
-        points = torch.from_numpy(embed(run, X, layer=self._centroids.layer))
-        readable = ~points[:, 0].isnan()
-        labels = torch.full((len(points),), -1)
-        labels[readable] = nearest_two(points[readable], self._centroids.vectors)[0]
-        return labels.numpy()
+        features = torch.from_numpy(embed(run, X))
+        is_readable = ~features[:, 0].isnan()
+        labels = np.full(len(features), -1)
+        labels[is_readable.numpy()] = nearest_clusters(run, features[is_readable], self._centroids)[0]
+        return labels
 
     def _learn(self, images: Any) -> NDArray[np.float32]:
         flags = {"epochs": self.epochs, "encoder": self.encoder, "max_minutes": self.max_minutes or None}
@@ -272,7 +271,7 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         self.log_ = tuple(log)
         self.config_ = run.config
         self.labels_ = found.table["cluster"].to_numpy().astype(np.int64)
-        self.cluster_centers_ = found.centroids.vectors.numpy()
+        self.cluster_centers_ = found.centroids.means.numpy()
         self.n_clusters_ = len(self.cluster_centers_)
         self._model, self._centroids = run.model, found.centroids
         return found.features
@@ -280,8 +279,8 @@ class ClusterLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     def _check(self, given: Mapping[str, Any]) -> None:
         """Check before training what would fail after it."""
         k = self.n_clusters
-        if not (k is None or k == "auto" or (isinstance(k, Integral) and int(k) >= 1)):
-            raise ConfigError(f"n_clusters {k!r} must be an integer of at least 1, 'auto' or None")
+        if not (k is None or k == "auto" or (isinstance(k, Integral) and int(k) >= 2)):
+            raise ConfigError(f"n_clusters {k!r} must be an integer of at least 2, 'auto' or None")
         if twice := {"method", "out", "device", "seed", "overwrite", "resume"} & set(given):
             name = sorted(twice)[0]
             raise ConfigError(f"settings contain {name!r}; use the parameter {'random_state' if name == 'seed' else name} instead")

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from selfcluster.clustering.duplicates import duplicates_of
+from selfcluster.clustering.duplicates import thumbnails
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.data.readers.images import Images
+from selfcluster.inference.copies import find_copies
 from selfcluster.models.features import raw_pixels
 from selfcluster.reporting.page import Page
 from selfcluster.runs.environment import Environment
@@ -59,8 +60,8 @@ def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None =
         "y": scattered(plane[:, 1], np.nan, np.float32),
         "is_outlier": scattered(nearest[:, 0].numpy() > np.quantile(nearest[:, 0].numpy(), 0.99), False, np.bool_),
     }
-    looks = raw_pixels(images, pixels=8)[rows].numpy() / 0.225
-    same = duplicates_of(known, looks, found.assignments)
+    looks = raw_pixels(images, pixels=thumbnails.side)[rows]
+    same = find_copies(images, rows, known, looks, threads=1).first
     first = scattered(np.where(same >= 0, rows[same], -1), -1, np.int64)
     columns["duplicate_of"] = pa.array(first, mask=first < 0)
     if labels is not None:

@@ -1,44 +1,105 @@
-"""Clusters by density on a graph of nearest neighbors; their number is found, not given.
+"""Groups by density on a graph of nearest neighbors; their number is found, not given.
 
-Rows are embedded by the graph's leading eigenvectors. HDBSCAN finds the dense groups. The rows that it leaves over belong to the group with
-the nearest mean.
+HDBSCAN finds dense groups of rows, embedded by the graph's leading eigenvectors. It splits what is spread evenly into many; so groups are
+merged while a tenth of the neighbors of one belong to another. Rows that no group contains go with most of their neighbors.
+
+Source: spectral embedding, Ng, Jordan and Weiss 2001; HDBSCAN, Campello, Moulavi and Sander 2013; the order of merges is that of Bonald et
+al., "Hierarchical graph clustering using node pair sampling", arXiv 1806.01664, with a smaller exponent. Deviations: the number of groups.
 """
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.cluster import HDBSCAN
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from selfcluster.clustering.neighbor_graph import graph_embedding, sample_rows
+from selfcluster.clustering.neighbor_graph import graph_embedding
 
+SHARED_NEIGHBORS = 20
+"""Neighbors of each row in the graph that decides on merges."""
 _POWER = 8
 """Power of the eigenvalues of the graph; larger values smooth more."""
-_MIN_SIZE = 12
-"""Smallest number of rows in a cluster."""
-_MAX_ROWS = 10_000
-"""Rows that clusters are found on; more are sampled."""
+_MIN_SIZE, _MIN_SAMPLES = 12, 5
+"""Smallest number of rows in a dense group; neighbors by whose distance density is measured."""
 _FEWEST = 10
 """Rows below which nothing is dense."""
+_LEAK, _STRICT_LEAK = 0.1, 0.06
+"""Groups are merged while this share of the smaller one's neighbors belongs to the other. Where the stricter share leaves one group, as it
+does where rows are spread evenly, none stands out."""
+_EXPONENT = 0.9
+"""Of the sizes in the similarity of two groups, which is the weight between them over the product of their sizes; 1 in the paper."""
+
+Groups = Int64[NDArray[np.int64], " n"]
+_Weights = Float[NDArray[np.float64], "g g"]
 
 
-def density_centroids(features: Float[Tensor, "n f"], *, seed: int = 0) -> Float[Tensor, "k f"]:
-    """Find dense groups of rows and return their mean directions.
+def dense_groups(graph: csr_array, shared: csr_array) -> Groups:
+    """Return the group of each row, numbered from 0; all rows are in group 0 if no two groups are dense.
 
     Args:
-        features: compared by cosine; centered features have clearer groups.
-        seed: random seed of the sample, if there are more than 10,000 rows.
-    Returns:
-        unit rows; none if no two groups are dense.
-    Source: spectral embedding, Ng, Jordan and Weiss 2001, and HDBSCAN, Campello, Moulavi and Sander 2013.
+        graph: nearest neighbors by cosine.
+        shared: weighted by shared neighbors.
     """
-    features = features[torch.from_numpy(sample_rows(len(features), _MAX_ROWS, seed))]
-    n, unit = len(features), normalize(features)
+    n = graph.shape[0]
     if n < _FEWEST:
-        return unit[:0]
-    embedding = graph_embedding(features, power=_POWER)
-    groups = torch.from_numpy(HDBSCAN(min_cluster_size=min(_MIN_SIZE, max(2, n // 10)), copy=True).fit_predict(embedding))
-    sums = torch.zeros(int(groups.max()) + 1, unit.shape[1]).index_add_(0, groups[groups >= 0], unit[groups >= 0])
-    return normalize(sums)
+        return np.zeros(n, dtype=np.int64)
+    dense = HDBSCAN(min_cluster_size=min(_MIN_SIZE, max(2, n // 10)), min_samples=min(_MIN_SAMPLES, n // 2), copy=True)
+    groups = dense.fit_predict(graph_embedding(graph, power=_POWER)).astype(np.int64)
+    if groups.max() < 1:
+        return np.zeros(n, dtype=np.int64)
+    groups = _with_neighbors(groups, shared)
+    between = _between(groups, shared)
+    by_leak = _merges(between, lambda weights, sizes: weights / np.minimum(sizes[:, None], sizes))
+    leaks = np.minimum.accumulate([leak for *_, leak in by_leak])
+    n_groups, n_strict = (len(between) - int((leaks >= share).sum()) for share in (_LEAK, _STRICT_LEAK))
+    if n_strict == 1:
+        return np.zeros(n, dtype=np.int64)
+    order = _merges(between, lambda weights, sizes: (weights + 1e-12) / (sizes[:, None] * sizes) ** _EXPONENT)
+    name = np.arange(len(between))
+    for kept, gone, _ in order[: len(between) - n_groups]:
+        name[name == gone] = kept
+    return np.unique(name[groups], return_inverse=True)[1]
+
+
+def _with_neighbors(groups: Groups, graph: csr_array) -> Groups:
+    """Return the groups with each row that had none (-1) in the group that most of its weight leads to, step by step from their rims."""
+    groups, n_groups = groups.copy(), int(groups.max()) + 1
+    while (left := np.flatnonzero(groups < 0)).size:
+        inside = np.flatnonzero(groups >= 0)
+        members = csr_array((np.ones(len(inside)), (inside, groups[inside])), shape=(len(groups), n_groups))
+        weight = (graph[left] @ members).toarray()
+        reached = weight.max(axis=1) > 0
+        if not reached.any():
+            groups[left] = int(np.bincount(groups[inside]).argmax())  # nothing leads from them to a group
+            break
+        groups[left[reached]] = weight[reached].argmax(axis=1)
+    return groups
+
+
+def _between(groups: Groups, graph: csr_array) -> _Weights:
+    """Return the weight between every two groups, as a share of the whole; within a group on the diagonal."""
+    members = csr_array((np.ones(len(groups)), (np.arange(len(groups)), groups)))
+    weights = (members.T @ graph @ members).toarray()
+    return weights / weights.sum()
+
+
+def _merges(
+    between: _Weights, similarity: Callable[[_Weights, Float[NDArray[np.float64], " g"]], _Weights]
+) -> list[tuple[int, int, float]]:
+    """Merge the two most similar groups until one is left; return each merge: the group that stays, the one that goes, their similarity."""
+    weights, sizes, live, merges = between.copy(), between.sum(axis=1), np.arange(len(between)), []
+    while len(live) > 1:
+        scores = similarity(weights[np.ix_(live, live)], sizes[live])
+        np.fill_diagonal(scores, -1)
+        row, column = np.unravel_index(scores.argmax(), scores.shape)
+        kept, gone = live[row], live[column]
+        merges.append((int(kept), int(gone), float(scores[row, column])))
+        weights[kept] += weights[gone]
+        weights[:, kept] += weights[:, gone]
+        sizes[kept] += sizes[gone]
+        live = np.delete(live, column)
+    return merges

@@ -1,30 +1,26 @@
-"""Near-duplicates: copies of an image, resized or re-saved.
+"""Copies of an image: proposed by features, decided by pixels, and grouped so that every two of a group are copies of each other.
 
-Two images are copies if their features are near each other and their thumbnails of a few pixels agree. Features alone would match two views
-of one object, thumbnails alone two blue skies.
+Two images are compared pixel by pixel (`pixel_agreement`) only if their features are near each other and their thumbnails of a few pixels
+resemble each other, straight or mirrored.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from selfcluster.clustering.neighbors import nearest_neighbors
 
-_N_NEIGHBORS = 4
-"""Nearest images of the same cluster that are compared."""
-_COSINE, _DIFFERENCE = 0.99, 0.12
-"""Lowest cosine of features; largest difference of thumbnails, root mean square, in deviations of a photo's pixels (0.12 is 7 of 255)."""
-_LARGEST = 16384
-"""Images compared with each other, at most; larger clusters are divided."""
-_ROWS = 2048
-"""Rows normalized at a time."""
+_N_NEIGHBORS = 8
+"""Nearest images that are looked at."""
+_COSINE, _RESEMBLANCE = 0.6, 0.7
+"""Lowest cosine of centered features, and of thumbnails without their mean color, of a pair that is proposed."""
 
 
 class _Thumbnails:
@@ -36,32 +32,56 @@ class _Thumbnails:
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t"]:
         return adaptive_avg_pool2d(images.float(), self.side).flatten(1)
 
+    def mirrored(self, rows: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
+        """Return the thumbnails of the mirrored images."""
+        return rows.unflatten(1, (3, self.side, self.side)).flip(3).flatten(1)
+
 
 thumbnails = _Thumbnails()
 
 
-def duplicates_of(
-    features: Float[Tensor, "n f"], looks: Float[NDArray[np.float32], "n t"], assignments: Int64[Tensor, " n"]
-) -> Int64[NDArray[np.int64], " n"]:
-    """Return for each row the first row that is a copy of it, or -1 if it is the first or has no copy.
+def proposed_pairs(features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"]) -> Int64[NDArray[np.int64], "p 2"]:
+    """Return pairs of rows that may be copies, the earlier first, each once.
 
     Args:
-        features: not constant.
+        features: centered.
         looks: `thumbnails` of the same images.
-        assignments: clusters; copies are searched within each.
     """
-    pixels, pairs = torch.from_numpy(looks), [torch.empty(2, 0, dtype=torch.int64)]
-    for members in assignments.argsort(stable=True).split(torch.bincount(assignments).tolist()):
-        if len(members) > _LARGEST:  # copies are at the same distance from the mean
-            mean = features[members].mean(dim=0)
-            members = members[torch.argsort(torch.cat([normalize(features[part]) @ mean for part in members.split(_ROWS)]))]
-        for part in members.split(_LARGEST):
-            for neighbor, cosine in zip(*(found.T for found in nearest_neighbors(features[part], _N_NEIGHBORS)), strict=True):
-                difference = (pixels[part[neighbor]] - pixels[part]).square().mean(dim=1).sqrt()
-                is_copy = (cosine >= _COSINE) & (difference <= _DIFFERENCE)
-                pairs.append(torch.stack([part[is_copy], part[neighbor[is_copy]]]))
-    left, right = torch.cat(pairs, dim=1).int().numpy()  # older versions of SciPy take only int32
-    n = len(features)
-    _, groups = connected_components(coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(n, n)), directed=False)
-    first = np.unique(groups, return_index=True)[1][groups]
-    return np.where(first < np.arange(n), first, -1)
+    first = _first_alike(looks.numpy())
+    n = np.arange(len(first))
+    different = torch.from_numpy(np.flatnonzero(first == n))  # many copies of one file would be each other's only neighbors
+    neighbors, cosine = nearest_neighbors(features[different], _N_NEIGHBORS)
+    is_near = cosine >= _COSINE
+    left, right = different[is_near.nonzero()[:, 0]], different[neighbors[is_near]]
+    flat = normalize(looks - looks.unflatten(1, (3, -1)).mean(dim=2).repeat_interleave(thumbnails.side**2, dim=1))
+    resemblance = torch.maximum(*((flat[left] * side[right]).sum(dim=1) for side in (flat, thumbnails.mirrored(flat))))
+    near = torch.stack([left, right], dim=1)[resemblance >= _RESEMBLANCE].sort(dim=1).values.numpy()
+    return np.unique(np.concatenate([near, np.stack([first, n], axis=1)[first < n]]), axis=0)
+
+
+def _first_alike(looks: Float[NDArray[np.float32], "n t"]) -> Int64[NDArray[np.int64], " n"]:
+    """Return for each row the first row with the same values."""
+    whole = np.ascontiguousarray(looks).view(np.dtype((np.void, looks.dtype.itemsize * looks.shape[1])))[:, 0]
+    _, first, group = np.unique(whole, return_index=True, return_inverse=True)
+    return first[group]
+
+
+def complete_groups(n: int, pairs: Iterable[tuple[int, int]]) -> Int64[NDArray[np.int64], " n"]:
+    """Group rows so that every two of a group are a pair, and return for each row the first of its group, or -1 for the first itself.
+
+    Args:
+        n: number of rows.
+        pairs: rows that are copies of each other, the earlier first.
+    """
+    partners: dict[int, set[int]] = {}
+    for left, right in pairs:
+        partners.setdefault(left, set()).add(right)
+        partners.setdefault(right, set()).add(left)
+    first, groups = np.full(n, -1, dtype=np.int64), dict[int, set[int]]()
+    for row in sorted(partners):
+        fitting = (head for head in sorted(partners[row]) if head in groups and groups[head] <= partners[row])
+        head = next(fitting, row)
+        groups.setdefault(head, set()).add(row)
+        if head != row:
+            first[row] = head
+    return first

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array, diags_array, eye_array
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -21,28 +21,50 @@ from selfcluster import randomness
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.neighbors import nearest_neighbors
 
-_N_NEIGHBORS = 10
+N_NEIGHBORS = 10
 _N_EIGENVECTORS = 96
 _SAMPLE = 0xDE
 """Key of the random draws."""
 
 
-def graph_embedding(features: Float[Tensor, "n f"], *, power: float) -> NDArray[np.float64]:
-    """Return the leading eigenvectors of the normalized adjacency of the graph of 10 nearest neighbors.
+def neighbor_graph(features: Float[Tensor, "n f"], k: int = N_NEIGHBORS) -> csr_array:
+    """Return the graph of k nearest neighbors by cosine, weighted by the cosine; twice where each is a neighbor of the other."""
+    index, cosine = nearest_neighbors(features, k)
+    graph = _of_lists(index, cosine.clamp(min=1e-6).double().numpy())
+    return csr_array(graph + graph.T)
+
+
+def shared_neighbor_graph(features: Float[Tensor, "n f"], k: int) -> csr_array:
+    """Return the same graph weighted by the share of neighbors that both rows have in common, of all that they have, themselves included.
+
+    Source: Jarvis and Patrick, 1973, with Jaccard's index as Levine et al., 2015 (PhenoGraph).
+    """
+    index, _ = nearest_neighbors(features, k)
+    lists = _of_lists(index, np.ones(index.shape))
+    edges = (lists + lists.T).tocoo()
+    lists = csr_array(lists + eye_array(len(index)))
+    in_common = np.asarray((lists @ lists.T).tocsr()[edges.row, edges.col]).ravel()
+    return csr_array((in_common / (2 * (index.shape[1] + 1) - in_common), (edges.row, edges.col)), shape=edges.shape)
+
+
+def _of_lists(index: Int64[Tensor, "n k"], weights: Float[NDArray[np.float64], "n k"]) -> csr_array:
+    rows = np.repeat(np.arange(len(index)), index.shape[1])
+    return csr_array((weights.ravel(), (rows, index.numpy().ravel())), shape=(len(index), len(index)))
+
+
+def graph_embedding(graph: csr_array, *, power: float, n_vectors: int = _N_EIGENVECTORS) -> Float[NDArray[np.float64], "n e"]:
+    """Return the leading eigenvectors of the graph's normalized adjacency.
 
     Args:
-        features: compared by cosine.
+        graph: from `neighbor_graph`.
         power: each eigenvector is weighted by this power of its eigenvalue; larger values smooth rows more over their neighbors.
+        n_vectors: number of eigenvectors; at most a fifth of the rows.
     Returns:
-        unit rows; 96 columns, or a fifth as many as rows.
+        unit rows.
     """
-    n = len(features)
-    index, cosine = nearest_neighbors(features, _N_NEIGHBORS)
-    rows = np.repeat(np.arange(n), index.shape[1])
-    graph = csr_array((cosine.clamp(min=1e-6).double().numpy().ravel(), (rows, index.numpy().ravel())), shape=(n, n))
-    graph = graph + graph.T
-    scale = diags_array(graph.sum(axis=1) ** -0.5)
-    values, vectors = eigsh(scale @ graph @ scale, k=min(_N_EIGENVECTORS, n // 5), which="LA", v0=np.ones(n))
+    n = graph.shape[0]
+    scale = diags_array(np.asarray(graph.sum(axis=1)).ravel() ** -0.5)
+    values, vectors = eigsh(scale @ graph @ scale, k=min(n_vectors, n // 5), which="LA", v0=np.ones(n))
     embedding = vectors * values.clip(min=0) ** power
     return embedding / np.linalg.norm(embedding, axis=1, keepdims=True).clip(min=1e-12)
 
@@ -57,7 +79,7 @@ def spectral_centroids(features: Float[Tensor, "n f"], ks: tuple[int, ...], *, s
     Returns:
         unit rows, for each number of clusters.
     """
-    unit, embedding = normalize(features), torch.from_numpy(graph_embedding(features, power=2)).float()
+    unit, embedding = normalize(features), torch.from_numpy(graph_embedding(neighbor_graph(features), power=2)).float()
     found = []
     for number, k in enumerate(ks):
         cells = kmeans(embedding, k, spherical=True, seed=randomness.seed_from(seed, number)).assignments

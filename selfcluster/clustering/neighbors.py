@@ -54,15 +54,21 @@ def nearest_neighbors(
     return index, cosine
 
 
-def nearest_two(
-    points: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"]
-) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return the nearest centroid of each point, the distance to it (1 - cosine), and how much farther the next one is.
+def nearest_centroids(
+    points: Float[Tensor, "n d"], centroids: Float[Tensor, "l d"], clusters: Int64[Tensor, " l"]
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return the nearest centroid of each point by cosine, and how much farther the nearest one of another cluster is.
 
     Args:
         points: compared by cosine.
         centroids: of unit norm.
+        clusters: cluster of each centroid.
     """
-    index, cosine = nearest_neighbors(points, 2, centroids)
-    margin = cosine[:, 0] - cosine[:, 1] if len(centroids) > 1 else torch.full_like(cosine[:, 0], torch.inf)
-    return index[:, 0], (1 - cosine[:, 0]).clamp(min=0), margin
+    found, margins = [], []
+    for part in points.split(_CHUNK_ROWS):
+        cosine = normalize(part) @ centroids.T
+        best, centroid = cosine.max(dim=1)
+        others = cosine.masked_fill(clusters == clusters[centroid][:, None], -torch.inf)
+        found.append(centroid)
+        margins.append(best - others.amax(dim=1))
+    return torch.cat(found), torch.cat(margins)

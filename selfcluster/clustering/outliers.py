@@ -43,6 +43,15 @@ class OutlierModel:
     limit: float
     """Distance beyond which an image is an outlier."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `of` restores the model from."""
+        return {"means": self.means, "metric": self.metric, "limit": torch.tensor(self.limit)}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> OutlierModel:
+        """Return the model that `tensors` came from."""
+        return cls(tensors["means"], tensors["metric"], float(tensors["limit"]))
+
     def distances(self, features: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
         """Return the distance of each row to the nearest mean."""
         return torch.cat([torch.cdist(part @ self.metric, self.means).min(dim=1).values for part in features.split(_ROWS)])

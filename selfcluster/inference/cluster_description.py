@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,18 +19,17 @@ def describe(found: Clusters) -> str:
     """Describe clusters: sizes, cohesion, nearest clusters, copies and outliers."""
     table, typical = found.table, _most_typical(found.table)
     by = "embeddings" if found.centroids.layer == "head" else "features"
-    n_empty = len(found.centroids.vectors) - len(found.summaries)
+    n_empty = found.centroids.n_clusters - len(found.summaries)
     lines = [f"{len(table):,} images in {len(found.summaries):,} clusters, by {by}" + (f" ({n_empty} more are empty)" if n_empty else "")]
-    if found.tried:
-        lines.append("silhouette: " + ", ".join(f"{candidate.k}: {candidate.silhouette:.3f}" for candidate in found.tried))
     rows = [["cluster", "images", "cohesion", "nearest", "most typical"]]
     for s in found.summaries[:_N_SHOWN]:
         rows.append([str(s.cluster), f"{s.size:,}", f"{s.cohesion:.3f}", " ".join(map(str, s.nearest)), typical[s.cluster]])
     lines.append(tabulated(rows, right=(0, 1, 2)))
     if len(found.summaries) > _N_SHOWN:
-        lines.append(f"... and {len(found.summaries) - _N_SHOWN} smaller ones")
-    n_copies, n_outliers = len(table) - table["duplicate_of"].null_count, pc.sum(table["is_outlier"]).as_py()
-    lines.append(f"copies of other images: {n_copies:,} (duplicate_of); outliers: {n_outliers:,} (is_outlier)")
+        lines.append(f"... and {len(found.summaries) - _N_SHOWN:,} smaller ones")
+    kinds = Counter(table["copy"].drop_null().to_pylist())
+    named = f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())})" if kinds else ""
+    lines.append(f"copies of other images: {kinds.total():,}{named}; outliers: {pc.sum(table['is_outlier']).as_py():,}")
     if n_unreadable := pc.sum(pc.equal(table["cluster"], -1)).as_py():
         lines.append(f"{n_unreadable:,} images cannot be read (cluster -1)")
     return "\n".join(lines)
@@ -40,7 +41,10 @@ def describe_assigned(table: pa.Table) -> str:
     sizes = np.bincount(clusters[clusters >= 0])
     largest = [c for c in np.argsort(-sizes, kind="stable").tolist() if sizes[c]][:_N_SHOWN]
     rows = [["cluster", "images", "most typical"], *([str(c), f"{sizes[c]:,}", typical[c]] for c in largest)]
-    lines = [f"{len(table):,} images in {int((sizes > 0).sum()):,} clusters", tabulated(rows, right=(0, 1))]
+    n_used = int((sizes > 0).sum())
+    lines = [f"{len(table):,} images in {n_used:,} clusters", tabulated(rows, right=(0, 1))]
+    if n_used > _N_SHOWN:
+        lines.append(f"... and {n_used - _N_SHOWN:,} smaller ones")
     n_outliers, n_unreadable = pc.sum(table["is_outlier"]).as_py(), int((clusters < 0).sum())
     lines.append(f"outliers: {n_outliers:,} ({n_outliers / max(1, len(table)):.1%}; 1 % of the images that were clustered)")
     if n_unreadable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
-from torch import Tensor
 
 from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
@@ -20,48 +20,57 @@ from selfcluster.runs.atomic import write_atomically
 def cluster_table(
     data: Data,
     readable: Int64[NDArray[np.int64], " r"],
-    assignments: Int64[Tensor, " r"],
-    distances: Float[Tensor, " r"],
-    margins: Float[Tensor, " r"],
-    is_outlier: Bool[Tensor, " r"],
-    *,
-    places: Float[NDArray[np.float32], "r 2"] | None = None,
-    duplicate_of: Int64[NDArray[np.int64], " r"] | None = None,
+    clusters: Int64[NDArray[np.int64], " r"],
+    names: tuple[str, ...],
+    centroids: Int64[NDArray[np.int64], " r"],
+    distances: Float[NDArray[np.float32], " r"],
+    margins: Float[NDArray[np.float32], " r"],
+    is_outlier: Bool[NDArray[np.bool_], " r"],
+    **more: NDArray,
 ) -> pa.Table:
     """Return one row for each image, in the order of the data; see `Clusters.table`.
 
     Args:
         data: the images.
         readable: index of each image that has a cluster; the other arguments have a row for each.
-        assignments, distances, margins: as from `nearest_two`.
+        clusters: number of its cluster.
+        names: name of each cluster, "" if it has none.
+        centroids: its nearest centroid.
+        distances: 1 - cosine with the mean of its cluster.
+        margins: see `nearest_centroids`.
         is_outlier: see `outliers`.
-        places: position on the map.
-        duplicate_of: row of the first copy, or -1.
+        more: further columns by name, numbers or texts; a whole number below 0 is missing.
     """
-    n, clusters = len(data.images), assignments.numpy()
+    n = len(data.images)
 
-    def column(values: np.ndarray, missing: float) -> np.ndarray:
+    def column(values: np.ndarray, missing: float | None) -> np.ndarray:
         whole = np.full(n, missing, dtype=values.dtype)
         whole[readable] = values
         return whole
 
-    order, sizes = np.lexsort((distances.numpy(), clusters)), np.bincount(clusters)
+    order, sizes = np.lexsort((distances, clusters)), np.bincount(clusters)
     ranks = np.empty(len(clusters), dtype=np.int32)
     ranks[order] = np.arange(len(clusters)) - (sizes.cumsum() - sizes)[clusters[order]]
-    columns = {
+    name = np.array([name or None for name in names], dtype=object)[clusters]
+    columns: dict[str, Any] = {
         "path": data.images.paths(),
         "index": np.arange(n),
         "cluster": column(clusters.astype(np.int32), -1),
-        "distance": column(distances.numpy(), np.nan),
-        "margin": column(margins.numpy(), np.nan),
+        "name": pa.array(column(name, None), type=pa.string()),
+        "centroid": column(centroids.astype(np.int32), -1),
+        "distance": column(distances, np.nan),
+        "margin": column(margins, np.nan),
         "rank_in_cluster": column(ranks, -1),
+        "is_outlier": column(is_outlier, False),
     }
-    if places is not None:
-        columns |= {"x": column(places[:, 0], np.nan), "y": column(places[:, 1], np.nan)}
-    columns["is_outlier"] = column(is_outlier.numpy(), False)
-    if duplicate_of is not None:
-        first = column(np.where(duplicate_of >= 0, readable[duplicate_of], -1), -1)
-        columns["duplicate_of"] = pa.array(first, mask=first < 0)
+    for key, values in more.items():
+        if values.dtype == object:
+            columns[key] = pa.array(column(values, None), type=pa.string())
+        elif np.issubdtype(values.dtype, np.integer):
+            whole = column(values, -1)
+            columns[key] = pa.array(whole, mask=whole < 0)
+        else:
+            columns[key] = column(values, np.nan)
     labels = names_of(data.images.labels)
     return pa.table(columns if labels is None else {**columns, "label": labels})
 

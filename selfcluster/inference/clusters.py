@@ -1,8 +1,8 @@
 """Clusters of images: the cluster of each image, how typical it is of it, and its position on a map.
 
-Images are compared with centroids by cosine: with the method's own prototypes in the space of embeddings, or, for a given number of
-clusters, with k-means centroids in the space of features. The centroids are saved in the run's folder, so that new images can be assigned
-to the same clusters.
+An image belongs to the nearest of many centroids by cosine: the method's own prototypes in the space of embeddings, or the finest clusters
+of a tree in the space of centered features. One or several centroids make up a cluster. Centroids and tree are saved in the run's folder, so
+that new images can be assigned to the same clusters, and the clusters be cut finer or coarser, named, merged and split.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster import distributed
-from selfcluster.clustering.duplicates import duplicates_of
-from selfcluster.clustering.kmeans import kmeans
-from selfcluster.clustering.n_clusters import Candidate, choose_n_clusters
-from selfcluster.clustering.neighbors import nearest_neighbors, nearest_two
+from selfcluster.clustering.hierarchy import find_clusters
+from selfcluster.clustering.neighbors import nearest_centroids, nearest_neighbors
 from selfcluster.clustering.outliers import fit_outlier_model
 from selfcluster.clustering.projection import Projection, check_projection, project
+from selfcluster.clustering.tree import Tree, means_of, ward_of_means
 from selfcluster.data.dataset import Data
+from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
-from selfcluster.inference.centroids import Centroids, read_centroids, write_centroids
+from selfcluster.inference.centroids import Centroids, by_size, read_centroids, write_centroids
 from selfcluster.inference.cluster_table import cluster_table, write_table
+from selfcluster.inference.copies import find_copies
 from selfcluster.inference.embeddings import embeddings_of, in_layer
 from selfcluster.models.model import Prototypes
 from selfcluster.runs.folder import check_writable
+from selfcluster.runs.manifest import has_manifest
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.commands import Layer, NClusters
 
@@ -47,28 +49,30 @@ class Summary:
     """Figures of one cluster."""
 
     cluster: int
+    name: str
+    """"" if it has none."""
     size: int
     cohesion: float
-    """Mean cosine of its images with its centroid."""
+    """Mean cosine of its images' centered features with their mean direction: 1 if all are alike."""
     nearest: tuple[int, ...]
-    """The three clusters, not counting empty ones, whose centroids are nearest, nearest first."""
+    """The three clusters, not counting empty ones, whose mean directions are nearest, nearest first."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """All images in their clusters."""
+    """All images in their clusters, which are numbered by size, 0 the largest."""
 
     table: pa.Table
-    """A row for each image, in the order of the data: path, index, cluster (-1 if unreadable), distance (1 - cosine with the centroid), margin
-    (how much farther the next centroid is), rank_in_cluster (0 for the most typical), x and y (position on the map), is_outlier (far from all
-    clusters, as 1 % are; see `outliers.fit_outlier_model`), duplicate_of (index of an earlier copy, or null), and label if labels are known."""
+    """A row for each image, in the order of the data: path, index, cluster (-1 if unreadable), name (null if the cluster has none), centroid
+    (the nearest one; several make up a cluster), distance (1 - cosine of the centered features with the cluster's mean direction), margin
+    (how much farther the nearest centroid of another cluster is), rank_in_cluster (0 for the most typical), is_outlier (far from all
+    clusters, as 1 % are; see `outliers.fit_outlier_model`), x and y (position on the map), duplicate_of (index of an earlier copy, or null),
+    copy (what kind of copy; see `copies.Copies`), and label if labels are known."""
     features: Float[NDArray[np.float32], "n f"]
     """Output of the encoder; NaN for an unreadable image."""
     centroids: Centroids
     summaries: tuple[Summary, ...]
     """Clusters that are not empty, largest first."""
-    tried: tuple[Candidate, ...] = ()
-    """Numbers of clusters that were tried, if k was "auto"."""
 
     def __repr__(self) -> str:
         return f"Clusters({len(self.table):,} images in {len(self.summaries):,} clusters, the largest of {self.summaries[0].size:,})"
@@ -79,12 +83,23 @@ class Assignment:
     """New images in the clusters of a run."""
 
     table: pa.Table
-    """A row for each image: path, index, cluster (-1 if unreadable), distance, margin, rank_in_cluster (among these images), is_outlier (far
-    from all clusters, so that it may belong to none), and label if labels are known."""
+    """A row for each image, as in `Clusters.table` but for the map and copies; ranks are among these images. An outlier is far from all
+    clusters, so that it may belong to none."""
 
     def __repr__(self) -> str:
         clusters, n_outliers = self.table["cluster"].to_numpy(), pc.sum(self.table["is_outlier"]).as_py()
         return f"Assignment({len(clusters):,} images in {len(np.unique(clusters[clusters >= 0])):,} clusters, {n_outliers:,} outliers)"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Centroids before images are assigned to them."""
+
+    vectors: Float[Tensor, "l d"]
+    layer: Layer
+    tree: Tree
+    clusters: Int64[NDArray[np.int64], " l"]
+    """Cluster of each centroid."""
 
 
 def cluster(
@@ -101,52 +116,74 @@ def cluster(
     Args:
         run: provides the encoder and the prototypes.
         images: anything that `train` accepts; None for the run's own.
-        k: None for the method's own prototypes (the first head's, if there are several; for DeepCluster, the mean features of its top layer's
-            classes); a number for that many clusters by spherical k-means on features, the best of 10 starts; "auto" for the number with
-            the best silhouette, see `choose_n_clusters`.
-        seed: random seed of k-means and of the map.
+        k: a number, for the tree of clusters of the features cut to that many; "auto" for as many as stand out, see `find_clusters`; None for
+            the method's own prototypes (the first head's, if there are several; for DeepCluster, the mean features of its top layer's
+            classes), or for "auto" if the run was not trained.
+        seed: random seed of the sample that clusters are found on, and of the map.
         projection: method of the map: "pca" or "umap" (extra `umap`).
-        keep: save the clusters in the run's folder, for `assign` and the report; see `write_clusters`.
+        keep: save the clusters in the run's folder, for `assign` and the report, if the images are the run's own; see `write_clusters`.
     Raises:
-        ConfigError: k below 1, or umap is not installed.
+        ConfigError: k below 2, or umap is not installed.
         DataError: fewer readable images than clusters.
     """
     check_projection(projection)
-    if keep:
-        check_writable(run.path)
-    if isinstance(k, int) and k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
+    if isinstance(k, int) and k < 2:
+        raise ConfigError(f"k must be at least 2, got {k}; one cluster would hold every image")
     with distributed.alone():
         data = run.data(images)
-        _check_enough(len(data.images), k, data)
-        found = embeddings_of(run, data.images)
-        readable = np.flatnonzero(~np.isnan(found.features[:, 0]))
-        _check_enough(len(readable), k, data)
-        features = torch.from_numpy(found.features[readable])
-        tried: tuple[Candidate, ...] = ()
-        if k == "auto" and run.config.method == "explore":
-            k = None  # the prototypes are as many as were found by density
-        if k == "auto":
-            logger.info(f"trying numbers of clusters on {len(readable):,} images")
-            k, tried = choose_n_clusters(features, seed=seed, device=run.device)
-        layer, vectors = _find_centroids(run, features, k, seed)
-        assignments, distances, margins = nearest_two(in_layer(run, features, layer), vectors)
-        outliers, outlier_distances = fit_outlier_model(features, assignments, seed=seed)
-        table = cluster_table(
-            data,
-            readable,
-            assignments,
-            distances,
-            margins,
-            outlier_distances > outliers.limit,
-            places=project(features, projection, seed=seed),
-            duplicate_of=duplicates_of(features, found.thumbnails[readable], assignments),
-        )
-        centroids = Centroids(vectors, layer, outliers, run.step, data.images.digest())
-        clusters = Clusters(table, found.features, centroids, _summaries(vectors, assignments, distances), tried)
         if keep:
+            check_writable(run.path)
+        _check_enough(len(data.images), k, data)
+        _, features = readable_features(run, data)
+        _check_enough(len(features), k, data)
+        center = features.mean(dim=0)
+        by_prototypes = k is None and run.config.method != "explore"
+        found = _prototypes(run, features, center) if by_prototypes else find_in_features(features - center, k, seed)
+        clusters = clusters_of(run, data, found, seed=seed, projection=projection)
+        if keep and is_kept(run, data):
             write_clusters(clusters, run.path)
         return clusters
+
+
+def readable_features(run: OpenRun, data: Data) -> tuple[Int64[NDArray[np.int64], " r"], Float[Tensor, "r f"]]:
+    """Return the indices of the images that can be read, and their features."""
+    features = embeddings_of(run, data.images).features
+    readable = np.flatnonzero(~np.isnan(features[:, 0]))
+    return readable, torch.from_numpy(features[readable])
+
+
+def clusters_of(run: OpenRun, data: Data, found: Found, *, seed: int, projection: Projection = "pca") -> Clusters:
+    """Return the clusters that centroids make of images, with copies, outliers and a map; see `cluster` for the arguments."""
+    readable, features = readable_features(run, data)
+    embeddings = embeddings_of(run, data.images)
+    center = features.mean(dim=0)
+    nearest, margins = nearest_centroids(_compared(run, features, found.layer, center), found.vectors, torch.from_numpy(found.clusters))
+    of_image = found.clusters[nearest.numpy()]
+    number = by_size(of_image, int(found.clusters.max()) + 1)
+    of_image, names = number[of_image], ("",) * len(number)
+    means, summaries = _describe(normalize(features - center), of_image, names)
+    outliers, outlier_distances = fit_outlier_model(features, torch.from_numpy(of_image), seed=seed)
+    looks = torch.from_numpy(embeddings.thumbnails[readable])
+    copies = find_copies(data.images, readable, features - center, looks, threads=n_threads(run.config))
+    places = project(features, projection, seed=seed)
+    table = cluster_table(
+        data,
+        readable,
+        of_image,
+        names,
+        nearest.numpy(),
+        _distances(features - center, means, of_image),
+        margins.numpy(),
+        (outlier_distances > outliers.limit).numpy(),
+        x=places[:, 0],
+        y=places[:, 1],
+        duplicate_of=np.where(copies.first >= 0, readable[copies.first], -1),
+        copy=np.array(copies.kinds, dtype=object),
+    )
+    clusters = torch.from_numpy(number[found.clusters])
+    digest = data.images.digest()
+    centroids = Centroids(found.vectors, clusters, names, means, center, found.tree, found.layer, outliers, run.step, digest)
+    return Clusters(table, embeddings.features, centroids, summaries)
 
 
 def assign(run: OpenRun, images: Any) -> Assignment:
@@ -167,8 +204,24 @@ def assign(run: OpenRun, images: Any) -> Assignment:
         if len(readable) == 0:
             raise DataError(_none_readable(data))
         features = rows[torch.from_numpy(readable)]
-        nearest = nearest_two(in_layer(run, features, centroids.layer), centroids.vectors)
-        return Assignment(cluster_table(data, readable, *nearest, centroids.outliers.distances(features) > centroids.outliers.limit))
+        of_image, nearest, margins = nearest_clusters(run, features, centroids)
+        is_outlier = centroids.outliers.distances(features) > centroids.outliers.limit
+        distances = _distances(features - centroids.center, centroids.means, of_image)
+        return Assignment(cluster_table(data, readable, of_image, centroids.names, nearest, distances, margins, is_outlier.numpy()))
+
+
+def nearest_clusters(
+    run: OpenRun, features: Float[Tensor, "n f"], centroids: Centroids
+) -> tuple[Int64[NDArray[np.int64], " n"], Int64[NDArray[np.int64], " n"], Float[NDArray[np.float32], " n"]]:
+    """Return the cluster of each row, its nearest centroid, and how much farther the nearest one of another cluster is."""
+    rows = _compared(run, features, centroids.layer, centroids.center)
+    nearest, margins = nearest_centroids(rows, centroids.vectors, centroids.clusters)
+    return centroids.clusters[nearest].numpy(), nearest.numpy(), margins.numpy()
+
+
+def is_kept(run: OpenRun, data: Data) -> bool:
+    """Return whether clusters of these images are saved in the run's folder: of its own images, or of any if it has none."""
+    return not has_manifest(run.path) or run.is_own(data.images)
 
 
 def write_clusters(found: Clusters, folder: Path) -> None:
@@ -177,46 +230,76 @@ def write_clusters(found: Clusters, folder: Path) -> None:
     write_table(found.table, folder / "clusters.parquet")
 
 
-def spherical_centroids(points: Float[Tensor, "n f"], k: int, *, seed: int, device: torch.device) -> Float[Tensor, "k f"]:
-    """Return unit centroids by spherical k-means, the best of 10 starts, on the CPU."""
-    found = kmeans(points, k, spherical=True, init="k-means++", n_init=10, iterations=100, tolerance=1e-4, seed=seed, device=device)
-    return normalize(found.centroids).cpu()
+def find_in_features(centered: Float[Tensor, "n f"], k: NClusters, seed: int) -> Found:
+    """Return the leaves of a tree of clusters, cut to k clusters, or to as many as stand out."""
+    logger.info(f"clustering {len(centered):,} images")
+    found = find_clusters(centered, k=k if isinstance(k, int) else None, seed=seed)
+    if isinstance(k, int):
+        n_clusters = k
+    elif found.natural > 1:
+        n_clusters = found.natural
+    else:
+        n_clusters = min(found.tree.n_leaves, max(2, round((len(centered) / 2) ** 0.5)))
+        logger.warning(f"no clusters stand out among these images; made {n_clusters}, see --k")
+    return Found(found.means, "features", found.tree, found.tree.cut(n_clusters))
 
 
 @torch.no_grad()
-def _find_centroids(run: OpenRun, features: Float[Tensor, "n f"], k: int | None, seed: int) -> tuple[Layer, Float[Tensor, "k d"]]:
-    """Return centroids, by k-means or the method's own, and the layer in which images are compared with them."""
-    if k is not None:
-        layer: Layer = "head" if run.config.method == "explore" else "features"  # the head centers features
-        return layer, spherical_centroids(in_layer(run, features, layer), k, seed=seed, device=run.device)
+def _prototypes(run: OpenRun, features: Float[Tensor, "n f"], center: Float[Tensor, " f"]) -> Found:
+    """Return the method's own prototypes, each its own cluster."""
     prototypes = run.model.prototypes
+    layer: Layer = "head"
     if isinstance(prototypes, Prototypes):
-        return "head", prototypes.heads()[0].detach().cpu().clone()
-    classes = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(_ROWS)])
-    sums = torch.zeros(int(classes.max()) + 1, features.shape[1]).index_add_(0, classes, normalize(features))
-    return "features", normalize(sums[torch.bincount(classes) > 0])
+        vectors = prototypes.heads()[0].detach().cpu().clone()
+    else:
+        classes = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(_ROWS)])
+        sums = torch.zeros(int(classes.max()) + 1, features.shape[1]).index_add_(0, classes, normalize(features - center))
+        vectors, layer = normalize(sums[torch.bincount(classes) > 0]), "features"
+    each = np.arange(len(vectors))
+    nearest, _ = nearest_centroids(_compared(run, features, layer, center), vectors, torch.from_numpy(each))
+    tree = ward_of_means(*means_of(normalize(features - center).double().numpy(), nearest.numpy(), len(vectors)))
+    return Found(vectors, layer, tree, each)
+
+
+def _compared(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer, center: Float[Tensor, " f"]) -> Float[Tensor, "n d"]:
+    """Return what is compared with centroids: embeddings, or centered features."""
+    return in_layer(run, features, "head") if layer == "head" else features - center
+
+
+def _describe(
+    unit: Float[Tensor, "n f"], clusters: Int64[NDArray[np.int64], " n"], names: tuple[str, ...]
+) -> tuple[Float[Tensor, "k f"], tuple[Summary, ...]]:
+    """Return the mean direction of each cluster, zeros for an empty one, and the summaries of the others."""
+    of_rows, sizes = torch.from_numpy(clusters), np.bincount(clusters, minlength=len(names))
+    sums = torch.zeros(len(names), unit.shape[1]).index_add_(0, of_rows, unit)
+    means, cohesion = normalize(sums), sums.norm(dim=1).numpy() / sizes.clip(min=1)
+    used = torch.from_numpy(np.flatnonzero(sizes))
+    neighbors = used[nearest_neighbors(means[used], 3)[0]]
+    return means, tuple(
+        Summary(cluster, names[cluster], int(sizes[cluster]), float(cohesion[cluster]), tuple(nearest))
+        for cluster, nearest in zip(used.tolist(), neighbors.tolist(), strict=True)
+    )
+
+
+def _distances(
+    centered: Float[Tensor, "n f"], means: Float[Tensor, "k f"], clusters: Int64[NDArray[np.int64], " n"]
+) -> Float[NDArray[np.float32], " n"]:
+    """Return 1 - cosine of each row with the mean direction of its cluster."""
+    cosines = [
+        (normalize(centered[part]) * means[clusters[part]]).sum(dim=1)
+        for part in np.array_split(np.arange(len(centered)), -(-len(centered) // _ROWS))
+    ]
+    return (1 - torch.cat(cosines)).clamp(min=0).numpy()
 
 
 def _check_enough(n: int, k: NClusters, data: Data) -> None:
     if n == 0:
         raise DataError(_none_readable(data))
-    if isinstance(k, int) and n < k:
-        raise DataError(f"{n:,} images are fewer than {k:,} clusters; lower k, or give more images")
     if n < 2:
         raise DataError("one image cannot be clustered; give more images")
+    if isinstance(k, int) and n < k:
+        raise DataError(f"{n:,} images are fewer than {k:,} clusters; lower k, or give more images")
 
 
 def _none_readable(data: Data) -> str:
     return f"none of {len(data.images):,} images can be read (first: {data.images.path(0)!r})"
-
-
-def _summaries(vectors: Float[Tensor, "k d"], assignments: Int64[Tensor, " n"], distances: Float[Tensor, " n"]) -> tuple[Summary, ...]:
-    sizes = torch.bincount(assignments, minlength=len(vectors))
-    cohesion = 1 - torch.zeros(len(vectors)).index_add_(0, assignments, distances) / sizes.clamp(min=1)
-    used = (sizes > 0).nonzero()[:, 0]
-    neighbors = used[nearest_neighbors(vectors[used], 3)[0]]
-    found = (
-        Summary(cluster, int(sizes[cluster]), float(cohesion[cluster]), tuple(nearest))
-        for cluster, nearest in zip(used.tolist(), neighbors.tolist(), strict=True)
-    )
-    return tuple(sorted(found, key=lambda summary: (-summary.size, summary.cluster)))

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from selfcluster import distributed, methods
-from selfcluster.clustering.density import density_centroids
 from selfcluster.data.crops import normalize, resize_center
 from selfcluster.data.inspect import look_at
 from selfcluster.data.readers.images import Images, sample_of, why_unreadable
@@ -26,8 +26,7 @@ from selfcluster.device import n_threads, precision_of, start
 from selfcluster.distributed import logger
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.formatting import duration
-from selfcluster.inference.clusters import Clusters, cluster, spherical_centroids
-from selfcluster.inference.embeddings import embeddings_of
+from selfcluster.inference.clusters import Clusters, clusters_of, find_in_features, readable_features, write_clusters
 from selfcluster.models.encoders import WEIGHTS_TO_EXPLORE, create_encoder, suitable_side, why_refused
 from selfcluster.models.model import Center, ClusterModel, Prototypes
 from selfcluster.models.patches import PATCHES, PREPARATION, SAMPLE, PatchEncoder, default_codes, fit_patches, patches_pixels
@@ -64,7 +63,7 @@ def explore(
         encoder: a timm model, or a folder with weights and their description: timm's (config.json, model.safetensors), or a run; None for
             that of `init`, or else the one whose weights come with the install. "patches" needs no weights; see `models.patches`.
         init: weights of the encoder: "pretrained" for timm's, or a file, a folder or a timm name with a tag.
-        k: number of clusters; None or "auto" to find it by density, see `density_centroids`.
+        k: number of clusters; None or "auto" for as many as stand out, see `find_clusters`.
         out: run folder; None for runs/<data>-explore-<n>.
         overwrite: replace the run in `out`.
         labels: as in `train`.
@@ -99,28 +98,32 @@ def explore(
         if encoder == PATCHES:
             assert isinstance(model.encoder, PatchEncoder)
             _fit_patches(model.encoder, config, opened.images, target)
-        run = OpenRun(path, config, opened.where, model)
-        features = torch.from_numpy(embeddings_of(run, opened.images).features)
-        is_readable = ~features[:, 0].isnan()
-        if broken := why_unreadable(opened.images, (~is_readable).nonzero()[:, 0].numpy()):
+        readable, features = readable_features(OpenRun(path, config, opened.where, model), opened)
+        if broken := why_unreadable(opened.images, np.setdiff1d(np.arange(len(opened.images)), readable)):
             write_skipped(path, broken, opened)
             logger.warning(f"{len(broken):,} images could not be read; see {path / 'skipped.csv'}")
-        features = features[is_readable]
         _check_enough(len(features), k)
-        mean = features.mean(dim=0)
-        centroids = _centroids(features - mean, k, seed, target)
-        config = replace(config, {"n_prototypes": len(centroids), "embedding_width": features.shape[1]})
-        prototypes = Prototypes((len(centroids),), features.shape[1])
-        with torch.no_grad():
-            prototypes.weight.copy_(centroids)
-        assert isinstance(model.head, Center)
-        model.head.mean.copy_(mean)
-        model.prototypes = prototypes.to(target)
+        center = features.mean(dim=0)
+        found = find_in_features(features - center, k, seed)
+        config = replace(config, {"n_prototypes": len(found.vectors), "embedding_width": features.shape[1]})
+        _keep_centroids(model, center, found.vectors)
         write_config(path, _resolved(config), opened.where)
         save_network(path, config, model)
         write_model(path, model, config)
         run = OpenRun(path, config, opened.where, model)
-        return run, cluster(run, opened, seed=seed, keep=True)
+        clusters = clusters_of(run, opened, found, seed=seed)
+        write_clusters(clusters, path)
+        return run, clusters
+
+
+@torch.no_grad()
+def _keep_centroids(model: ClusterModel, center: Float[Tensor, " f"], vectors: Float[Tensor, "l f"]) -> None:
+    """Make the centroids the prototypes of the network, and the centering its head."""
+    assert isinstance(model.head, Center)
+    model.head.mean.copy_(center)
+    prototypes = Prototypes((len(vectors),), vectors.shape[1])
+    prototypes.weight.copy_(vectors)
+    model.prototypes = prototypes.to(model.head.mean.device)
 
 
 def _network(
@@ -203,18 +206,6 @@ def _check_enough(n: int, k: NClusters) -> None:
     fewest = k if isinstance(k, int) else 2
     if n < fewest:
         raise DataError(f"{n:,} readable images are fewer than {fewest} clusters; lower k, or give more images")
-
-
-def _centroids(centered: Float[Tensor, "n f"], k: NClusters, seed: int, device: torch.device) -> Float[Tensor, "k f"]:
-    """Return unit centroids: k by spherical k-means, or as many as there are dense groups."""
-    if not isinstance(k, int):
-        logger.info(f"looking for dense groups among {len(centered):,} images")
-        found = density_centroids(centered, seed=seed)
-        if len(found) > 1:
-            return found
-        logger.warning("no dense groups were found; clustering by k-means, see --k")
-    n_clusters = k if isinstance(k, int) else max(2, round((len(centered) / 2) ** 0.5))
-    return spherical_centroids(centered, n_clusters, seed=seed, device=device)
 
 
 def _resolved(config: Config[Any]) -> ResolvedConfig:

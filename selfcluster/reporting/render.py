@@ -102,7 +102,6 @@ def _facts(page: Page) -> Iterator[tuple[str, str]]:
     yield "Encoder", f"{config.model.encoder}, {page.features.shape[1]:,} features{start}"
     if config.method == "explore":
         yield "Pixels", f"{config.crops.crop_pixels[0]} x {config.crops.crop_pixels[0]}"
-        yield "Prototypes", f"{config.n_prototypes[0]:,}"
         return
     yield "Crops per image", " + ".join(f"{n} of {side} px" for n, side in crops)
     yield "Prototypes", " + ".join(f"{n:,}" for n in config.n_prototypes)

@@ -89,8 +89,8 @@ def report(
         def scores(rows: Tensor) -> Tensor:
             return run.model.prototypes(run.model.head(rows.to(run.device)).float())[0].cpu()
 
-        prototypes = None  # the clusters are the prototypes
-        if clustered.layer != "head":
+        prototypes = None  # the clusters are the prototypes, or made of them
+        if clustered.layer != "head" and run.config.method != "explore":
             prototypes = prototype_galleries(features, scores, n_prototypes=run.config.n_prototypes, n_shown=limits.n_prototypes)
         page = Page(
             name=run.path.resolve().name,
@@ -136,15 +136,8 @@ def _saved_clusters(run: OpenRun, data: Data) -> _ClusteredImages | None:
 
 
 def _new_clusters(run: OpenRun, data: Data, k: NClusters, seed: int) -> _ClusteredImages:
-    """Cluster the images, and save clusters of the run's own images, so that the page and `assign` use the same ones.
-
-    Saved clusters of other images are replaced only if `k` asks for new ones.
-    """
-    found = clusters.cluster(run, data, k=k, seed=seed)
-    there = run.path / "clusters.safetensors"
-    replaces = k is not None or not there.is_file() or read_centroids(run.path).digest == found.centroids.digest
-    if replaces and data.where and data.where == run.images:
-        clusters.write_clusters(found, run.path)
+    """Cluster the images, and save clusters of the run's own, so that the page and `assign` use the same ones."""
+    found = clusters.cluster(run, data, k=k, seed=seed, keep=True)
     return _ClusteredImages(found.table, torch.from_numpy(found.features), found.centroids.layer)
 
 

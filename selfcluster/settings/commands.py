@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 Run = Annotated[str, "RUN"]
 Images = Annotated[str | None, "IMAGES"]
 NClusters = int | Literal["auto"] | None
-"""A number of clusters, the number with the best silhouette, or one per prototype."""
+"""A number of clusters, as many as stand out, or one per prototype."""
 Layer = Literal["features", "head"]
 """Output of the encoder, or of the projection head."""
 
@@ -66,7 +66,7 @@ class Explore:
     init: str = "pretrained"
     """Weights of the encoder: pretrained (timm's), a timm name with a tag, a run folder, a folder of timm's or a weights file."""
     k: NClusters = None
-    """Number of clusters. Default: found by density."""
+    """Number of clusters. Default: as many as stand out (auto)."""
     out: str | None = None
     """Run folder. Default: runs/<images>-explore-<n>."""
     overwrite: bool = False
@@ -147,7 +147,7 @@ class Cluster:
     images: Images = None
     """Images. Default: those of the run."""
     k: NClusters = None
-    """Number of clusters; auto for the number with the best silhouette. Default: one cluster per prototype of the run."""
+    """Number of clusters; auto for as many as stand out. Default: one cluster per prototype of the run, or auto after explore."""
     out: str | None = None
     """Also write the table to this .parquet or .csv file."""
     copy_to: str | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfcluster.clustering import metrics
 from selfcluster.clustering.kmeans import kmeans
-from selfcluster.clustering.neighbor_graph import graph_embedding, sample_rows, spectral_centroids
+from selfcluster.clustering.neighbor_graph import graph_embedding, neighbor_graph, sample_rows, shared_neighbor_graph, spectral_centroids
 
 
 def _rings(n: int = 300) -> tuple[Tensor, np.ndarray]:
@@ -21,7 +21,7 @@ def _rings(n: int = 300) -> tuple[Tensor, np.ndarray]:
 
 def test_eigenvectors_separate_groups_that_kmeans_cuts() -> None:
     rows, group = _rings()
-    embedding = torch.from_numpy(graph_embedding(rows, power=2)).float()
+    embedding = torch.from_numpy(graph_embedding(neighbor_graph(rows), power=2)).float()
     assert embedding.shape == (600, 96)
     assert torch.allclose(embedding.norm(dim=1), torch.ones(600))
     cells = kmeans(embedding, 20, spherical=True, seed=0).assignments.numpy()
@@ -46,3 +46,11 @@ def test_a_sample_is_ascending_repeats_and_follows_the_seed() -> None:
     assert (np.diff(sampled) > 0).all()
     assert np.array_equal(sampled, sample_rows(1000, 50, 0))
     assert not np.array_equal(sampled, sample_rows(1000, 50, 1))
+
+
+def test_edges_between_rows_are_weighted_by_the_neighbors_that_they_share() -> None:
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.02], [1.0, 0.05], [0.0, 1.0], [0.02, 1.0], [0.05, 1.0]])
+    graph = shared_neighbor_graph(rows, 2).toarray()
+    assert np.allclose(graph, graph.T)
+    assert np.allclose(graph[:3, :3], 1 - np.eye(3))  # each has the other two
+    assert not graph[:3, 3:].any()

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from selfcluster.clustering import neighbors
-from selfcluster.clustering.neighbors import nearest_neighbors, nearest_two
+from selfcluster.clustering.neighbors import nearest_centroids, nearest_neighbors
 
 
 def _plainly(features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,13 +38,15 @@ def test_another_bank_is_searched_whole(n: int, b: int, k: int) -> None:
     assert torch.equal(index, expected.indices)
 
 
-def test_the_nearest_centroid_and_the_next() -> None:
-    centroids = torch.eye(3)
-    nearest, distance, margin = nearest_two(torch.tensor([[2.0, 0, 0], [0, 3, 4]]), centroids)
-    assert nearest.tolist() == [0, 2]
-    torch.testing.assert_close(distance, torch.tensor([0, 0.2]))
+def test_the_nearest_centroid_and_how_much_farther_the_next_cluster_is() -> None:
+    points = torch.tensor([[2.0, 0, 0], [0, 3, 4]])
+    centroid, margin = nearest_centroids(points, torch.eye(3), torch.arange(3))
+    assert centroid.tolist() == [0, 2]
     torch.testing.assert_close(margin, torch.tensor([1, 0.2]))
-    assert nearest_two(torch.ones(2, 3), centroids[:1])[2].tolist() == [torch.inf] * 2
+    centroid, margin = nearest_centroids(points, torch.eye(3), torch.tensor([0, 1, 1]))
+    assert centroid.tolist() == [0, 2]
+    torch.testing.assert_close(margin, torch.tensor([1, 0.8]))
+    assert nearest_centroids(points, torch.eye(3)[:1], torch.tensor([0]))[1].tolist() == [torch.inf] * 2
 
 
 @pytest.mark.parametrize("n", [500, 2500])

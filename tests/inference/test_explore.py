@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 import selfcluster as sc
 from selfcluster.cli import main
+from selfcluster.inference.centroids import read_centroids
 from selfcluster.inference.cluster_table import read_table
 from selfcluster.settings.config import BUNDLED
 from tests import tiny
@@ -32,15 +33,17 @@ def run(folder: Path) -> sc.Run:
 
 def test_clusters_are_those_of_centered_features(run: sc.Run) -> None:
     assert (run.config.method, run.config.model.encoder, run.config.model.init) == ("explore", BUNDLED, "pretrained")
-    assert run.config.n_prototypes == (4,)
     features = torch.from_numpy(run.embed())
     readable = ~features[:, 0].isnan()
     assert int(readable.sum()) == 39
     unit = normalize(features[readable] - features[readable].mean(dim=0))
     np.testing.assert_allclose(run.embed(layer="head")[readable], unit, atol=1e-4)
-    clusters = read_table(run.path / "clusters.parquet")["cluster"].to_numpy()
-    wanted = (unit @ run.model.prototypes.heads()[0].T).argmax(dim=1)
-    assert np.array_equal(clusters[readable], wanted)
+    table, centroids = read_table(run.path / "clusters.parquet"), read_centroids(run.path)
+    clusters = table["cluster"].to_numpy()
+    assert clusters.max() == 3  # four clusters, of one or several prototypes each
+    wanted = (unit @ run.model.prototypes.heads()[0].T).argmax(dim=1).numpy()
+    assert np.array_equal(table["centroid"].to_numpy()[readable], wanted)
+    assert np.array_equal(clusters[readable], centroids.clusters.numpy()[wanted])
     assert clusters[~readable].tolist() == [-1]
     assert (run.path / "skipped.csv").read_text().splitlines()[1:] == ['"007.png","is not an image"']
 

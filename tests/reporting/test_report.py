@@ -81,7 +81,7 @@ def test_bad_arguments_are_refused_before_the_work(run: sc.Run, tmp_path: Path) 
         run.report(out=tmp_path)
     with pytest.raises(sc.ConfigError, match="there is no folder"):
         run.report(out=tmp_path / "no" / "such" / "report.html")
-    with pytest.raises(sc.ConfigError, match="k must be at least 1, got 0"):
+    with pytest.raises(sc.ConfigError, match="k must be at least 2, got 0"):
         run.report(k=0)
     with pytest.raises(sc.ConfigError, match="points 0 must be at least 1"):
         Limits(n_points=0)
@@ -107,17 +107,19 @@ def test_saved_clusters_are_shown(run: sc.Run, tmp_path: Path, caplog: pytest.Lo
     assert again == page
 
 
-def test_clusters_of_other_images_are_not_shown(run: sc.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_clusters_of_other_images_are_made_anew_and_leave_the_saved_ones_alone(
+    run: sc.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "other").mkdir()
     tiny.folder_of_images(tmp_path / "other", n=20, broken=())
-    run.cluster(str(tmp_path / "other"), k=2)
-    page = run.report(out=tmp_path / "page.html").read_text("utf-8")
+    run.cluster(k=2)
+    run.cluster(str(tmp_path / "other"), k=3)
+    page = run.report(str(tmp_path / "other"), out=tmp_path / "page.html").read_text("utf-8")
     assert "are of other images; making new ones" in caplog.text
-    assert "36 images in" in _text(page)
-    # The saved ones are kept, since k is not given.
-    assert len(pq.read_table(run.path / "clusters.parquet")) == 20
-    assert "These clusters are the run's own prototypes." in _text(page)
-    assert _content(page)["prototypes"] == []
+    assert "20 images in" in _text(page)
+    table = pq.read_table(run.path / "clusters.parquet")
+    assert (len(table), max(table["cluster"].to_pylist())) == (36, 1)
+    assert "36 images in 2 clusters" in _text(run.report(out=tmp_path / "page.html").read_text("utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_the_command_line_writes_the_page(run: sc.Run, tmp_path: Path, capsys: p
         (["/no/such/run"], "is not a run folder"),
         (["RUN", "--point", "3"], "did you mean '--points'?"),
         (["RUN", "--points", "0"], "points 0 must be at least 1"),
-        (["RUN", "--k", "-2"], "k must be at least 1, got -2"),
+        (["RUN", "--k", "-2"], "k must be at least 2, got -2"),
         (["RUN", "--out", "/no/such/folder/x.html"], "there is no folder"),
         (["RUN", "/no/such/data"], "no file, folder or data set '/no/such/data'"),
     ],

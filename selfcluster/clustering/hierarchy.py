@@ -1,0 +1,59 @@
+"""Clusters of features: a tree of clusters on the graph of neighbors, with the mean direction of each of its leaves.
+
+The tree is found on a sample of at most 10,000 rows; the other rows belong to the leaf with the nearest mean. Time and memory are therefore
+those of the sample, however many rows there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from selfcluster.clustering.density import SHARED_NEIGHBORS, dense_groups
+from selfcluster.clustering.neighbor_graph import graph_embedding, neighbor_graph, sample_rows, shared_neighbor_graph
+from selfcluster.clustering.tree import Tree, ward
+
+_MAX_ROWS = 10_000
+"""Rows that clusters are found on; more are sampled."""
+_N_EIGENVECTORS, _POWER = 48, 8
+"""Eigenvectors of the graph, and the power of their eigenvalues, by which the tree embeds rows."""
+_ROWS_PER_LEAF, _MOST_LEAVES = 5, 512
+_FEWEST = 10
+"""Rows that have eigenvectors; fewer are their own leaves."""
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A tree of clusters of features."""
+
+    means: Float[Tensor, "l f"]
+    """Mean direction of each leaf, of unit norm."""
+    tree: Tree
+    natural: int
+    """Number of clusters that stand out; 1 if none do, or if they were not looked for."""
+
+
+def find_clusters(features: Float[Tensor, "n f"], *, k: int | None, seed: int = 0) -> Hierarchy:
+    """Cluster rows.
+
+    Args:
+        features: compared by cosine; center them first.
+        k: number of clusters that the tree is to be cut to, at most as many as rows; None to look for their number by density.
+        seed: random seed of the sample, if there are more than 10,000 rows.
+    """
+    rows = normalize(features[torch.from_numpy(sample_rows(len(features), _MAX_ROWS, seed))])
+    n = len(rows)
+    graph = neighbor_graph(rows)
+    groups = np.zeros(n, dtype=np.int64) if k is not None else dense_groups(graph, shared_neighbor_graph(rows, SHARED_NEIGHBORS))
+    natural = int(groups.max()) + 1
+    embedding = graph_embedding(graph, power=_POWER, n_vectors=_N_EIGENVECTORS) if n >= _FEWEST else rows.double().numpy()
+    tree = ward(embedding, graph, groups)
+    n_leaves = min(n, max(k or 0, natural, min(n // _ROWS_PER_LEAF, _MOST_LEAVES)))
+    leaf = torch.from_numpy(tree.cut(n_leaves))
+    means = normalize(torch.zeros(n_leaves, rows.shape[1]).index_add_(0, leaf, rows))
+    return Hierarchy(means, tree.top(n_leaves), natural)
