@@ -156,7 +156,9 @@ def _number_of_clusters() -> str:
     rows, hits = [], []
     for file in sorted(RESULTS.glob("clusterings-*.json")):
         result = recorded(file.stem)
-        hits += [max(r["clusters"] / r["classes"], r["classes"] / r["clusters"]) <= 1.3 for r in result["found"] if r["method"] == "tree, auto"]
+        hits += [
+            max(r["clusters"] / r["classes"], r["classes"] / r["clusters"]) <= 1.3 for r in result["found"] if r["method"] == "tree, auto"
+        ]
         for subset in dict.fromkeys(r["subset"] for r in result["found"]):
             of_subset = {m: [r for r in result["found"] if r["subset"] == subset and r["method"] == m] for m in methods}
             accuracies = [f"{100 * statistics.mean(r['accuracy'] for r in of_subset[m]):.1f} %" for m in methods]
@@ -172,7 +174,7 @@ def _copies() -> str:
     first = result["found"][0]
     intro = (
         f"## Copies\n\n{first['photos']:,} photos, half of them with a planted copy: the same file, resized to 60 %, saved again as JPEG of quality 50, mirrored, or cropped by 5 %. Found copies, and those whose kind was named; "
-        f"pairs that are none, among the photos and among {first['textures']:,} windows of other photos that are mostly texture. Three choices of photos."
+        f"pairs that were not planted, among the photos and among {first['textures']:,} windows of other photos that are mostly texture ([what they are](log.md)). Three choices of photos."
     )
     kinds = list(first["planted"])
     rows = [
@@ -184,7 +186,7 @@ def _copies() -> str:
         ]
         for r in result["found"]
     ]
-    return f"{intro}\n\n{table(['seed', *kinds, 'false, photos', 'false, textures'], rows)}"
+    return f"{intro}\n\n{table(['seed', *kinds, 'others, photos', 'others, textures'], rows)}"
 
 
 def _quality(result: dict[str, Any]) -> str:

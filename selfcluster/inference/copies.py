@@ -22,13 +22,12 @@ from torch.nn.functional import interpolate
 
 from selfcluster.clustering.duplicates import complete_groups, proposed_pairs
 from selfcluster.clustering.pixel_agreement import SIDE, compare
-from selfcluster.data.augment import luma
 from selfcluster.data.readers.images import EncodedImages, Images
 from selfcluster.device import in_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import DataError
 
-CORRELATION, STRUCTURE = 0.8, 1.5
+CORRELATION, STRUCTURE = 0.85, 1.5
 """Lowest correlation of the fine structure of two copies, and the least structure, in gray levels, by which they can be told."""
 _CROPPED = 0.01
 """Change of scale from which a copy is cropped."""
@@ -52,7 +51,7 @@ class Copies:
 class _Picture:
     """An image as it is compared."""
 
-    gray: Float[Tensor, "s s"]
+    colors: Float[Tensor, "3 s s"]
     size: tuple[int, int]
     pixels: bytes
     """Digest of the decoded pixels."""
@@ -118,9 +117,9 @@ def _reader(images: Images) -> Callable[[int], _Picture | None]:
             file = encoded.read_bytes() if isinstance(encoded, Path) else encoded
         except (DataError, OSError):
             return None
-        gray = interpolate(luma(decoded.pixels[None].float()), (SIDE, SIDE), mode="bilinear", antialias=True)[0, 0]
+        colors = interpolate(decoded.pixels[None].float(), (SIDE, SIDE), mode="bilinear", antialias=True)[0].expand(3, -1, -1)
         pixels = hashlib.blake2b(f"{decoded.size}".encode() + decoded.pixels.numpy().tobytes()).digest()
-        return _Picture(gray, decoded.size, pixels, hashlib.blake2b(file).digest() if file else pixels)
+        return _Picture(colors, decoded.size, pixels, hashlib.blake2b(file).digest() if file else pixels)
 
     return read
 
@@ -130,7 +129,7 @@ def _kinds(pictures: dict[int, _Picture], pairs: set[tuple[int, int]]) -> dict[t
     kinds, ordered = {}, sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
     for begin in range(0, len(ordered), _PAIRS):
         part = ordered[begin : begin + _PAIRS]
-        agreement = compare(*(torch.stack([pictures[row].gray for row in side]) for side in zip(*part, strict=True)))
+        agreement = compare(*(torch.stack([pictures[row].colors for row in side]) for side in zip(*part, strict=True)))
         is_copy = (agreement.correlation >= CORRELATION) & (agreement.structure >= STRUCTURE)
         for place in is_copy.nonzero()[:, 0].tolist():
             left, right = (pictures[row] for row in part[place])

@@ -19,7 +19,7 @@ def scenes(n: int = 24, seed: int = 0) -> Tensor:
 
 
 def pictures(large: Tensor) -> Tensor:
-    return interpolate(large[:, None], (SIDE, SIDE), mode="bilinear", antialias=True)[:, 0]
+    return interpolate(large[:, None], (SIDE, SIDE), mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
 
 
 def test_a_picture_agrees_with_itself() -> None:
@@ -46,7 +46,7 @@ def test_a_part_is_found_in_the_whole_and_the_whole_around_its_part(left: int, r
 
 
 def test_a_mirrored_picture_is_told() -> None:
-    found = compare(pictures(scenes()), pictures(scenes()).flip(2))
+    found = compare(pictures(scenes()), pictures(scenes()).flip(3))
     assert found.is_mirrored.all()
     assert float(found.correlation.min()) > 0.99
 
@@ -56,14 +56,26 @@ def test_brighter_and_flatter_copies_agree() -> None:
 
 
 def test_two_skies_of_the_same_color_gradient_do_not_agree() -> None:
-    gradient = torch.linspace(90, 200, SIDE)[None, :, None].expand(8, SIDE, SIDE)
+    gradient = torch.linspace(90, 200, SIDE)[:, None].expand(8, 3, SIDE, SIDE)
     draw = torch.Generator().manual_seed(0)
-    found = compare(gradient + torch.randn(8, SIDE, SIDE, generator=draw), gradient + torch.randn(8, SIDE, SIDE, generator=draw))
+    found = compare(gradient + torch.randn(8, 3, SIDE, SIDE, generator=draw), gradient + torch.randn(8, 3, SIDE, SIDE, generator=draw))
     assert float(found.correlation.max()) < 0.3
 
 
 def test_a_picture_without_structure_says_so() -> None:
-    flat = torch.full((1, SIDE, SIDE), 77.0)
+    flat = torch.full((1, 3, SIDE, SIDE), 77.0)
     found = compare(flat, flat)
     assert float(found.structure) < 1e-3
     assert found.correlation.isfinite().all()
+
+
+def test_the_same_shape_in_another_color_or_frame_does_not_agree() -> None:
+    """A strong edge that two pictures share, such as a frame, must not hide that their insides differ."""
+    first, second = pictures(scenes(seed=0)).clone(), pictures(scenes(seed=1)).clone()
+    for framed in (first, second):
+        framed[:, :, :8], framed[:, :, -8:], framed[..., :8], framed[..., -8:] = 255, 255, 255, 255
+    assert float(compare(first, second).correlation.max()) < 0.7
+    shape = pictures(scenes())
+    white, black = torch.full_like(shape[:, :1], 255), torch.zeros_like(shape[:, :1])
+    yellow, green = (torch.cat(channels, dim=1) for channels in ([white, white, shape[:, :1]], [shape[:, :1], white, black]))
+    assert float(compare(yellow, green).correlation.max()) < 0.7
