@@ -1,8 +1,8 @@
 """Whether two pictures are the same one: they are aligned, and their fine structure is compared.
 
 Two skies, two lawns and two frames of a film have much the same features and colors. A copy also has the same grain: after alignment, what
-remains of both when their smooth part is taken away is correlated. Copies that were resized, saved again, mirrored or cropped by up to about
-a tenth on any side are recognized; rotated ones are not, and pictures without structure, such as a clear sky, can only be equal byte by byte.
+remains of both when their smooth part is taken away is correlated. Copies that were resized, saved again, mirrored or cropped by about a
+twentieth on any side are recognized; rotated ones are not, and pictures without structure, such as a clear sky, can only be equal byte by byte.
 
 Source: the alignment is that of Lucas and Kanade, 1981, from coarse to fine, with a scale and a shift in each direction.
 """
@@ -25,7 +25,7 @@ _ROUNDS = 6
 _SMOOTH = 5
 """Side of the square whose mean is a pixel's smooth part."""
 _TILE, _TILE_STRUCTURE, _TILES_BELOW = 8, 2.0, 1 / 6
-"""Side of a tile; deviation of fine structure, in gray levels, from which a tile counts; share of the tiles that may agree less."""
+"""Side of a tile; deviation of its fine structure, in gray levels, from which it counts; share of the tiles that may agree less."""
 _RIDGE = 1e-2
 """Ridge of the alignment, as a share of the mean diagonal; keeps pictures without structure in place."""
 _MOST = 0.3
@@ -40,7 +40,7 @@ class Agreement:
     """What remains of two pictures after alignment."""
 
     correlation: Float[Tensor, " p"]
-    """Of the fine structure in the tiles that have some, that which one tile in six is below; in [-1, 1]."""
+    """Correlation of the fine structure that five in six of the tiles that have any reach; in [-1, 1]."""
     structure: Float[Tensor, " p"]
     """Deviation of the fine structure in gray levels (0 to 255), that of the smoother picture."""
     is_mirrored: Bool[Tensor, " p"]
