@@ -33,7 +33,7 @@ from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.inference.centroids import Centroids, by_size, read_centroids, write_centroids
 from selfcluster.inference.cluster_table import cluster_table, write_table
 from selfcluster.inference.copies import find_copies
-from selfcluster.inference.embeddings import embeddings_of, in_layer
+from selfcluster.inference.embeddings import Embeddings, embeddings_of, in_layer
 from selfcluster.models.model import Prototypes
 from selfcluster.runs.folder import check_writable
 from selfcluster.runs.manifest import has_manifest
@@ -134,28 +134,27 @@ def cluster(
         if keep:
             check_writable(run.path)
         _check_enough(len(data.images), k, data)
-        _, features = readable_features(run, data)
+        embeddings = embeddings_of(run, data.images)
+        _, features = readable_features(embeddings)
         _check_enough(len(features), k, data)
         center = features.mean(dim=0)
         by_prototypes = k is None and run.config.method != "explore"
         found = _prototypes(run, features, center) if by_prototypes else find_in_features(features - center, k, seed)
-        clusters = clusters_of(run, data, found, seed=seed, projection=projection)
+        clusters = clusters_of(run, data, embeddings, found, seed=seed, projection=projection)
         if keep and is_kept(run, data):
             write_clusters(clusters, run.path)
         return clusters
 
 
-def readable_features(run: OpenRun, data: Data) -> tuple[Int64[NDArray[np.int64], " r"], Float[Tensor, "r f"]]:
+def readable_features(embeddings: Embeddings) -> tuple[Int64[NDArray[np.int64], " r"], Float[Tensor, "r f"]]:
     """Return the indices of the images that can be read, and their features."""
-    features = embeddings_of(run, data.images).features
-    readable = np.flatnonzero(~np.isnan(features[:, 0]))
-    return readable, torch.from_numpy(features[readable])
+    readable = np.flatnonzero(~np.isnan(embeddings.features[:, 0]))
+    return readable, torch.from_numpy(embeddings.features[readable])
 
 
-def clusters_of(run: OpenRun, data: Data, found: Found, *, seed: int, projection: Projection = "pca") -> Clusters:
+def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, *, seed: int, projection: Projection = "pca") -> Clusters:
     """Return the clusters that centroids make of images, with copies, outliers and a map; see `cluster` for the arguments."""
-    readable, features = readable_features(run, data)
-    embeddings = embeddings_of(run, data.images)
+    readable, features = readable_features(embeddings)
     center = features.mean(dim=0)
     nearest, margins = nearest_centroids(_compared(run, features, found.layer, center), found.vectors, torch.from_numpy(found.clusters))
     of_image = found.clusters[nearest.numpy()]
@@ -199,11 +198,9 @@ def assign(run: OpenRun, images: Any) -> Assignment:
         )
     with distributed.alone():
         data = run.data(images)
-        rows = torch.from_numpy(embeddings_of(run, data.images).features)
-        readable = np.flatnonzero(~rows[:, 0].isnan().numpy())
+        readable, features = readable_features(embeddings_of(run, data.images))
         if len(readable) == 0:
             raise DataError(_none_readable(data))
-        features = rows[torch.from_numpy(readable)]
         of_image, nearest, margins = nearest_clusters(run, features, centroids)
         is_outlier = centroids.outliers.distances(features) > centroids.outliers.limit
         distances = _distances(features - centroids.center, centroids.means, of_image)

@@ -27,6 +27,7 @@ from selfcluster.distributed import logger
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.formatting import duration
 from selfcluster.inference.clusters import Clusters, clusters_of, find_in_features, readable_features, write_clusters
+from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.models.encoders import WEIGHTS_TO_EXPLORE, create_encoder, suitable_side, why_refused
 from selfcluster.models.model import Center, ClusterModel, Prototypes
 from selfcluster.models.patches import PATCHES, PREPARATION, SAMPLE, PatchEncoder, default_codes, fit_patches, patches_pixels
@@ -98,7 +99,8 @@ def explore(
         if encoder == PATCHES:
             assert isinstance(model.encoder, PatchEncoder)
             _fit_patches(model.encoder, config, opened.images, target)
-        readable, features = readable_features(OpenRun(path, config, opened.where, model), opened)
+        embeddings = embeddings_of(OpenRun(path, config, opened.where, model), opened.images)
+        readable, features = readable_features(embeddings)
         if broken := why_unreadable(opened.images, np.setdiff1d(np.arange(len(opened.images)), readable)):
             write_skipped(path, broken, opened)
             logger.warning(f"{len(broken):,} images could not be read; see {path / 'skipped.csv'}")
@@ -111,7 +113,7 @@ def explore(
         save_network(path, config, model)
         write_model(path, model, config)
         run = OpenRun(path, config, opened.where, model)
-        clusters = clusters_of(run, opened, found, seed=seed)
+        clusters = clusters_of(run, opened, embeddings, found, seed=seed)
         write_clusters(clusters, path)
         return run, clusters
 

@@ -1,7 +1,7 @@
 """Galleries of clusters: the most typical images, border cases, and the least typical images.
 
-All follow from the table of clusters and the features: distance of an image to its centroid, margin to the next centroid, and cohesion
-of a cluster, the mean cosine of its images with the centroid.
+All follow from the table of clusters and the features: distance of an image to the mean direction of its cluster, margin to the next
+cluster, and cohesion of a cluster, the mean cosine of its images with that direction.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ClusterGallery:
     size: int
     """Number of readable images."""
     cohesion: float
-    """Mean cosine of the images with the centroid; 1 if all are alike."""
+    """Mean cosine of the images with their mean direction; 1 if all are alike."""
     typical: tuple[int, ...]
     """Lowest rank in the cluster, lowest first."""
     border: tuple[int, ...]
