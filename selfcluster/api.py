@@ -8,7 +8,6 @@ from typing import Any, final
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from selfcluster.clustering.projection import Projection
 from selfcluster.evaluation import evaluate as evaluation
@@ -61,7 +60,7 @@ class Run:
         """Rows of metrics.jsonl, oldest first."""
         return self.opened.metrics
 
-    def embed(self, images: Any = None, *, layer: Layer = "features") -> Float[NDArray[np.float32], "n _"]:
+    def embed(self, images: Any = None, *, layer: Layer = "features") -> Float[np.ndarray, "n _"]:
         """Return the features of images, a row for each; see `embeddings.embed`."""
         return embeddings.embed(self.opened, images, layer=layer)
 

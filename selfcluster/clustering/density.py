@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.cluster import HDBSCAN
 
@@ -33,8 +32,8 @@ does where rows are spread evenly, none stands out."""
 _EXPONENT = 0.9
 """Of the sizes in the similarity of two groups, which is the weight between them over the product of their sizes; 1 in the paper."""
 
-Groups = Int64[NDArray[np.int64], " n"]
-_Weights = Float[NDArray[np.float64], "g g"]
+Groups = Int64[np.ndarray, " n"]
+_Weights = Float[np.ndarray, "g g"]
 
 
 def dense_groups(graph: csr_array, shared: csr_array) -> Groups:
@@ -87,9 +86,7 @@ def _between(groups: Groups, graph: csr_array) -> _Weights:
     return weights / weights.sum()
 
 
-def _merges(
-    between: _Weights, similarity: Callable[[_Weights, Float[NDArray[np.float64], " g"]], _Weights]
-) -> list[tuple[int, int, float]]:
+def _merges(between: _Weights, similarity: Callable[[_Weights, Float[np.ndarray, " g"]], _Weights]) -> list[tuple[int, int, float]]:
     """Merge the two most similar groups until one is left; return each merge: the group that stays, the one that goes, their similarity."""
     weights, sizes, live, merges = between.copy(), between.sum(axis=1), np.arange(len(between)), []
     while len(live) > 1:

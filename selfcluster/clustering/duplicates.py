@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
@@ -40,7 +39,7 @@ class _Thumbnails:
 thumbnails = _Thumbnails()
 
 
-def proposed_pairs(features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"]) -> Int64[NDArray[np.int64], "p 2"]:
+def proposed_pairs(features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"]) -> Int64[np.ndarray, "p 2"]:
     """Return pairs of rows that may be copies, the earlier first, each once.
 
     Args:
@@ -59,14 +58,14 @@ def proposed_pairs(features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"]) 
     return np.unique(np.concatenate([near, np.stack([first, n], axis=1)[first < n]]), axis=0)
 
 
-def _first_alike(looks: Float[NDArray[np.float32], "n t"]) -> Int64[NDArray[np.int64], " n"]:
+def _first_alike(looks: Float[np.ndarray, "n t"]) -> Int64[np.ndarray, " n"]:
     """Return for each row the first row with the same values."""
     whole = np.ascontiguousarray(looks).view(np.dtype((np.void, looks.dtype.itemsize * looks.shape[1])))[:, 0]
     _, first, group = np.unique(whole, return_index=True, return_inverse=True)
     return first[group]
 
 
-def complete_groups(n: int, pairs: Iterable[tuple[int, int]]) -> Int64[NDArray[np.int64], " n"]:
+def complete_groups(n: int, pairs: Iterable[tuple[int, int]]) -> Int64[np.ndarray, " n"]:
     """Group rows so that every two of a group are a pair, and return for each row the first of its group, or -1 for the first itself.
 
     Args:

@@ -47,12 +47,12 @@ def shared_neighbor_graph(features: Float[Tensor, "n f"], k: int) -> csr_array:
     return csr_array((in_common / (2 * (index.shape[1] + 1) - in_common), (edges.row, edges.col)), shape=edges.shape)
 
 
-def _of_lists(index: Int64[Tensor, "n k"], weights: Float[NDArray[np.float64], "n k"]) -> csr_array:
+def _of_lists(index: Int64[Tensor, "n k"], weights: Float[np.ndarray, "n k"]) -> csr_array:
     rows = np.repeat(np.arange(len(index)), index.shape[1])
     return csr_array((weights.ravel(), (rows, index.numpy().ravel())), shape=(len(index), len(index)))
 
 
-def graph_embedding(graph: csr_array, *, power: float, n_vectors: int = _N_EIGENVECTORS) -> Float[NDArray[np.float64], "n e"]:
+def graph_embedding(graph: csr_array, *, power: float, n_vectors: int = _N_EIGENVECTORS) -> Float[np.ndarray, "n e"]:
     """Return the leading eigenvectors of the graph's normalized adjacency.
 
     Args:

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -20,7 +19,7 @@ _FEWEST = 5
 """Points that UMAP needs; fewer have no neighborhoods to keep, and PCA is used."""
 
 
-def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int = 0) -> Float[NDArray[np.float32], "n 2"]:
+def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int = 0) -> Float[np.ndarray, "n 2"]:
     """Return a position in the plane for each row, near those of similar rows as far as a plane allows.
 
     Args:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.cluster import ward_tree
 
@@ -21,7 +20,7 @@ from sklearn.cluster import ward_tree
 class Tree:
     """How the finest clusters, the leaves, merge; they are numbered from 0."""
 
-    merges: Int64[NDArray[np.int64], "m 2"]
+    merges: Int64[np.ndarray, "m 2"]
     """The two clusters of each merge, in order. Merge i makes cluster m + 1 + i, as in SciPy's linkage."""
 
     @property
@@ -29,7 +28,7 @@ class Tree:
         """Number of finest clusters."""
         return len(self.merges) + 1
 
-    def cut(self, k: int) -> Int64[NDArray[np.int64], " l"]:
+    def cut(self, k: int) -> Int64[np.ndarray, " l"]:
         """Return the cluster of each leaf when k clusters are left, numbered from 0.
 
         Args:
@@ -52,7 +51,7 @@ class Tree:
         return Tree(number[self.merges[n_merged:]])
 
 
-def ward(embedding: Float[NDArray[np.float64], "n e"], graph: csr_array, groups: Int64[NDArray[np.int64], " n"]) -> Tree:
+def ward(embedding: Float[np.ndarray, "n e"], graph: csr_array, groups: Int64[np.ndarray, " n"]) -> Tree:
     """Return the tree of the rows; its cut to as many clusters as groups is the groups.
 
     Args:
@@ -61,7 +60,7 @@ def ward(embedding: Float[NDArray[np.float64], "n e"], graph: csr_array, groups:
         groups: rows that merge with each other before they merge with others, numbered from 0; all 0 for none.
     """
     n, n_within = len(embedding), 0
-    within: list[NDArray[np.float64]] = []
+    within: list[np.ndarray] = []
     roots: list[int] = []
     for group in range(groups.max() + 1):
         rows = np.flatnonzero(groups == group)
@@ -80,9 +79,7 @@ def ward(embedding: Float[NDArray[np.float64], "n e"], graph: csr_array, groups:
     return Tree(np.concatenate([number[by_height[:, 1:3].astype(np.int64)], tops[above]]))
 
 
-def _neighbors_first(
-    embedding: Float[NDArray[np.float64], "n e"], graph: csr_array
-) -> tuple[Int64[NDArray[np.int64], "m 2"], Float[NDArray[np.float64], " m"]]:
+def _neighbors_first(embedding: Float[np.ndarray, "n e"], graph: csr_array) -> tuple[Int64[np.ndarray, "m 2"], Float[np.ndarray, " m"]]:
     """Return Ward's merges of neighbors, as SciPy's linkage numbers them, and their heights."""
     if len(embedding) < 2:
         return np.empty((0, 2), dtype=np.int64), np.empty(0)
@@ -92,7 +89,7 @@ def _neighbors_first(
     return merges.astype(np.int64), heights
 
 
-def ward_of_means(means: Float[NDArray[np.float64], "g e"], sizes: Float[NDArray[np.float64], " g"]) -> Tree:
+def ward_of_means(means: Float[np.ndarray, "g e"], sizes: Float[np.ndarray, " g"]) -> Tree:
     """Return the tree of groups by Ward's criterion, from their means and their numbers of rows; empty groups merge first."""
     live, merges, sizes = np.arange(len(means)), [], sizes.clip(min=1e-9)
     while len(live) > 1:
@@ -109,8 +106,8 @@ def ward_of_means(means: Float[NDArray[np.float64], "g e"], sizes: Float[NDArray
 
 
 def means_of(
-    rows: Float[NDArray[np.float64], "n e"], groups: Int64[NDArray[np.int64], " n"], n_groups: int
-) -> tuple[Float[NDArray[np.float64], "g e"], Float[NDArray[np.float64], " g"]]:
+    rows: Float[np.ndarray, "n e"], groups: Int64[np.ndarray, " n"], n_groups: int
+) -> tuple[Float[np.ndarray, "g e"], Float[np.ndarray, " g"]]:
     """Return the mean of each group, zeros for an empty one, and its number of rows."""
     sizes = np.bincount(groups, minlength=n_groups).astype(np.float64)
     sums = np.zeros((n_groups, rows.shape[1]))

@@ -152,7 +152,7 @@ class Network(Representation):
             return self.network.encode(crops).float()
 
     @torch.no_grad()
-    def prototypes_of(self, features: Float[Tensor, "n f"]) -> tuple[NDArray[np.int64], int] | None:
+    def prototypes_of(self, features: Float[Tensor, "n f"]) -> tuple[np.ndarray, int] | None:
         """Return the nearest prototype of the first head for each row, and the number of prototypes; None if the network has none."""
         if not isinstance(self.network, ClusterModel):
             return None

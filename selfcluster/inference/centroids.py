@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -106,7 +105,7 @@ def read_centroids(folder: Path) -> Centroids:
         ) from None
 
 
-def by_size(clusters: Int64[NDArray[np.int64], " n"], n_clusters: int) -> Int64[NDArray[np.int64], " k"]:
+def by_size(clusters: Int64[np.ndarray, " n"], n_clusters: int) -> Int64[np.ndarray, " k"]:
     """Return the new number of each cluster, 0 for the largest; equal ones stay in order, and empty ones come last."""
     order = np.argsort(-np.bincount(clusters[clusters >= 0], minlength=n_clusters), kind="stable")
     return np.argsort(order)

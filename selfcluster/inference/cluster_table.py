@@ -19,13 +19,13 @@ from selfcluster.runs.atomic import write_atomically
 
 def cluster_table(
     data: Data,
-    readable: Int64[NDArray[np.int64], " r"],
-    clusters: Int64[NDArray[np.int64], " r"],
+    readable: Int64[np.ndarray, " r"],
+    clusters: Int64[np.ndarray, " r"],
     names: tuple[str, ...],
-    centroids: Int64[NDArray[np.int64], " r"],
-    distances: Float[NDArray[np.float32], " r"],
-    margins: Float[NDArray[np.float32], " r"],
-    is_outlier: Bool[NDArray[np.bool_], " r"],
+    centroids: Int64[np.ndarray, " r"],
+    distances: Float[np.ndarray, " r"],
+    margins: Float[np.ndarray, " r"],
+    is_outlier: Bool[np.ndarray, " r"],
     **more: NDArray,
 ) -> pa.Table:
     """Return one row for each image, in the order of the data; see `Clusters.table`.

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -68,7 +67,7 @@ class Clusters:
     (how much farther the nearest centroid of another cluster is), rank_in_cluster (0 for the most typical), is_outlier (far from all
     clusters, as 1 % are; see `outliers.fit_outlier_model`), x and y (position on the map), duplicate_of (index of an earlier copy, or null),
     copy (what kind of copy; see `copies.Copies`), and label if labels are known."""
-    features: Float[NDArray[np.float32], "n f"]
+    features: Float[np.ndarray, "n f"]
     """Output of the encoder; NaN for an unreadable image."""
     centroids: Centroids
     summaries: tuple[Summary, ...]
@@ -98,7 +97,7 @@ class Found:
     vectors: Float[Tensor, "l d"]
     layer: Layer
     tree: Tree
-    clusters: Int64[NDArray[np.int64], " l"]
+    clusters: Int64[np.ndarray, " l"]
     """Cluster of each centroid."""
 
 
@@ -146,7 +145,7 @@ def cluster(
         return clusters
 
 
-def readable_features(embeddings: Embeddings) -> tuple[Int64[NDArray[np.int64], " r"], Float[Tensor, "r f"]]:
+def readable_features(embeddings: Embeddings) -> tuple[Int64[np.ndarray, " r"], Float[Tensor, "r f"]]:
     """Return the indices of the images that can be read, and their features."""
     readable = np.flatnonzero(~np.isnan(embeddings.features[:, 0]))
     return readable, torch.from_numpy(embeddings.features[readable])
@@ -209,7 +208,7 @@ def assign(run: OpenRun, images: Any) -> Assignment:
 
 def nearest_clusters(
     run: OpenRun, features: Float[Tensor, "n f"], centroids: Centroids
-) -> tuple[Int64[NDArray[np.int64], " n"], Int64[NDArray[np.int64], " n"], Float[NDArray[np.float32], " n"]]:
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Return the cluster of each row, its nearest centroid, and how much farther the nearest one of another cluster is."""
     rows = _compared(run, features, centroids.layer, centroids.center)
     nearest, margins = nearest_centroids(rows, centroids.vectors, centroids.clusters)
@@ -264,7 +263,7 @@ def _compared(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer, center
 
 
 def _describe(
-    unit: Float[Tensor, "n f"], clusters: Int64[NDArray[np.int64], " n"], names: tuple[str, ...]
+    unit: Float[Tensor, "n f"], clusters: Int64[np.ndarray, " n"], names: tuple[str, ...]
 ) -> tuple[Float[Tensor, "k f"], tuple[Summary, ...]]:
     """Return the mean direction of each cluster, zeros for an empty one, and the summaries of the others."""
     of_rows, sizes = torch.from_numpy(clusters), np.bincount(clusters, minlength=len(names))
@@ -278,9 +277,7 @@ def _describe(
     )
 
 
-def _distances(
-    centered: Float[Tensor, "n f"], means: Float[Tensor, "k f"], clusters: Int64[NDArray[np.int64], " n"]
-) -> Float[NDArray[np.float32], " n"]:
+def _distances(centered: Float[Tensor, "n f"], means: Float[Tensor, "k f"], clusters: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Return 1 - cosine of each row with the mean direction of its cluster."""
     cosines = [
         (normalize(centered[part]) * means[clusters[part]]).sum(dim=1)

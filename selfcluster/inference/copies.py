@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
@@ -41,7 +40,7 @@ _LARGEST = 64
 class Copies:
     """Which images are copies of which."""
 
-    first: Int64[NDArray[np.int64], " n"]
+    first: Int64[np.ndarray, " n"]
     """For each image, the first of its copies; -1 for the first itself, and for an image without copies."""
     kinds: tuple[str | None, ...]
     """How it differs from the first: "exact", "saved again", "resized", "cropped" or "mirrored"; None where there is no copy."""
@@ -60,7 +59,7 @@ class _Picture:
 
 
 def find_copies(
-    images: Images, index: Int64[NDArray[np.int64], " n"], features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"], *, threads: int
+    images: Images, index: Int64[np.ndarray, " n"], features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"], *, threads: int
 ) -> Copies:
     """Find the copies among images.
 

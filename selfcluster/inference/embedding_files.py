@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
@@ -71,7 +70,7 @@ def write_embeddings(
     return EmbeddingsFile(out, len(found.features), n_unreadable, width, found.n_computed, found.seconds)
 
 
-def _write_npy(blocks: Iterator[NDArray[np.float32]], width: int, data: Data, file: Path) -> int:
+def _write_npy(blocks: Iterator[np.ndarray], width: int, data: Data, file: Path) -> int:
     """Write the rows and return the number of unreadable images."""
     rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(len(data.images), width))
     start, n_unreadable = 0, 0
@@ -82,7 +81,7 @@ def _write_npy(blocks: Iterator[NDArray[np.float32]], width: int, data: Data, fi
     return n_unreadable
 
 
-def _write_parquet(blocks: Iterator[NDArray[np.float32]], width: int, data: Data, file: Path) -> int:
+def _write_parquet(blocks: Iterator[np.ndarray], width: int, data: Data, file: Path) -> int:
     """Write the rows and return the number of unreadable images."""
     kind, paths, start, n_unreadable = pa.list_(pa.float32(), width), data.images.paths(), 0, 0
     labels = names_of(data.images.labels)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from selfcluster import distributed
@@ -31,9 +30,9 @@ ROWS = 8192
 class Embeddings:
     """Features and thumbnails of images, in their order."""
 
-    features: Float[NDArray[np.float32], "n f"]
+    features: Float[np.ndarray, "n f"]
     """Output of the encoder; NaN for an unreadable image."""
-    thumbnails: Float[NDArray[np.float32], "n t"]
+    thumbnails: Float[np.ndarray, "n t"]
     """A few pixels of each image; see `duplicates.thumbnails`."""
     n_computed: int = 0
     """Images that went through the encoder; the others were cached."""
@@ -70,7 +69,7 @@ def kept_embeddings(run: OpenRun, images: Images) -> Embeddings | None:
     return _split(cache.rows()) if cache.is_complete() else None
 
 
-def embed(run: OpenRun, images: Any = None, *, layer: Layer = "features") -> Float[NDArray[np.float32], "n _"]:
+def embed(run: OpenRun, images: Any = None, *, layer: Layer = "features") -> Float[np.ndarray, "n _"]:
     """Return a row for each image, in the order of the data.
 
     Args:
@@ -94,12 +93,12 @@ def in_layer(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer) -> Floa
     return torch.cat([run.model.head(part.to(run.device)).float().cpu() for part in features.split(ROWS)])
 
 
-def _rows(run: OpenRun, images: Images, begin: int = 0) -> Iterator[Float[NDArray[np.float32], "b w"]]:
+def _rows(run: OpenRun, images: Images, begin: int = 0) -> Iterator[Float[np.ndarray, "b w"]]:
     """Yield features and thumbnails from an image on, reading every image once."""
     batches = run.stream(images, index=np.arange(begin, len(images)), extra=thumbnails)
     for batch in with_progress(batches, "embedding", len(images), n_done=begin):
         yield batch.numpy()
 
 
-def _split(rows: Float[NDArray[np.float32], "n w"], n_computed: int = 0, seconds: float = 0.0) -> Embeddings:
+def _split(rows: Float[np.ndarray, "n w"], n_computed: int = 0, seconds: float = 0.0) -> Embeddings:
     return Embeddings(rows[:, : -thumbnails.width], rows[:, -thumbnails.width :], n_computed, seconds)

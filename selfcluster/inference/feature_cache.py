@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from selfcluster.clustering.duplicates import thumbnails
 from selfcluster.data.readers.images import Images
@@ -76,7 +75,7 @@ class FeatureCache:
         """Whether every row is in the cache."""
         return self.is_on and self.file.is_file() and self.file.stat().st_size == self.n_bytes
 
-    def rows(self) -> Float[NDArray[np.float32], "n w"]:
+    def rows(self) -> Float[np.ndarray, "n w"]:
         """Return all rows; changes to them are not written."""
         return np.memmap(self.file, np.float32, mode="c", shape=(self.n, self.width))
 
@@ -88,7 +87,7 @@ class FeatureCache:
         os.truncate(self.unfinished, 4 * self.width * n)
         return n
 
-    def add(self, batches: Iterator[Float[NDArray[np.float32], "b w"]]) -> None:
+    def add(self, batches: Iterator[Float[np.ndarray, "b w"]]) -> None:
         """Append rows until the cache is complete."""
         with self.unfinished.open("ab") as file:
             for batch in batches:

@@ -170,7 +170,7 @@ def uniform_over_clusters(pseudo_labels: NDArray[np.int64], n: int, *key: int) -
     clusters = np.split(by_cluster, begins[1:])
     if pseudo_labels[by_cluster[0]] < 0:
         clusters = clusters[1:]
-    drawn: list[NDArray[np.int64]] = []
+    drawn: list[np.ndarray] = []
     for members in clusters:
         times, rest = divmod(n // len(clusters) + 1, len(members))
         drawn += [np.tile(members, times), generator.choice(members, rest, replace=False)]

@@ -79,7 +79,7 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_i
     return extract
 
 
-OutputBatch = tuple[NDArray[np.int64], Tensor]
+OutputBatch = tuple[np.ndarray, Tensor]
 """Indices of some images, and the network's output for them."""
 
 
