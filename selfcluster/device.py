@@ -10,10 +10,11 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -128,6 +129,7 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+Item = TypeVar("Item")
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """`map`, or a function with the same interface."""
 
@@ -150,3 +152,16 @@ def in_threads(n: int) -> Map:
     list(pool.map(initialize, range(n)))
     torch.set_num_threads(n_before)  # a thread's setting also becomes the default of later threads
     return pool.map
+
+
+def ahead(items: Iterator[Item], n: int = 2) -> Generator[Item, None, None]:
+    """Iterate in a thread, which makes up to n items before they are asked for; an exception is raised when its item is."""
+    end: Any = object()
+    thread = ThreadPoolExecutor(1, "selfcluster-ahead")
+    try:
+        asked = deque(thread.submit(next, items, end) for _ in range(n))
+        while (item := asked.popleft().result()) is not end:
+            asked.append(thread.submit(next, items, end))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)

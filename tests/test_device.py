@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from selfcluster import distributed
-from selfcluster.device import in_threads, keep_freed_memory, start
+from selfcluster.device import ahead, in_threads, keep_freed_memory, start
 from selfcluster.errors import ConfigError
 
 
@@ -42,6 +44,39 @@ def test_each_thread_uses_one_torch_thread_and_this_one_is_unchanged() -> None:
         assert later == [3]
     finally:
         torch.set_num_threads(before)
+
+
+def test_items_are_made_ahead_in_order() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(6):
+            made.append(item)
+            yield item
+
+    taken = ahead(items())
+    assert next(taken) == 0
+    for _ in range(500):
+        if made == [0, 1, 2]:
+            break
+        time.sleep(0.01)
+    assert made == [0, 1, 2]  # two ahead, no more
+    assert list(taken) == [1, 2, 3, 4, 5]
+
+
+def test_an_exception_ahead_is_raised_with_its_item_and_leaving_ends_the_thread() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError
+
+    taken = ahead(items())
+    assert next(taken) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(taken)
+    left = ahead(iter(range(100)))
+    next(left)
+    left.close()
+    assert not any(thread.name.startswith("selfcluster-ahead") for thread in threading.enumerate())
 
 
 def test_large_blocks_can_be_allocated_and_freed() -> None:

@@ -39,10 +39,10 @@ def crop_resize(
     mirrored = straight if mirrored is None else mirrored
     if height == width:  # one call for both
         start, length, turned = torch.stack([top, left]), torch.stack([h, w]), torch.stack([straight, mirrored])
-        rows, columns = _resize_matrix(start, length, height, pixels, turned).to(images.device)
+        rows, columns = _resize_matrix(start, length, height, pixels, turned, images.device)
     else:
-        rows = _resize_matrix(top, h, height, pixels, straight).to(images.device)
-        columns = _resize_matrix(left, w, width, pixels, mirrored).to(images.device)
+        rows = _resize_matrix(top, h, height, pixels, straight, images.device)
+        columns = _resize_matrix(left, w, width, pixels, mirrored, images.device)
     of_images = columns.transpose(0, 1).flatten(1, 2).mT
     x = (images.flatten(1, 2).float() @ of_images).view(b, channels, height, n, pixels)
     x = rows.flatten(0, 1) @ x.permute(3, 0, 2, 1, 4).reshape(n * b, height, channels * pixels)
@@ -51,21 +51,22 @@ def crop_resize(
 
 
 def _resize_matrix(
-    start: Int64[Tensor, "*n_b"], length: Int64[Tensor, "*n_b"], n_in: int, n_out: int, mirrored: Bool[Tensor, "*n_b"]
+    start: Int64[Tensor, "*n_b"], length: Int64[Tensor, "*n_b"], n_in: int, n_out: int, mirrored: Bool[Tensor, "*n_b"], device: torch.device
 ) -> Float[Tensor, "*n_b out in"]:
     """Return in row i the weights of the input pixels in output pixel i: a triangle as wide as the larger of the two pixels."""
+    # Only the few pixels within reach of the triangle are computed; how many is found before the boxes are on the device.
+    n_reached = math.ceil(2 * float((length.max() / n_out).clamp(min=1))) + 1
+    start, length, mirrored = (x.to(device, non_blocking=True) for x in (start, length, mirrored))
     step = (length / n_out)[..., None]
     reach, start, end = step.clamp(min=1), start[..., None, None], (start + length)[..., None, None]
-    place = torch.arange(n_out)
+    place = torch.arange(n_out, device=device)
     place = torch.where(mirrored[..., None], n_out - 1 - place, place)
     center = start[..., 0] + (place + 0.5) * step
-    # Only the few pixels within reach of the triangle are computed.
-    n_reached = math.ceil(2 * float(reach.max())) + 1
-    pixel = (center - reach).floor()[..., None] + torch.arange(n_reached)
+    pixel = (center - reach).floor()[..., None] + torch.arange(n_reached, device=device)
     weights = (1 - (pixel + 0.5 - center[..., None]).abs() / reach[..., None]).clamp_(min=0)
     weights = weights * ((pixel >= start) & (pixel < end))
     weights /= weights.sum(dim=-1, keepdim=True)
-    matrix = torch.zeros(*length.shape, n_out, n_in)
+    matrix = torch.zeros(*length.shape, n_out, n_in, device=device)
     return matrix.scatter_add_(-1, pixel.long().clamp_(0, n_in - 1), weights)
 
 

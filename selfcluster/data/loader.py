@@ -8,7 +8,7 @@ so the replacement is the same in every run, with any number of workers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from selfcluster import distributed
 from selfcluster.data.crop_parameters import CropParameters
 from selfcluster.data.crops import MultiCrop
 from selfcluster.data.readers.images import Decoded, Images, MinScale, full_scale
-from selfcluster.device import Map, in_threads
+from selfcluster.device import Map, ahead, in_threads
 from selfcluster.errors import DataError
 
 Report = Callable[[str, int, int, float], None]
@@ -189,7 +189,7 @@ class Loader:
         """Called between batches of work that is done before an epoch."""
         self._each = in_threads(threads) if device.type == "cpu" else map
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        """Stream that augments crops while the network trains on the previous batch."""
+        """Stream that augments crops, ahead of the network and beside it."""
         self._tasks = _Tasks()
         self._loader: DataLoader = DataLoader(
             _CutCrops(images, crops, seed, map if workers else self._each),
@@ -215,31 +215,40 @@ class Loader:
             DataError: too many images cannot be read.
         """
         self._tasks.next_up = (self._task(epoch, plan, step) for step in range(start, self.n_steps(plan)))
-        cut_batches = iter(self._loader)
+        made = self._made() if self._stream is None else ahead(self._made())
         try:
             while True:
                 asked = time.perf_counter()
-                cut = next(cut_batches, None)
-                if cut is None:
+                if (following := next(made, None)) is None:
                     return
+                cut, batch, event = following
                 self.note_broken(cut.broken)
                 if cut.failure:
                     raise DataError(cut.failure)
-                if self._stream is None:
-                    batch = self._augment(cut)
-                else:
-                    with torch.cuda.stream(self._stream):
-                        batch = self._augment(cut)
+                if event is not None:
                     # Training must wait for these crops, and their memory must not be reused before training is done with them.
                     training = torch.cuda.current_stream(self.device)
-                    training.wait_stream(self._stream)
+                    training.wait_event(event)
                     for crops in batch.crops:
                         crops.record_stream(training)
                 self.wait_seconds += time.perf_counter() - asked
                 yield batch
         except BaseException:  # includes an epoch that is left in the middle
+            made.close()
             self.close()
             raise
+
+    def _made(self) -> Generator[tuple[_Cut, Batch, torch.cuda.Event | None], None, None]:
+        """Yield what the workers have cut, as batches; on a GPU with the event after which a batch is complete."""
+        for cut in self._loader:
+            if cut.failure:
+                yield cut, Batch(cut.index, []), None
+            elif self._stream is None:
+                yield cut, self._augment(cut), None
+            else:
+                with torch.cuda.stream(self._stream):
+                    batch = self._augment(cut)
+                yield cut, batch, self._stream.record_event()
 
     def close(self) -> None:
         """Stop the workers; another epoch would start new ones."""
@@ -251,10 +260,11 @@ class Loader:
     def _task(self, epoch: int, plan: EpochPlan, step: int) -> _Task:
         n_local = self.batch // distributed.n_ranks()
         first = step * self.batch + distributed.rank() * n_local
-        ahead = 0 if self.images.in_memory else min(_LOOKAHEAD, len(plan.order) - 1)
-        positions = np.arange(first, first + n_local + ahead) % len(plan.order)
+        n_following = 0 if self.images.in_memory else min(_LOOKAHEAD, len(plan.order) - 1)
+        positions = np.arange(first, first + n_local + n_following) % len(plan.order)
         index = plan.order[positions]
-        known = {image: self.broken[image] for image in self.broken.keys() & set(index.tolist())} if self.broken else {}
+        broken = dict(self.broken)  # tasks are made ahead, in a thread
+        known = {image: broken[image] for image in broken.keys() & set(index.tolist())}
         occurrence, replacement_occurrence = plan.occurrence[positions], len(plan.order) + positions
         if self.repeat_after:
             occurrence, replacement_occurrence, epoch = self.view(epoch, occurrence), self.view(epoch, replacement_occurrence), 0
