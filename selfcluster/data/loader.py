@@ -215,7 +215,9 @@ class Loader:
             DataError: too many images cannot be read.
         """
         self._tasks.next_up = (self._task(epoch, plan, step) for step in range(start, self.n_steps(plan)))
-        made = self._made() if self._stream is None else ahead(self._made())
+        made = self._made(iter(self._loader))  # workers are forked here; from another thread they would end with an error
+        if self._stream is not None:
+            made = ahead(made)
         try:
             while True:
                 asked = time.perf_counter()
@@ -238,9 +240,9 @@ class Loader:
             self.close()
             raise
 
-    def _made(self) -> Generator[tuple[_Cut, Batch, torch.cuda.Event | None], None, None]:
+    def _made(self, cut_batches: Iterator[_Cut]) -> Generator[tuple[_Cut, Batch, torch.cuda.Event | None], None, None]:
         """Yield what the workers have cut, as batches; on a GPU with the event after which a batch is complete."""
-        for cut in self._loader:
+        for cut in cut_batches:
             if cut.failure:
                 yield cut, Batch(cut.index, []), None
             elif self._stream is None:

@@ -7,6 +7,7 @@ are registered, an exported model loads again with `timm.create_model`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -235,5 +236,6 @@ def feature_width(encoder: nn.Module, size: int, *, channels: int = 3) -> int:
 
 
 def _probe(encoder: nn.Module, size: int, channels: int) -> Tensor:
+    device = next(itertools.chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
     with torch.no_grad(), in_mode(encoder, training=False):
-        return encoder(torch.zeros(1, channels, size, size))
+        return encoder(torch.zeros(1, channels, size, size, device=device))

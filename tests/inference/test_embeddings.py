@@ -121,7 +121,7 @@ def test_an_interrupted_command_is_resumed(fresh: Run, monkeypatch: pytest.Monke
     assert passes.n == 18
     assert "resuming at image 12 of 30" in "\n".join(caplog.messages)
     # One image at a time and all at once give the same up to rounding.
-    np.testing.assert_allclose(rows, torch.cat(list(fresh.opened.stream(fresh.opened.data().images))), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rows, torch.cat(list(fresh.opened.stream(fresh.opened.data().images))), rtol=5e-4, atol=1e-5)
     assert sorted(file.suffix for file in (fresh.path / "features").iterdir()) == [".f32", ".json"]
 
 
