@@ -45,7 +45,7 @@ def write_embeddings(
     Args:
         run: provides the encoder.
         images: anything that `train` accepts; None for the run's own.
-        out: a `.parquet` (path, index, embedding as a fixed-size list of float32 or null for an unreadable image, and label if labels are
+        out: a `.parquet` (path, index, embedding as a fixed-size list of float32, NaN for an unreadable image, and label if labels are
             known) or a `.npy` (n, F) of float32 (NaN for an unreadable image).
         layer: "features" (the encoder's output) or "head" (z, of unit norm).
         overwrite: replace an existing `out`.
@@ -89,7 +89,8 @@ def _write_parquet(blocks: Iterator[np.ndarray], width: int, data: Data, file: P
     with pq.ParquetWriter(file, pa.schema(fields), compression="zstd") as writer:
         for block in blocks:
             unreadable, part = np.isnan(block[:, 0]), slice(start, start + len(block))
-            embeddings = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), type=kind, mask=pa.array(unreadable))
+            # NaN, not null: pyarrow before 26 cannot write or read a file with lists that are null.
+            embeddings = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), type=kind)
             columns = [paths[part], pa.array(np.arange(part.start, part.stop)), embeddings]
             columns += [labels[part]] if labels is not None else []
             writer.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)))
