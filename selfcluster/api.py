@@ -14,14 +14,14 @@ from selfcluster.evaluation import evaluate as evaluation
 from selfcluster.evaluation.results import Evaluation
 from selfcluster.exporters import export as exporters
 from selfcluster.exporters.export import ExportResult
-from selfcluster.inference import clusters, embeddings
+from selfcluster.inference import clusters, embeddings, renaming
 from selfcluster.inference import explore as exploration
 from selfcluster.inference.clusters import Assignment, Clusters
 from selfcluster.models.model import ClusterModel
 from selfcluster.reporting import report
 from selfcluster.reporting.page import Limits
 from selfcluster.runs.run import OpenRun, open_run
-from selfcluster.settings.commands import Layer, NClusters
+from selfcluster.settings.commands import ExportLayer, Layer, NClusters
 from selfcluster.settings.config import Config
 from selfcluster.training import train as training
 
@@ -68,6 +68,10 @@ class Run:
         """Cluster images, and save the clusters in the run folder; see `clusters.cluster`."""
         return clusters.cluster(self.opened, images, k=k, seed=seed, projection=projection, keep=True)
 
+    def apply(self, names: str | Path, images: Any = None) -> Clusters:
+        """Name, merge and split the saved clusters as a CSV file says; see `renaming.apply`."""
+        return renaming.apply(self.opened, names, images)
+
     def assign(self, images: Any) -> Assignment:
         """Assign new images to the clusters that `cluster` saved; see `clusters.assign`."""
         return clusters.assign(self.opened, images)
@@ -88,7 +92,9 @@ class Run:
         """Write an HTML page about the run; see `report.report`."""
         return report.report(self.opened, images, out=out, k=k, seed=seed, limits=limits)
 
-    def export(self, format: str, *, out: str | Path | None = None, layer: Layer = "features", overwrite: bool = False) -> ExportResult:
+    def export(
+        self, format: str, *, out: str | Path | None = None, layer: ExportLayer = "features", overwrite: bool = False
+    ) -> ExportResult:
         """Export the network and check it against the run; see `export.export`."""
         return exporters.export(self.opened, format, out=out, layer=layer, overwrite=overwrite)
 

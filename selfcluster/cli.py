@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
 from selfcluster.paths import check_checkpoint, check_images, check_run
-from selfcluster.settings.commands import Assign, Cluster, Demo, Embed, Evaluate, Explore, Export, Import, Report, Train
+from selfcluster.settings.commands import Apply, Assign, Cluster, Demo, Embed, Evaluate, Explore, Export, Import, Report, Train
 from selfcluster.settings.config import BUNDLED
 from selfcluster.settings.parser import parse, parse_train
 
@@ -196,6 +196,20 @@ def _cluster(arguments: Cluster) -> None:
     print(f"next: {_command('report', arguments.run, arguments.images)}")
 
 
+def _apply(arguments: Apply) -> None:
+    from selfcluster.inference.cluster_description import describe
+    from selfcluster.inference.renaming import apply
+    from selfcluster.runs.run import open_run
+
+    run = open_run(arguments.run, device=arguments.device)
+    data = run.data()
+    _check_outputs(arguments, data)
+    clusters = apply(run, arguments.names)
+    print(describe(clusters))
+    _write_outputs(arguments, clusters.table, data)
+    print(f"next: {_command('report', arguments.run)}, or {_command('assign', arguments.run, 'NEW-IMAGES')}")
+
+
 def _assign(arguments: Assign) -> None:
     from selfcluster.inference.centroids import read_centroids
     from selfcluster.inference.cluster_description import describe_assigned
@@ -211,7 +225,7 @@ def _assign(arguments: Assign) -> None:
     _write_outputs(arguments, table, data)
 
 
-def _check_outputs(arguments: Cluster | Assign, data: Data) -> None:
+def _check_outputs(arguments: Cluster | Apply | Assign, data: Data) -> None:
     """Check, before the work, that the table and the copies can be written."""
     from selfcluster.inference.cluster_folders import check_sortable
     from selfcluster.runs.atomic import check_destination
@@ -224,7 +238,7 @@ def _check_outputs(arguments: Cluster | Assign, data: Data) -> None:
         raise ConfigError("--links needs --copy-to; add --copy-to FOLDER, or leave --links out")
 
 
-def _write_outputs(arguments: Cluster | Assign, table: pa.Table, data: Data) -> None:
+def _write_outputs(arguments: Cluster | Apply | Assign, table: pa.Table, data: Data) -> None:
     from selfcluster.inference.cluster_folders import sort_into
     from selfcluster.inference.cluster_table import write_table
 
@@ -234,6 +248,8 @@ def _write_outputs(arguments: Cluster | Assign, table: pa.Table, data: Data) -> 
     if arguments.copy_to:
         n = sort_into(Path(arguments.copy_to), table, data.images, links=arguments.links)
         print(f"{n:,} images sorted into {arguments.copy_to}")
+        if not isinstance(arguments, Assign):
+            print(f"to have these clusters again: {_command('apply', arguments.run, os.path.join(arguments.copy_to, 'clusters.csv'))}")
 
 
 def _report(arguments: Report) -> None:
@@ -285,6 +301,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "evaluate": (Evaluate, _evaluate),
     "embed": (Embed, _embed),
     "cluster": (Cluster, _cluster),
+    "apply": (Apply, _apply),
     "assign": (Assign, _assign),
     "report": (Report, _report),
     "export": (Export, _export),

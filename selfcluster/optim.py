@@ -28,13 +28,16 @@ class ParameterGroup:
     weight_decay: float
 
 
-def cosine(*, lr: float, final_lr: float, total_steps: int, warmup_steps: int = 0, warmup_lr: float = 0.0) -> Schedule:
-    """Return a schedule of linear warm-up from warmup_lr to lr, then cosine decay to final_lr.
+def cosine(*, lr: float, final_lr: float, total_steps: int, warmup_steps: int = 0, warmup_lr: float = 0.0, first_step: int = 0) -> Schedule:
+    """Return a schedule of linear warm-up from warmup_lr to lr, then cosine decay to final_lr, which begins at first_step.
 
     Source: SwAV, arXiv 2006.09882, appendix A.
     """
 
+    total_steps -= first_step
+
     def at(step: int) -> float:
+        step -= first_step
         if step < warmup_steps:
             return warmup_lr + (lr - warmup_lr) * step / max(1, warmup_steps - 1)
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from selfcluster.clustering.duplicates import thumbnails
 from selfcluster.clustering.kmeans import kmeans
+from selfcluster.clustering.tree import Tree, means_of, ward_of_means
 from selfcluster.data.readers.images import Images
 from selfcluster.inference.copies import find_copies
 from selfcluster.models.features import raw_pixels
@@ -23,10 +24,11 @@ from tests import tiny
 
 @dataclass(frozen=True)
 class Clustered:
-    """A table of clusters, and the features of its images."""
+    """A table of clusters, the features of its images, and the tree of its centroids."""
 
     table: pa.Table
     features: NDArray[np.float32]
+    tree: Tree
 
 
 def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None = None, labels: list[str | None] | None = None) -> Clustered:
@@ -53,6 +55,7 @@ def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None =
         "path": images.paths().cast(pa.string()),
         "index": np.arange(len(features), dtype=np.int64),
         "cluster": scattered(assignments, -1, np.int32),
+        "centroid": scattered(assignments, -1, np.int32),
         "distance": scattered(nearest[:, 0].numpy(), np.nan, np.float32),
         "margin": scattered((nearest[:, 1] - nearest[:, 0]).numpy(), np.nan, np.float32),
         "rank_in_cluster": scattered(rank, -1, np.int32),
@@ -66,7 +69,7 @@ def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None =
     columns["duplicate_of"] = pa.array(first, mask=first < 0)
     if labels is not None:
         columns["label"] = pa.array(labels, type=pa.string())
-    return Clustered(pa.table(columns), features)
+    return Clustered(pa.table(columns), features, ward_of_means(*means_of(centered.double().numpy(), assignments, k)))
 
 
 def page(images: Images, made: Clustered | None = None, **changed: Any) -> Page:
@@ -82,5 +85,6 @@ def page(images: Images, made: Clustered | None = None, **changed: Any) -> Page:
         table=made.table,
         features=made.features,
         images=images,
+        tree=made.tree,
     )
     return Page(**{**given, **changed})

@@ -72,3 +72,14 @@ def nearest_centroids(
         found.append(centroid)
         margins.append(best - others.amax(dim=1))
     return torch.cat(found), torch.cat(margins)
+
+
+def margins_of(
+    points: Float[Tensor, "n d"], of_points: Int64[Tensor, " n"], centroids: Float[Tensor, "l d"], clusters: Int64[Tensor, " l"]
+) -> Float[Tensor, " n"]:
+    """Return how much farther the nearest centroid of another cluster is than that of a point's own; below 0 where it is nearer."""
+    margins = []
+    for part, own in zip(points.split(_CHUNK_ROWS), of_points.split(_CHUNK_ROWS), strict=True):
+        cosine, is_own = normalize(part) @ centroids.T, clusters == own[:, None]
+        margins.append(cosine.masked_fill(~is_own, -torch.inf).amax(dim=1) - cosine.masked_fill(is_own, -torch.inf).amax(dim=1))
+    return torch.cat(margins)

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from selfcluster.errors import CheckpointError, ConfigError, known
 from selfcluster.exporters import hub, onnx_graph, run_folder, timm_folder, torchvision_weights
 from selfcluster.exporters.verification import Difference, Source, plain_copy
+from selfcluster.inference.clusters import current_centroids
 from selfcluster.runs.atomic import folder_written_whole
 from selfcluster.runs.run import OpenRun
-from selfcluster.settings.commands import Layer
+from selfcluster.settings.commands import ExportLayer
 from selfcluster.settings.config import Config
 
 
@@ -70,7 +71,7 @@ def export(
     format: str,
     *,
     out: str | Path | None = None,
-    layer: Layer = "features",
+    layer: ExportLayer = "features",
     overwrite: bool = False,
 ) -> ExportResult:
     """Write the run's network in another format and check it against the run.
@@ -79,7 +80,8 @@ def export(
         run: the run to export.
         format: timm, torchvision, onnx, hub or whole.
         out: folder to write; None for export/<format> in the run's folder.
-        layer: output of an ONNX graph, "features" (the encoder's output) or "head" (z, of unit norm).
+        layer: output, "features" (the encoder's output); for onnx also "head" (z, of unit norm); for onnx and timm also "clusters" (a score
+            for each cluster in the run's folder; the largest is that of `assign`).
         overwrite: whether to replace an existing export.
     Returns:
         where it is, how far its output differs from the run's, and how to load it.
@@ -88,16 +90,23 @@ def export(
         CheckpointError: the folder is in use, or the export does not reproduce the run's features.
     """
     form = FORMATS[known(format, FORMATS, "format")]
-    known(layer, ("features", "head"), "layer")
+    known(layer, get_args(ExportLayer), "layer")
     if layer == "head" and format != "onnx":
         raise ConfigError(
             f"format {format!r} does not support --layer head; use --format onnx for the head's output, or --format whole for the whole network"
         )
-    target = Path(out).expanduser() if out is not None else run.path / "export" / (f"{format}-head" if layer == "head" else format)
+    if layer == "clusters" and format not in ("onnx", "timm"):
+        raise ConfigError(f"format {format!r} does not support --layer clusters; use --format onnx or --format timm")
+    target = Path(out).expanduser() if out is not None else run.path / "export" / (format if layer == "features" else f"{format}-{layer}")
     _check_target(target, form.FILES, overwrite=overwrite)
     if format in CHECKS:
         CHECKS[format](run.config)
-    source = Source(run.path, run.config, plain_copy(run.model, run.config), layer)
+    centroids = current_centroids(run) if layer == "clusters" else None
+    if format == "timm" and centroids is not None and centroids.layer == "head":
+        raise ConfigError(
+            f"these clusters are compared by the head's output, which a timm model does not have; use --format onnx, or cluster the features: selfcluster cluster {run.path} --k auto"
+        )
+    source = Source(run.path, run.config, plain_copy(run.model, run.config), layer, centroids)
     try:
         with folder_written_whole(target) as partial:
             found = form.write(partial, source)

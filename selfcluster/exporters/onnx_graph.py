@@ -21,6 +21,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from selfcluster.errors import ConfigError
+from selfcluster.exporters.classifier import Classifier, class_names
 from selfcluster.exporters.verification import Difference, Source, difference, preprocessing, probe
 from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config
@@ -61,13 +62,17 @@ def write(folder: Path, source: Source) -> Difference:
     """
     import onnxruntime
 
-    module, images = _Layer(source.network, source.layer).eval(), probe(source)
+    centroids = source.centroids
+    module: nn.Module = _Layer(source.network, source.layer) if centroids is None else Classifier(source.network, centroids)
+    module, images = module.eval(), probe(source)
     has_head = any(True for _ in source.network.head.parameters())  # DeepCluster has none
     what = "the head's output, rows of unit norm" if source.layer == "head" and has_head else "the encoder's output"
     # The graph contains the change to another normalization, if the encoder expects one.
     description = preprocessing(source, mean=IMAGENET_DEFAULT_MEAN, deviation=IMAGENET_DEFAULT_STD)
     description["input"] = {"name": "images", **description["input"]}
     description["output"] = {"name": source.layer, "shape": ["batch", module(images[:1]).shape[1]], "dtype": "float32", "what": what}
+    if centroids is not None:
+        description["output"] |= {"what": "the cosine of the nearest centroid of each cluster", "classes": class_names(centroids)}
     n_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
     _capture(module, images[:2], folder / "model.onnx", source, external_data=n_bytes > _LARGEST_FILE)
     _describe(folder / "model.onnx", description, source)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from selfcluster import methods
 from selfcluster.errors import CheckpointError
+from selfcluster.inference.centroids import Centroids
 from selfcluster.models.model import ClusterModel
-from selfcluster.settings.commands import Layer
+from selfcluster.settings.commands import ExportLayer
 from selfcluster.settings.config import Config, replace
 
 TOLERANCE = 1e-4
@@ -37,7 +38,9 @@ class Source:
     config: Config[Any]
     network: ClusterModel
     """A copy from `plain_copy`."""
-    layer: Layer = "features"
+    layer: ExportLayer = "features"
+    centroids: Centroids | None = None
+    """Of the run's clusters, if they are exported as classes."""
 
     @property
     def encoder_name(self) -> str:

@@ -20,11 +20,11 @@ def describe(found: Clusters) -> str:
     table, typical = found.table, _most_typical(found.table)
     by = "embeddings" if found.centroids.layer == "head" else "features"
     n_empty = found.centroids.n_clusters - len(found.summaries)
-    lines = [f"{len(table):,} images in {len(found.summaries):,} clusters, by {by}" + (f" ({n_empty} more are empty)" if n_empty else "")]
-    rows = [["cluster", "images", "cohesion", "nearest", "most typical"]]
+    lines = [f"{_images(len(table))} in {len(found.summaries):,} clusters, by {by}" + (f" ({n_empty} more are empty)" if n_empty else "")]
+    rows = [["cluster", "images", "cohesion", "nearest", "most typical", "name"]]
     for s in found.summaries[:_N_SHOWN]:
-        rows.append([str(s.cluster), f"{s.size:,}", f"{s.cohesion:.3f}", " ".join(map(str, s.nearest)), typical[s.cluster]])
-    lines.append(tabulated(rows, right=(0, 1, 2)))
+        rows.append([str(s.cluster), f"{s.size:,}", f"{s.cohesion:.3f}", " ".join(map(str, s.nearest)), typical[s.cluster], s.name])
+    lines.append(tabulated(_without_empty_names(rows), right=(0, 1, 2)))
     if len(found.summaries) > _N_SHOWN:
         lines.append(f"... and {len(found.summaries) - _N_SHOWN:,} smaller ones")
     kinds = Counter(table["copy"].drop_null().to_pylist())
@@ -40,9 +40,13 @@ def describe_assigned(table: pa.Table) -> str:
     clusters, typical = table["cluster"].to_numpy(), _most_typical(table)
     sizes = np.bincount(clusters[clusters >= 0])
     largest = [c for c in np.argsort(-sizes, kind="stable").tolist() if sizes[c]][:_N_SHOWN]
-    rows = [["cluster", "images", "most typical"], *([str(c), f"{sizes[c]:,}", typical[c]] for c in largest)]
+    names = dict(zip(clusters.tolist(), table["name"].to_pylist(), strict=True))
+    rows = [["cluster", "images", "most typical", "name"], *([str(c), f"{sizes[c]:,}", typical[c], names[c] or ""] for c in largest)]
     n_used = int((sizes > 0).sum())
-    lines = [f"{len(table):,} images in {n_used:,} clusters", tabulated(rows, right=(0, 1))]
+    lines = [
+        f"{_images(len(table))} in {n_used:,} cluster{'' if n_used == 1 else 's'}",
+        tabulated(_without_empty_names(rows), right=(0, 1)),
+    ]
     if n_used > _N_SHOWN:
         lines.append(f"... and {n_used - _N_SHOWN:,} smaller ones")
     n_outliers, n_unreadable = pc.sum(table["is_outlier"]).as_py(), int((clusters < 0).sum())
@@ -50,6 +54,15 @@ def describe_assigned(table: pa.Table) -> str:
     if n_unreadable:
         lines.append(f"{n_unreadable:,} images cannot be read (cluster -1)")
     return "\n".join(lines)
+
+
+def _images(n: int) -> str:
+    return f"{n:,} image{'' if n == 1 else 's'}"
+
+
+def _without_empty_names(rows: list[list[str]]) -> list[list[str]]:
+    """Leave out the last column if no cluster has a name."""
+    return rows if any(row[-1] for row in rows[1:]) else [row[:-1] for row in rows]
 
 
 def _most_typical(table: pa.Table) -> dict[int, str]:

@@ -12,10 +12,13 @@ from PIL import Image
 from selfcluster.data.readers.folder import FolderImages, ListedImages
 from selfcluster.data.readers.images import ENDINGS, EncodedImages, Images
 from selfcluster.errors import ConfigError, DataError
+from selfcluster.inference.names import write_names
 
 
 def sort_into(folder: Path, table: pa.Table, images: Images, *, links: bool = False) -> int:
-    """Create a folder for each cluster, such as `cluster-07`, with its images, whose names begin with their rank.
+    """Create a folder for each cluster, called by its name or `cluster-07`, with its images, whose file names begin with their rank.
+
+    The folder also gets a clusters.csv, from which `apply` makes the same clusters again, whatever has become of the run's in the meantime.
 
     Args:
         folder: created; must not exist, or be empty.
@@ -58,18 +61,16 @@ def check_sortable(folder: Path, images: Images, *, links: bool) -> None:
 
 
 def _fill(folder: Path, table: pa.Table, images: Images, links: bool) -> int:
-    clusters, ranks = (table[name].to_numpy() for name in ("cluster", "rank_in_cluster"))
-    n_digits, n = len(str(max(0, clusters.max()))), 0
+    clusters, ranks, names = (table[name].to_pylist() for name in ("cluster", "rank_in_cluster", "name"))
+    n_digits, n_rank_digits = len(str(max(0, *clusters))), len(str(max(0, *ranks)))
     folder.mkdir(parents=True)
-    for cluster in sorted(set(clusters[clusters >= 0].tolist())):
-        (folder / f"cluster-{cluster:0{n_digits}}").mkdir()
-    n_rank_digits = len(str(max(0, ranks.max())))
-    for index, (cluster, rank) in enumerate(zip(clusters.tolist(), ranks.tolist(), strict=True)):
+    write_names(table, folder / "clusters.csv")
+    for index, (cluster, rank, name) in enumerate(zip(clusters, ranks, names, strict=True)):
         if cluster >= 0:
-            target = folder / f"cluster-{cluster:0{n_digits}}" / f"{rank:0{n_rank_digits}}-{Path(images.path(index)).name}"
-            _put(images, index, target, links)
-            n += 1
-    return n
+            within = folder / (name or f"cluster-{cluster:0{n_digits}}")
+            within.mkdir(exist_ok=True)
+            _put(images, index, within / f"{rank:0{n_rank_digits}}-{Path(images.path(index)).name}", links)
+    return sum(cluster >= 0 for cluster in clusters)
 
 
 def _put(images: Images, index: int, target: Path, links: bool) -> None:

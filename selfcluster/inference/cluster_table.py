@@ -16,6 +16,9 @@ from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
 from selfcluster.runs.atomic import write_atomically
 
+TABLE = "clusters.parquet"
+"""Name of the file in a run's folder."""
+
 
 def cluster_table(
     data: Data,

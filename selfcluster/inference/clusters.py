@@ -7,6 +7,7 @@ that new images can be assigned to the same clusters, and the clusters be cut fi
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -30,9 +32,10 @@ from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.inference.centroids import Centroids, by_size, read_centroids, write_centroids
-from selfcluster.inference.cluster_table import cluster_table, write_table
+from selfcluster.inference.cluster_table import TABLE, cluster_table, read_table, write_table
 from selfcluster.inference.copies import find_copies
 from selfcluster.inference.embeddings import Embeddings, embeddings_of, in_layer
+from selfcluster.inference.names import write_names
 from selfcluster.models.model import Prototypes
 from selfcluster.runs.folder import check_writable
 from selfcluster.runs.manifest import has_manifest
@@ -141,6 +144,7 @@ def cluster(
         found = _prototypes(run, features, center) if by_prototypes else find_in_features(features - center, k, seed)
         clusters = clusters_of(run, data, embeddings, found, seed=seed, projection=projection)
         if keep and is_kept(run, data):
+            _keep_names(run.path)
             write_clusters(clusters, run.path)
         return clusters
 
@@ -155,33 +159,57 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
     """Return the clusters that centroids make of images, with copies, outliers and a map; see `cluster` for the arguments."""
     readable, features = readable_features(embeddings)
     center = features.mean(dim=0)
-    nearest, margins = nearest_centroids(_compared(run, features, found.layer, center), found.vectors, torch.from_numpy(found.clusters))
+    nearest, margins = nearest_centroids(compared(run, features, found.layer, center), found.vectors, torch.from_numpy(found.clusters))
     of_image = found.clusters[nearest.numpy()]
     number = by_size(of_image, int(found.clusters.max()) + 1)
     of_image, names = number[of_image], ("",) * len(number)
-    means, summaries = _describe(normalize(features - center), of_image, names)
     outliers, outlier_distances = fit_outlier_model(features, torch.from_numpy(of_image), seed=seed)
     looks = torch.from_numpy(embeddings.thumbnails[readable])
     copies = find_copies(data.images, readable, features - center, looks, threads=n_threads(run.config))
     places = project(features, projection, seed=seed)
-    table = cluster_table(
+    centroids = Centroids(
+        vectors=found.vectors,
+        clusters=torch.from_numpy(number[found.clusters]),
+        names=names,
+        means=mean_directions(features - center, of_image, len(names)),
+        center=center,
+        tree=found.tree,
+        layer=found.layer,
+        outliers=outliers,
+        step=run.step,
+        digest=data.images.digest(),
+    )
+    return described(
         data,
+        embeddings.features,
         readable,
+        centroids,
         of_image,
-        names,
         nearest.numpy(),
-        _distances(features - center, means, of_image),
         margins.numpy(),
-        (outlier_distances > outliers.limit).numpy(),
+        is_outlier=(outlier_distances > outliers.limit).numpy(),
         x=places[:, 0],
         y=places[:, 1],
         duplicate_of=np.where(copies.first >= 0, readable[copies.first], -1),
         copy=np.array(copies.kinds, dtype=object),
     )
-    clusters = torch.from_numpy(number[found.clusters])
-    digest = data.images.digest()
-    centroids = Centroids(found.vectors, clusters, names, means, center, found.tree, found.layer, outliers, run.step, digest)
-    return Clusters(table, embeddings.features, centroids, summaries)
+
+
+def described(
+    data: Data,
+    features: Float[np.ndarray, "n f"],
+    readable: Int64[np.ndarray, " r"],
+    centroids: Centroids,
+    of_image: Int64[np.ndarray, " r"],
+    nearest: Int64[np.ndarray, " r"],
+    margins: Float[np.ndarray, " r"],
+    **columns: NDArray,
+) -> Clusters:
+    """Return clusters with their table and summaries; see `cluster_table` for the arguments."""
+    centered = torch.from_numpy(features[readable]) - centroids.center
+    distances = _distances(centered, centroids.means, of_image)
+    table = cluster_table(data, readable, of_image, centroids.names, nearest, distances, margins, **columns)
+    return Clusters(table, features, centroids, _summaries(of_image, distances, centroids))
 
 
 def assign(run: OpenRun, images: Any) -> Assignment:
@@ -190,11 +218,7 @@ def assign(run: OpenRun, images: Any) -> Assignment:
     Raises:
         CheckpointError: there are no clusters yet, or the run has been trained since.
     """
-    centroids = read_centroids(run.path)
-    if centroids.step != run.step:
-        raise CheckpointError(
-            f"the clusters of {str(run.path)!r} are of step {centroids.step:,}, but its network is of step {run.step:,}; run selfcluster cluster {run.path} again"
-        )
+    centroids = current_centroids(run)
     with distributed.alone():
         data = run.data(images)
         readable, features = readable_features(embeddings_of(run, data.images))
@@ -206,11 +230,25 @@ def assign(run: OpenRun, images: Any) -> Assignment:
         return Assignment(cluster_table(data, readable, of_image, centroids.names, nearest, distances, margins, is_outlier.numpy()))
 
 
+def current_centroids(run: OpenRun) -> Centroids:
+    """Return the centroids in the run's folder.
+
+    Raises:
+        CheckpointError: there are none, or the run has been trained since.
+    """
+    centroids = read_centroids(run.path)
+    if centroids.step != run.step:
+        raise CheckpointError(
+            f"the clusters of {str(run.path)!r} are of step {centroids.step:,}, but its network is of step {run.step:,}; run selfcluster cluster {run.path} again"
+        )
+    return centroids
+
+
 def nearest_clusters(
     run: OpenRun, features: Float[Tensor, "n f"], centroids: Centroids
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Return the cluster of each row, its nearest centroid, and how much farther the nearest one of another cluster is."""
-    rows = _compared(run, features, centroids.layer, centroids.center)
+    rows = compared(run, features, centroids.layer, centroids.center)
     nearest, margins = nearest_centroids(rows, centroids.vectors, centroids.clusters)
     return centroids.clusters[nearest].numpy(), nearest.numpy(), margins.numpy()
 
@@ -223,7 +261,17 @@ def is_kept(run: OpenRun, data: Data) -> bool:
 def write_clusters(found: Clusters, folder: Path) -> None:
     """Write clusters.parquet and, for `assign`, clusters.safetensors to the run's folder."""
     write_centroids(found.centroids, folder)
-    write_table(found.table, folder / "clusters.parquet")
+    write_table(found.table, folder / TABLE)
+
+
+def _keep_names(folder: Path) -> None:
+    """Write the names of the saved clusters to a file that `apply` reads, before other clusters replace them."""
+    with contextlib.suppress(OSError, pa.ArrowInvalid):  # a damaged table is replaced
+        table = read_table(folder / TABLE)
+        if "name" in table.column_names and table["name"].null_count < len(table):
+            file = folder / "names.csv"
+            write_names(table, file)
+            logger.info(f"the names given before are in {file}; selfcluster apply {folder} {file} brings those clusters back")
 
 
 def find_in_features(centered: Float[Tensor, "n f"], k: NClusters, seed: int) -> Found:
@@ -252,27 +300,30 @@ def _prototypes(run: OpenRun, features: Float[Tensor, "n f"], center: Float[Tens
         sums = torch.zeros(int(classes.max()) + 1, features.shape[1]).index_add_(0, classes, normalize(features - center))
         vectors, layer = normalize(sums[torch.bincount(classes) > 0]), "features"
     each = np.arange(len(vectors))
-    nearest, _ = nearest_centroids(_compared(run, features, layer, center), vectors, torch.from_numpy(each))
+    nearest, _ = nearest_centroids(compared(run, features, layer, center), vectors, torch.from_numpy(each))
     tree = ward_of_means(*means_of(normalize(features - center).double().numpy(), nearest.numpy(), len(vectors)))
     return Found(vectors, layer, tree, each)
 
 
-def _compared(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer, center: Float[Tensor, " f"]) -> Float[Tensor, "n d"]:
+def compared(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer, center: Float[Tensor, " f"]) -> Float[Tensor, "n d"]:
     """Return what is compared with centroids: embeddings, or centered features."""
     return in_layer(run, features, "head") if layer == "head" else features - center
 
 
-def _describe(
-    unit: Float[Tensor, "n f"], clusters: Int64[np.ndarray, " n"], names: tuple[str, ...]
-) -> tuple[Float[Tensor, "k f"], tuple[Summary, ...]]:
-    """Return the mean direction of each cluster, zeros for an empty one, and the summaries of the others."""
-    of_rows, sizes = torch.from_numpy(clusters), np.bincount(clusters, minlength=len(names))
-    sums = torch.zeros(len(names), unit.shape[1]).index_add_(0, of_rows, unit)
-    means, cohesion = normalize(sums), sums.norm(dim=1).numpy() / sizes.clip(min=1)
+def mean_directions(centered: Float[Tensor, "n f"], clusters: Int64[np.ndarray, " n"], n_clusters: int) -> Float[Tensor, "k f"]:
+    """Return the mean direction of each cluster, zeros for an empty one."""
+    sums = torch.zeros(n_clusters, centered.shape[1]).index_add_(0, torch.from_numpy(clusters), normalize(centered))
+    return normalize(sums)
+
+
+def _summaries(clusters: Int64[np.ndarray, " n"], distances: Float[np.ndarray, " n"], centroids: Centroids) -> tuple[Summary, ...]:
+    """Return the figures of the clusters that are not empty."""
+    sizes = np.bincount(clusters, minlength=centroids.n_clusters)
+    cohesion = 1 - np.bincount(clusters, weights=distances, minlength=centroids.n_clusters) / sizes.clip(min=1)
     used = torch.from_numpy(np.flatnonzero(sizes))
-    neighbors = used[nearest_neighbors(means[used], 3)[0]]
-    return means, tuple(
-        Summary(cluster, names[cluster], int(sizes[cluster]), float(cohesion[cluster]), tuple(nearest))
+    neighbors = used[nearest_neighbors(centroids.means[used], 3)[0]]
+    return tuple(
+        Summary(cluster, centroids.names[cluster], int(sizes[cluster]), float(cohesion[cluster]), tuple(nearest))
         for cluster, nearest in zip(used.tolist(), neighbors.tolist(), strict=True)
     )
 

@@ -160,8 +160,9 @@ class Method(abc.ABC, Generic[T]):
             lr=ratio * o.lr,
             final_lr=ratio * o.final_lr,
             total_steps=self.total_steps,
-            warmup_steps=round(o.warmup_epochs * self.steps_per_epoch),
+            warmup_steps=round(o.warmup_epochs * self.steps_per_epoch) if not o.extended_at else 0,
             warmup_lr=ratio * o.lr / _WARMUP_RATIO,
+            first_step=o.extended_at,
         )
 
     def before_update(self, step: int) -> None:

@@ -28,6 +28,8 @@ class ClusterGallery:
 
     number: int
     """Number of the cluster in the table."""
+    name: str
+    """Its name in the table; "" if it has none."""
     size: int
     """Number of readable images."""
     cohesion: float
@@ -79,6 +81,7 @@ def cluster_galleries(table: pa.Table, features: NDArray[np.float32], *, n_large
         galleries.append(
             ClusterGallery(
                 number=int(numbers[i]),
+                name=(table["name"][int(rows[0])].as_py() or "") if "name" in table.column_names else "",
                 size=len(rows),
                 cohesion=float(1 - distance[rows].mean()),
                 typical=tuple(rows[:n_typical].tolist()),

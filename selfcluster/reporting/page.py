@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from selfcluster.clustering.tree import Tree
 from selfcluster.data.readers.images import Images
 from selfcluster.errors import ConfigError
 from selfcluster.reporting.prototypes import PrototypeGalleries
@@ -56,6 +57,7 @@ class Page:
         table: one row per image in the order of the data, as in `clusters.Clusters`, with the `COLUMNS` and optionally label.
         features: (n, F) float32, in the order of the table; NaN for an unreadable image.
         images: the images of the table.
+        tree: of the table's centroids; None for a page whose clusters cannot be cut anew.
         prototypes: galleries of the prototypes; None if the prototypes are the clusters.
         threads: threads that decode images.
         limits: limits on the contents.
@@ -70,6 +72,7 @@ class Page:
     table: pa.Table
     features: NDArray[np.float32]
     images: Images
+    tree: Tree | None = None
     prototypes: PrototypeGalleries | None = None
     threads: int = 1
     limits: Limits = field(default_factory=Limits)

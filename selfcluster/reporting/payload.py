@@ -23,6 +23,7 @@ from selfcluster.clustering.neighbors import nearest_neighbors
 from selfcluster.reporting.galleries import ClusterGallery, sample_rows
 from selfcluster.reporting.page import Page
 from selfcluster.reporting.thumbnails import Sheets, cut_tiles, make_sheets, small_side
+from selfcluster.reporting.tree import TreeFigures, tree_figures
 
 _MAX_DUPLICATE_GROUPS = 60
 """Groups of near-duplicates on the page."""
@@ -79,6 +80,7 @@ def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
         "clusters": [
             {
                 "number": c.number,
+                "name": c.name,
                 "size": c.size,
                 "cohesion": round(c.cohesion, 4),
                 "label": c.label,
@@ -92,9 +94,25 @@ def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
         ],
         "prototypes": [{"number": p.prototype, "n": p.n_nearest, "points": [point[row] for row in p.rows]} for p in prototypes],
         "duplicates": duplicates[:_MAX_DUPLICATE_GROUPS],
+        "tree": _tree(tree_figures(page.tree, page.table, page.features), page.table, rows) if page.tree is not None else None,
         **_columns(shown, clusters, neighbors.numpy(), large_place),
     }
     return Payload(data, sheets, len(rows), len(duplicates), n_unreadable)
+
+
+def _tree(tree: TreeFigures, table: pa.Table, rows: NDArray[np.int64]) -> Json:
+    """Return the nodes, and the leaf of each point with its distance from the leaf's mean direction."""
+    return {
+        "merges": packed(tree.merges.reshape(-1)),
+        "given": tree.given.tolist(),
+        "sizes": tree.sizes.tolist(),
+        "cohesion": tree.cohesion.round(4).tolist(),
+        "labels": tree.labels,
+        "shares": tree.label_shares.round(4).tolist(),
+        "products": scaled(tree.products.reshape(-1)),
+        "leaf": packed(table["centroid"].to_numpy()[rows]),
+        "distance": scaled(tree.distances[rows]),
+    }
 
 
 def _thumbnails(page: Page, shown: pa.Table, first: Sequence[int]) -> tuple[dict[str, Sheets], NDArray[np.int64], int]:

@@ -31,7 +31,7 @@ from selfcluster.settings.config import flatten
 
 _HERE = Path(__file__).parent
 
-_SCRIPTS = ("data", "colors", "names", "thumbs", "viewer", "clusters", "map", "pointers", "search", "pictures", "start")
+_SCRIPTS = ("data", "colors", "names", "tree", "thumbs", "viewer", "clusters", "map", "pointers", "search", "pictures", "start")
 """Files of the script, in order; together they are one function."""
 
 _METHOD_NAMES = {"swav": "SwAV", "deepcluster": "DeepCluster", "deepcluster-v2": "DeepCluster-v2", "sela-v2": "SeLa-v2"}

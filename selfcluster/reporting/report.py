@@ -22,8 +22,8 @@ from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError
 from selfcluster.inference import clusters
-from selfcluster.inference.centroids import read_centroids
-from selfcluster.inference.cluster_table import read_table
+from selfcluster.inference.centroids import Centroids, read_centroids
+from selfcluster.inference.cluster_table import TABLE, read_table
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.reporting.page import COLUMNS, Limits, Page
 from selfcluster.reporting.prototypes import prototype_galleries
@@ -33,7 +33,7 @@ from selfcluster.runs.environment import read_environment
 from selfcluster.runs.folder import check_writable
 from selfcluster.runs.json_files import read_json
 from selfcluster.runs.run import OpenRun
-from selfcluster.settings.commands import Layer, NClusters
+from selfcluster.settings.commands import NClusters
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class _ClusteredImages:
     table: pa.Table
     """As in `clusters.Clusters`."""
     features: Float[Tensor, "n f"]
-    layer: Layer
-    """Space in which images are compared with centroids."""
+    centroids: Centroids
 
 
 def report(
@@ -90,7 +89,7 @@ def report(
             return run.model.prototypes(run.model.head(rows.to(run.device)).float())[0].cpu()
 
         prototypes = None  # the clusters are the prototypes, or made of them
-        if clustered.layer != "head" and run.config.method != "explore":
+        if clustered.centroids.layer != "head" and run.config.method != "explore":
             prototypes = prototype_galleries(features, scores, n_prototypes=run.config.n_prototypes, n_shown=limits.n_prototypes)
         page = Page(
             name=run.path.resolve().name,
@@ -103,6 +102,7 @@ def report(
             # Images that could be read when they were clustered, but not now, must not be neighbors.
             features=features.nan_to_num().numpy(),
             images=opened.images,
+            tree=clustered.centroids.tree,
             prototypes=prototypes,
             threads=n_threads(run.config),
             limits=limits,
@@ -113,7 +113,7 @@ def report(
 
 def _saved_clusters(run: OpenRun, data: Data) -> _ClusteredImages | None:
     """Return the clusters in the run folder if they are of these images and of the current weights."""
-    file = run.path / "clusters.parquet"
+    file = run.path / TABLE
     if not file.is_file():
         return None
     try:
@@ -132,13 +132,13 @@ def _saved_clusters(run: OpenRun, data: Data) -> _ClusteredImages | None:
         logger.info(f"the clusters in {file} are of step {centroids.step:,}, but the run is at step {run.step:,}; making new ones")
         return None
     logger.info(f"showing the clusters in {file}")
-    return _ClusteredImages(table, torch.from_numpy(embeddings_of(run, data.images).features), centroids.layer)
+    return _ClusteredImages(table, torch.from_numpy(embeddings_of(run, data.images).features), centroids)
 
 
 def _new_clusters(run: OpenRun, data: Data, k: NClusters, seed: int) -> _ClusteredImages:
     """Cluster the images, and save clusters of the run's own, so that the page and `assign` use the same ones."""
     found = clusters.cluster(run, data, k=k, seed=seed, keep=True)
-    return _ClusteredImages(found.table, torch.from_numpy(found.features), found.centroids.layer)
+    return _ClusteredImages(found.table, torch.from_numpy(found.features), found.centroids)
 
 
 def _evaluation(run: OpenRun, data: Data) -> dict[str, Any] | None:

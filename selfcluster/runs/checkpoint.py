@@ -24,7 +24,7 @@ from selfcluster.errors import CheckpointError
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs.atomic import sync_folder, write_synced
 from selfcluster.runs.json_files import read_json, write_json
-from selfcluster.settings.config import CHANGEABLE_ON_RESUME, Config, default_config, flatten
+from selfcluster.settings.config import CHANGEABLE_ON_RESUME, LENGTHS, Config, default_config, flatten
 
 VERSION = 1
 
@@ -175,5 +175,7 @@ def check_settings(state: CheckpointState, config: Config[Any]) -> None:
     # Settings that are newer than the checkpoint had their default values.
     there = flatten(default_config(config.method)) | state.settings
     for name, value in json.loads(json.dumps(flatten(config))).items():
+        if name in (*LENGTHS, "extended_at") and config.optim.extended_at == state.step:
+            continue  # the run has just been made longer
         if name not in CHANGEABLE_ON_RESUME and json.loads(json.dumps(there[name])) != value:
             raise CheckpointError(f"the checkpoint has {name} {there[name]!r}, but config.toml has {value!r}; restore config.toml")

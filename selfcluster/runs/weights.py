@@ -128,6 +128,12 @@ def write_model(folder: Path, model: ClusterModel, config: Config[Any]) -> None:
     write_encoder(folder / "model", model, config)
 
 
+def is_written(folder: Path) -> bool:
+    """Return whether model/ of a run folder is as new as its last checkpoint."""
+    written, last = folder / "model" / "config.json", folder / "checkpoints" / "last.json"
+    return written.is_file() and written.stat().st_mtime_ns >= last.stat().st_mtime_ns
+
+
 def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> None:
     """Write model.safetensors and config.json, as `timm.create_model('local-dir:...')` loads them."""
     own = getattr(model.encoder, "pretrained_cfg", {})

@@ -16,6 +16,8 @@ NClusters = int | Literal["auto"] | None
 """A number of clusters, as many as stand out, or one per prototype."""
 Layer = Literal["features", "head"]
 """Output of the encoder, or of the projection head."""
+ExportLayer = Literal[Layer, "clusters"]
+"""A layer, or a score for each cluster."""
 
 Evaluator = Literal["knn", "linear", "retrieval", "clusters", "label-free", "finetune"]
 
@@ -165,6 +167,29 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Apply:
+    """Name, merge and split the clusters of a run as a CSV file says, such as the one that the page exports.
+
+    selfcluster apply runs/photos-explore-1 names.csv --copy-to sorted/
+    """
+
+    run: Run
+    """Run folder, after selfcluster explore or cluster."""
+    names: Annotated[str, "NAMES"]
+    """CSV file with the columns cluster and name, or path, cluster and name. Clusters of the same name become one; images of a cluster that have different names split it. An empty name is none; what is not listed stays."""
+    copy_to: str | None = None
+    """Copy the images into this new folder, a subfolder for each cluster, the most typical first."""
+    links: bool = False
+    """With --copy-to: link instead of copy."""
+    out: str | None = None
+    """Also write the table to this .parquet or .csv file."""
+    overwrite: bool = False
+    """Replace the file in --out."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
 class Assign:
     """Assign new images to the clusters of a run, and report outliers.
 
@@ -223,8 +248,8 @@ class Export:
     """timm, torchvision, onnx, hub (a folder to upload, with a model card) or whole (encoder, head and prototypes, for selfcluster)."""
     out: str | None = None
     """Folder to write. Default: export/<format> in the run folder."""
-    layer: Layer = "features"
-    """Output of an ONNX graph: the encoder's features, or the head's embeddings."""
+    layer: ExportLayer = "features"
+    """Output: the encoder's features; with onnx also the head's embeddings (head); with onnx or timm also a score for each cluster of selfcluster cluster, whose largest is the cluster of an image (clusters)."""
     overwrite: bool = False
     """Replace the export in --out."""
 

@@ -220,6 +220,8 @@ class OptimSettings:
     """Number of steps, with the schedule fitted to them; 0 to follow --epochs."""
     max_minutes: float = 0.0
     """Fit the schedule to this time on this machine and record the result as max_steps; 0 for no limit."""
+    extended_at: int = 0
+    """Step at which a finished run was made longer, where its schedule of the learning rate begins again; set by --resume with --epochs, --max-steps or --max-minutes."""
     batch: int = 256
     """Images per step, over all ranks; auto for the largest batch that fits in memory."""
     accumulate: int = 1
@@ -348,6 +350,10 @@ CHANGEABLE_ON_RESUME = frozenset(
     ]
 )
 """Settings that may change when a run is resumed; any other change would make it another run."""
+
+
+LENGTHS = ("epochs", "max_steps", "max_minutes")
+"""Settings that make a finished run longer when it is resumed."""
 
 
 def keeps_first_labels(settings: DeepClusterSettings | DeepClusterV2Settings | SelaV2Settings, epoch: int) -> bool:

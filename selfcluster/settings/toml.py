@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,6 +92,12 @@ def to_toml(config: Config[Any], origins: Mapping[str, str], **top: str) -> str:
         lines += ["", f"[{name}]"]
         lines += [f"{key} = {_toml(value)}  # {origins[key]}" for key, value in vars(group).items()]
     return "\n".join(lines) + "\n"
+
+
+def read_origins(file: Path, config: Config[Any]) -> dict[str, str]:
+    """Return where each value in the config.toml of a run came from; "default" where the file does not say."""
+    written = dict(re.findall(r"^(\w+) = .*  # (.*)$", file.read_text("utf-8"), flags=re.MULTILINE))
+    return {key: written.get(key, "default") for group in groups(config).values() for key in vars(group)}
 
 
 def _toml(value: Any) -> str:

@@ -27,12 +27,13 @@ from selfcluster.runs.manifest import check_same_data, read_manifest
 from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.adapting import METHOD as METHOD_THAT_ADAPTS
-from selfcluster.settings.config import default_config, flatten, replace
+from selfcluster.settings.config import LENGTHS, default_config, flatten, replace
 from selfcluster.settings.resolve import ResolvedConfig, profile_of, resolve, resumed_config
-from selfcluster.settings.toml import SettingsFile, read_toml
-from selfcluster.settings.validation import check_values
+from selfcluster.settings.toml import SettingsFile, read_origins, read_toml
+from selfcluster.settings.validation import check, check_values
 from selfcluster.training import loop
 from selfcluster.training.budget import Resolver, estimate, fit_to_time, largest_batch
+from selfcluster.training.extend import extended, lengths_of
 from selfcluster.training.state import Training, build, restore
 
 T = TypeVar("T")
@@ -172,7 +173,8 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
     stored, images = folder.read_config(path)
     if method is not None and method != stored.method:
         raise ConfigError(f"cannot resume with method {method!r}: this run has {stored.method!r}; leave out --method, or start a new run")
-    config = resumed_config(stored, settings)
+    longer = lengths_of(stored, settings)
+    config = resumed_config(stored, {name: value for name, value in settings.items() if name not in longer})
     check_extras(config.run)
     checkpoint.check_resumable(path)
     device = start(config.run.device)
@@ -182,9 +184,24 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
         raise DataError(f"run {str(path)!r} was trained on an array, which is not saved; pass the images again")
     opened = open_data(images if data is None else data, config.data)
     check_same_data(path, opened)
-    t = build(replace(config, {"init": "random"}), opened, device, trained_on=read_manifest(path).trained_on)
+    trained_on = read_manifest(path).trained_on
+    if longer:
+        config = extended(config, checkpoint.read_state(path), longer, steps_per_epoch=len(trained_on) // config.optim.batch)
+        check(config)
+    t = build(replace(config, {"init": "random"}), opened, device, trained_on=trained_on)
     t.config = config
     restore(t, path)
+    if longer:
+        origins = {**read_origins(path / "config.toml", config), **dict.fromkeys((*LENGTHS, "extended_at"), "when it was made longer")}
+        _on_rank_0(lambda: folder.write_config(path, ResolvedConfig(config, origins), images), path)
+        logger.info(
+            f"the run has finished; training it from step {t.state.step:,} to {t.total_steps:,}, on a new schedule of the learning rate"
+        )
+    if t.state.step >= t.total_steps and weights.is_written(path):
+        logger.info(
+            f"{path} has finished: {t.state.step:,} steps in {duration(t.state.seconds)}; add --epochs, --max-steps or --max-minutes to make it longer"
+        )
+        return OpenRun(path, config, opened.where, t.model)
     if distributed.rank() == 0:
         cut_back(path / "metrics.jsonl", t.state.step, t.state.epoch if t.state.step_in_epoch == 0 else None)
     distributed.barrier()

@@ -22,6 +22,7 @@ from selfcluster.data.crops import normalize
 from selfcluster.exporters import run_folder, torchvision_weights
 from selfcluster.exporters.export import FORMATS
 from selfcluster.exporters.verification import Source, plain_copy, probe
+from selfcluster.inference.centroids import read_centroids
 from selfcluster.runs.folder import read_model
 from tests import tiny
 
@@ -132,6 +133,64 @@ def test_the_graph_takes_any_batch_returns_the_layer_and_describes_preprocessing
     assert exported.files == ("model.onnx", "preprocessing.json")
     assert str(Path(sc.__file__).parent).encode() not in (tmp_path / "graph" / "model.onnx").read_bytes()
     assert 0 < exported.difference.largest < 1e-5
+
+
+@pytest.fixture
+def named(small: sc.Run, tmp_path: Path) -> sc.Run:
+    """A run with three clusters, of which one has a name and several centroids."""
+    shutil.copytree(small.path, tmp_path / "named")
+    run = sc.load(tmp_path / "named")
+    run.cluster(tiny.images(), k=4)
+    (tmp_path / "names.csv").write_text("cluster,name\n0,pets\n2,pets\n")
+    run.apply(tmp_path / "names.csv", tiny.images())
+    return run
+
+
+def test_the_clusters_become_a_classifier_of_onnx(named: sc.Run, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert "named/export/onnx-clusters" in str(named.export("onnx", layer="clusters").path)
+    session = onnxruntime.InferenceSession(str(named.path / "export" / "onnx-clusters" / "model.onnx"))
+    images = tiny.images(23, pixels=16)
+    scores = session.run(None, {"images": normalize(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()})[0]
+    table = named.assign(images).table
+    assert scores.shape == (23, 3)
+    assert scores.argmax(axis=1).tolist() == table["cluster"].to_pylist()
+    ordered = np.sort(scores, axis=1)
+    np.testing.assert_allclose(ordered[:, -1] - ordered[:, -2], table["margin"].to_numpy(), atol=1e-4)
+    classes = json.loads((named.path / "export" / "onnx-clusters" / "preprocessing.json").read_text())["output"]["classes"]
+    assert len(classes) == 3
+    assert classes.index("pets") == read_centroids(named.path).names.index("pets")
+    assert sum(name.startswith("cluster-") for name in classes) == 2
+
+
+def test_the_clusters_become_a_classifier_of_timm(named: sc.Run) -> None:
+    exported = named.export("timm", layer="clusters")
+    images = tiny.images(23, pixels=16)
+    names: dict[str, Any] = {}
+    exec(exported.next_step.removeprefix("next, in Python: "), names)
+    with torch.no_grad():
+        best = names["classifier"](normalize(torch.from_numpy(images).permute(0, 3, 1, 2))).argmax(dim=1).tolist()
+    labels = json.loads((exported.path / "config.json").read_text())["label_names"]
+    table = named.assign(images).table
+    assert best == table["centroid"].to_pylist()
+    assert [labels[i] for i in best] == [
+        name or f"cluster-{c}" for c, name in zip(table["cluster"].to_pylist(), table["name"].to_pylist(), strict=True)
+    ]
+
+
+def test_clusters_that_a_format_cannot_represent_are_refused(small: sc.Run, tmp_path: Path) -> None:
+    shutil.copytree(small.path, tmp_path / "run", ignore=shutil.ignore_patterns("clusters.*"))
+    run = sc.load(tmp_path / "run")
+    with pytest.raises(sc.CheckpointError, match="run selfcluster cluster"):
+        run.export("onnx", layer="clusters")
+    run.cluster(tiny.images())
+    with pytest.raises(sc.ConfigError, match="use --format onnx, or cluster the features"):
+        run.export("timm", layer="clusters")
+    with pytest.raises(sc.ConfigError, match="'torchvision' does not support --layer clusters"):
+        run.export("torchvision", layer="clusters")
+    pytest.importorskip("onnxruntime")
+    assert run.export("onnx", layer="clusters").difference.largest < 1e-4
+    assert not (run.path / "export" / "timm-clusters").exists()
 
 
 def test_a_transformer_becomes_a_graph_too(tmp_path: Path) -> None:

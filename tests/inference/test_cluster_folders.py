@@ -14,7 +14,9 @@ from selfcluster.inference.cluster_folders import sort_into
 from selfcluster.settings.config import DataSettings
 from tests import packing, tiny
 
-TABLE = pa.table({"cluster": [0, 11, 11, -1], "rank_in_cluster": [0, 1, 0, -1]})
+TABLE = pa.table(
+    {"path": list("abcd"), "cluster": [0, 11, 11, -1], "name": pa.array([None] * 4, pa.string()), "rank_in_cluster": [0, 1, 0, -1]}
+)
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.parametrize("links", [False, True])
 def test_a_folder_for_each_cluster_most_typical_first(images: Images, tmp_path: Path, links: bool) -> None:
     assert sort_into(tmp_path / "out", TABLE, images, links=links) == 3
-    assert names(tmp_path / "out") == ["cluster-00/0-0.jpg", "cluster-11/0-0.jpg", "cluster-11/1-1.jpg"]
+    assert names(tmp_path / "out") == ["cluster-00/0-0.jpg", "cluster-11/0-0.jpg", "cluster-11/1-1.jpg", "clusters.csv"]
     copy = tmp_path / "out" / "cluster-11" / "0-0.jpg"
     assert copy.is_symlink() == links
     assert copy.read_bytes() == (tmp_path / "data" / "two" / "0.jpg").read_bytes()
@@ -42,7 +44,7 @@ def test_a_folder_for_each_cluster_most_typical_first(images: Images, tmp_path: 
 def test_images_of_an_array_become_files(tmp_path: Path) -> None:
     array = tiny.images(4)
     sort_into(tmp_path / "out", TABLE, open_data(array, DataSettings()).images)
-    assert names(tmp_path / "out") == ["cluster-00/0-0.png", "cluster-11/0-2.png", "cluster-11/1-1.png"]
+    assert names(tmp_path / "out") == ["cluster-00/0-0.png", "cluster-11/0-2.png", "cluster-11/1-1.png", "clusters.csv"]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "cluster-11" / "0-2.png")), array[2])
 
 
@@ -68,7 +70,7 @@ def test_members_of_a_tar_are_copied_unchanged(tmp_path: Path) -> None:
     contents = packing.pngs(4)
     packing.tar(tmp_path / "photos.tar", {f"{i}.png": content for i, content in enumerate(contents)})
     sort_into(tmp_path / "out", TABLE, open_data(str(tmp_path / "photos.tar"), DataSettings()).images)
-    assert names(tmp_path / "out") == ["cluster-00/0-0.png", "cluster-11/0-2.png", "cluster-11/1-1.png"]
+    assert names(tmp_path / "out") == ["cluster-00/0-0.png", "cluster-11/0-2.png", "cluster-11/1-1.png", "clusters.csv"]
     assert (tmp_path / "out" / "cluster-11" / "0-2.png").read_bytes() == contents[2]
 
 
@@ -76,7 +78,7 @@ def test_rows_of_a_parquet_file_become_files(tmp_path: Path) -> None:
     packing.parquet(tmp_path / "photos.parquet", {"image": packing.structs(packing.pngs(4))})
     images = open_data(str(tmp_path / "photos.parquet"), DataSettings()).images
     sort_into(tmp_path / "out", TABLE, images)
-    assert len(names(tmp_path / "out")) == 3
+    assert len(names(tmp_path / "out")) == 4
     written = np.asarray(Image.open(tmp_path / "out" / "cluster-00" / "0-0.png"))
     np.testing.assert_array_equal(written, images.decode(0).pixels.permute(1, 2, 0).numpy())
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from selfcluster.data.sources import open_data
+from selfcluster.inference.names import read_names
 from selfcluster.reporting.prototypes import PrototypeGalleries, PrototypeGallery
 from selfcluster.reporting.render import build
 from selfcluster.settings.config import DataSettings
@@ -264,6 +265,65 @@ def test_a_name_is_stored_shown_and_exported(page: browser.Browser, file: Path, 
     size = page.value("parseInt(document.querySelector('.card .size').textContent)")
     assert [row["cluster"] for row in rows if row["name"] == name] == [number] * size
     assert {row["name"] for row in rows} == {name, ""}
+
+
+def _exported(page: browser.Browser, folder: Path) -> list[dict[str, str]]:
+    folder.mkdir()
+    page.downloads_to(folder)
+    page.click("#export")
+    began = time.monotonic()
+    while not (kept := list(folder.glob("*.csv"))):
+        assert time.monotonic() - began < 10
+        time.sleep(0.05)
+    with io.StringIO(kept[0].read_bytes().decode("utf-8"), newline="") as text:
+        return list(csv.DictReader(text))
+
+
+def _cut(page: browser.Browser, k: int) -> None:
+    page.value(
+        f"(s => {{ s.value = {k}; for (const e of ['input', 'change']) s.dispatchEvent(new Event(e)); }})(document.querySelector('#cut'))"
+    )
+
+
+SIZES = "[...document.querySelectorAll('.card .size')].map(e => parseInt(e.textContent))"
+
+
+def test_clusters_are_cut_coarser_and_split_and_the_page_remembers(page: browser.Browser, file: Path, tmp_path: Path) -> None:
+    assert page.value("document.querySelector('#cut-n').textContent") == "4"
+    assert page.value("document.querySelector('#cut').max") == "4"
+    before = page.value(SIZES)
+    page.click(".card .name")
+    page.type("kept")
+    _cut(page, 2)
+    assert len(page.value(SIZES)) == 2
+    assert sum(page.value(SIZES)) == 61
+    rows = _exported(page, tmp_path / "two")
+    assert {int(row["cluster"]) for row in rows if not row["name"]} - {0, 1, 2, 3}  # a new cluster has a new number
+    page.open(file)
+    assert len(page.value(SIZES)) == 2
+    page.value("[...document.querySelectorAll('.card-foot button')].find(e => e.textContent === 'Split').click()")
+    assert len(page.value(SIZES)) == 3
+    page.click("#undo")
+    assert len(page.value(SIZES)) == 2
+    page.click("#as-found")
+    assert page.value(SIZES) == before
+    assert page.value("document.querySelector('.card .name').value") == "kept"
+    assert page.value("document.querySelector('#as-found').disabled")
+
+
+def test_what_is_arranged_in_the_page_can_be_read_by_apply(page: browser.Browser, photos: Path, tmp_path: Path) -> None:
+    _cut(page, 3)
+    for place, name in enumerate(["cats", "dogs", "cats"]):
+        page.value(f"document.querySelectorAll('.card .name')[{place}].focus()")
+        page.type(name)
+    assert "once applied" in page.value("document.querySelector('.card .meta').textContent")
+    _exported(page, tmp_path / "names")
+    (kept,) = (tmp_path / "names").glob("*.csv")
+    table = pages.clustered(open_data(str(photos), DataSettings()).images).table
+    sizes = page.value(SIZES)
+    found = read_names(kept, table, ("",) * 4)
+    assert sorted(found.names) == ["cats", "dogs"]
+    assert sorted(np.bincount(found.groups)) == sorted([sizes[0] + sizes[2], sizes[1]])
 
 
 def test_all_images_of_a_cluster_can_be_shown(page: browser.Browser) -> None:

@@ -3,8 +3,8 @@ const CARDS_AT_A_TIME = 24;
 const MEMBERS_AT_A_TIME = 300;
 
 const orders = {
-  size: (a, b) => content.clusters[b].size - content.clusters[a].size || a - b,
-  cohesion: (a, b) => content.clusters[b].cohesion - content.clusters[a].cohesion || a - b,
+  size: (a, b) => clusters[b].size - clusters[a].size || a - b,
+  cohesion: (a, b) => clusters[b].cohesion - clusters[a].cohesion || a - b,
   // Clusters with a given name come first.
   name: (a, b) => (givenName(b) !== "") - (givenName(a) !== "") || nameOf(a).localeCompare(nameOf(b), "en", { numeric: true }),
 };
@@ -12,7 +12,7 @@ let listed = [];
 let matchesIn = null; // number of matches in each cluster during a search, otherwise null
 
 function card(cluster) {
-  const c = content.clusters[cluster];
+  const c = clusters[cluster];
   const item = made("li", { className: "card", id: `cluster-${c.number}` });
   item.style.setProperty("--color", cssColor(cluster));
   item.dataset.cluster = cluster;
@@ -31,10 +31,13 @@ function card(cluster) {
 }
 
 function metaOf(cluster) {
-  const c = content.clusters[cluster];
+  const c = clusters[cluster];
   const parts = [`cohesion ${c.cohesion.toFixed(2)}`];
   if (c.label !== null) parts.push(`${Math.round(100 * c.share)} % ${/^\d+$/.test(c.label) ? "label " : ""}${c.label}`);
   if (givenName(cluster)) parts.push(numberedName(cluster).toLowerCase());
+  if (/[\/\\:*?"<>|]|^[=+@.-]/.test(givenName(cluster))) parts.push("apply needs a name that a folder can have");
+  const alike = clusters.filter((c, other) => other !== cluster && givenName(cluster) && givenName(other) === givenName(cluster));
+  if (alike.length) parts.push(`one with ${alike.map((other) => other.number).join(", ")} once applied`);
   if (matchesIn) parts.push(`${counted(matchesIn[cluster])} matches`);
   return parts.join(" · ");
 }
@@ -54,17 +57,23 @@ function inColumns(element, columns) {
 }
 
 function foot(cluster, item) {
-  const c = content.clusters[cluster];
+  const c = clusters[cluster];
   const shown = membersOf[cluster].length;
   const all = made("button", { type: "button", className: "link", textContent: shown < c.size ? `Show ${counted(shown)} of ${counted(c.size)}` : `Show all ${counted(shown)}` });
   const onMap = made("button", { type: "button", className: "link", textContent: "On the map" });
   onMap.addEventListener("click", () => focusOnMap(cluster));
   const element = made("div", { className: "card-foot" }, all, onMap);
+  if (tree && partsOf(cut[cluster]).length) {
+    const parting = made("button", { type: "button", className: "link", textContent: "Split" });
+    parting.setAttribute("aria-label", `Split ${nameOf(cluster)} in two`);
+    parting.addEventListener("click", () => split(cluster));
+    element.append(parting);
+  }
   all.addEventListener("click", () => showMembers(cluster, item, element, all));
   if (c.similar.length) {
     const similar = made("span", { className: "similar" }, "Similar: ");
     for (const number of c.similar) {
-      const other = placeOfNumber.get(number);
+      const other = clusters.findIndex((c) => c.number === number);
       const link = made("button", { type: "button", className: "link", textContent: nameOf(other) });
       link.dataset.named = other;
       link.addEventListener("click", () => goToCluster(other));
@@ -74,8 +83,6 @@ function foot(cluster, item) {
   }
   return element;
 }
-
-const placeOfNumber = new Map(content.clusters.map((c, place) => [c.number, place]));
 
 function showMembers(cluster, item, before, button) {
   const old = item.querySelector(".members");
@@ -90,7 +97,7 @@ function showMembers(cluster, item, before, button) {
   box.shown = shown;
   box.append(
     made("p", { className: "kind", textContent: "Most typical first" }),
-    strip(members.slice(0, shown), `Images of cluster ${content.clusters[cluster].number}`, "tiny", false),
+    strip(members.slice(0, shown), `Images of cluster ${clusters[cluster].number}`, "tiny", false),
   );
   if (old) old.remove();
   item.insertBefore(box, before);
@@ -98,7 +105,7 @@ function showMembers(cluster, item, before, button) {
 }
 
 function listClusters() {
-  const all = content.clusters.map((_, place) => place);
+  const all = clusters.map((_, place) => place);
   const found = matchesIn ? all.filter((place) => matchesIn[place] || matchesName(place)) : all;
   listed = found.sort(orders[get("order").value]);
   get("cards").replaceChildren();
@@ -120,7 +127,7 @@ function goToCluster(cluster) {
     place = listed.indexOf(cluster);
   }
   if (place >= get("cards").childElementCount) moreCards(place + 1);
-  const item = get(`cluster-${content.clusters[cluster].number}`);
+  const item = get(`cluster-${clusters[cluster].number}`);
   item.scrollIntoView({ block: "center" });
   item.querySelector(".name").focus({ preventScroll: true });
 }
@@ -135,6 +142,6 @@ get("more").addEventListener("click", () => {
 nameListeners.push((cluster) => {
   for (const link of document.querySelectorAll(`[data-named="${cluster}"]`)) link.textContent = nameOf(cluster);
   for (const cell of document.querySelectorAll(`th[data-cluster="${cluster}"]`)) cell.textContent = nameOf(cluster);
-  const item = get(`cluster-${content.clusters[cluster].number}`);
-  if (item) item.querySelector(".meta").textContent = metaOf(cluster);
+  for (const item of get("cards").children) item.querySelector(".meta").textContent = metaOf(Number(item.dataset.cluster));
 });
+cutListeners.push(listClusters);

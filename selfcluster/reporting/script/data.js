@@ -13,7 +13,7 @@ function unpacked(column) {
   return new KINDS[column.kind](bytesOf(column.base64).buffer);
 }
 
-const clusterOf = unpacked(content.cluster);
+const clusterOf = Uint16Array.from(unpacked(content.cluster)); // place of its cluster among those shown
 const n = clusterOf.length;
 const xs = unpacked(content.x);
 const ys = unpacked(content.y);
@@ -38,9 +38,17 @@ const paths = [];
   for (let i = 0; i < n; i++) paths.push((previous = previous.slice(0, shared[i]) + content.paths[i]));
 }
 
-const membersOf = content.clusters.map(() => []);
-for (let i = 0; i < n; i++) membersOf[clusterOf[i]].push(i);
-for (const members of membersOf) members.sort((a, b) => distances[a] - distances[b]);
+// The clusters shown: those that the page was made with, or others from the tree.
+let clusters = content.clusters.map((c) => ({ ...c, key: String(c.number) }));
+let membersOf = [];
+
+// The points of each cluster, the most typical first.
+function collectMembers() {
+  membersOf = clusters.map(() => []);
+  for (let i = 0; i < n; i++) membersOf[clusterOf[i]].push(i);
+  for (const members of membersOf) members.sort((a, b) => distances[a] - distances[b]);
+}
+collectMembers();
 
 const get = (id) => document.getElementById(id);
 

@@ -29,7 +29,7 @@ const screenY = (i) => (view.y - ys[i] / 65535) * unit() + view.height / 2;
 const asPixel = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
 
 function prepareColors() {
-  const k = colorBy === "label" ? labels.length + 1 : content.clusters.length;
+  const k = colorBy === "label" ? labels.length + 1 : clusters.length;
   groupColors = new Int32Array(k);
   for (let i = 0; i < k; i++) groupColors[i] = asPixel(rgbOf(i));
   if (colorBy === "label") groupColors[labels.length] = asPixel([140, 140, 140]);
@@ -298,9 +298,20 @@ if (get("color")) {
     redraw();
   });
 }
-for (let i = 0; i < content.clusters.length; i++) {
-  const option = made("option", { value: String(i), textContent: nameOf(i) });
-  option.dataset.named = i;
-  get("focus").append(option);
+function listFocus() {
+  get("focus").length = 1;
+  for (let i = 0; i < clusters.length; i++) {
+    const option = made("option", { value: String(i), textContent: nameOf(i) });
+    option.dataset.named = i;
+    get("focus").append(option);
+  }
 }
+listFocus();
+cutListeners.push(() => {
+  focused = -1;
+  listFocus();
+  prepareColors();
+  hover(-1);
+  redraw();
+});
 nameListeners.push(() => hovered >= 0 && hover(-1));

@@ -1,4 +1,4 @@
-// Names that the user gives to clusters, stored in the browser for each clustering of each run.
+// Names of clusters: those of the run, or what the user calls them, stored in the browser for each clustering of each run.
 const STORE = `selfcluster-names-${content.key}`;
 let givenNames = {};
 try {
@@ -8,14 +8,14 @@ try {
 }
 const nameListeners = [];
 
-const numberedName = (cluster) => `Cluster ${content.clusters[cluster].number}`;
-const givenName = (cluster) => givenNames[content.clusters[cluster].number] || "";
+const numberedName = (cluster) => `Cluster ${clusters[cluster].number}`;
+const givenName = (cluster) => givenNames[clusters[cluster].key] ?? clusters[cluster].name;
 const nameOf = (cluster) => givenName(cluster) || numberedName(cluster);
 
 function giveName(cluster, name) {
-  const number = content.clusters[cluster].number;
-  if (name.trim()) givenNames[number] = name.trim();
-  else delete givenNames[number];
+  const { key, name: former } = clusters[cluster];
+  if (name.trim() !== former) givenNames[key] = name.trim();
+  else delete givenNames[key];
   try {
     localStorage.setItem(STORE, JSON.stringify(givenNames));
   } catch {
@@ -31,7 +31,7 @@ function namesAsCsv() {
   const lines = ["path,cluster,name"];
   for (let i = 0; i < n; i++) {
     const cluster = clusterOf[i];
-    lines.push([quoted(paths[i]), content.clusters[cluster].number, quoted(givenName(cluster))].join(","));
+    lines.push([quoted(paths[i]), clusters[cluster].number, quoted(givenName(cluster))].join(","));
   }
   return lines.join("\r\n") + "\r\n";
 }

@@ -3,7 +3,7 @@ const MAX_FOUND = 60;
 const lowered = [];
 let query = "";
 
-const matchesName = (place) => query !== "" && [nameOf(place), content.clusters[place].label || ""].some((text) => text.toLowerCase().includes(query));
+const matchesName = (place) => query !== "" && [nameOf(place), clusters[place].label || ""].some((text) => text.toLowerCase().includes(query));
 
 function search() {
   query = get("query").value.trim().toLowerCase();
@@ -13,8 +13,8 @@ function search() {
   } else {
     if (!lowered.length) for (const path of paths) lowered.push(path.toLowerCase());
     matched = new Uint8Array(n);
-    matchesIn = new Array(content.clusters.length).fill(0);
-    const named = content.clusters.map((_, place) => matchesName(place));
+    matchesIn = new Array(clusters.length).fill(0);
+    const named = clusters.map((_, place) => matchesName(place));
     const found = [];
     for (let i = 0; i < n; i++) {
       const byPath = lowered[i].includes(query) || (labelOf && labelOf[i] && labels[labelOf[i] - 1].toLowerCase().includes(query));
@@ -68,3 +68,4 @@ get("query").addEventListener("keydown", (event) => {
     get("clusters").scrollIntoView();
   } else if (event.key === "Escape") clearSearch();
 });
+cutListeners.push(() => query !== "" && search());

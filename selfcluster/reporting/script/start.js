@@ -55,7 +55,8 @@ for (const figure of document.querySelectorAll(".curve")) {
   });
 }
 
-for (let i = 0; i < content.clusters.length; i++) {
+if (tree) restoreCut();
+for (let i = 0; i < clusters.length; i++) {
   if (givenName(i)) for (const listener of nameListeners) listener(i);
 }
 listClusters();

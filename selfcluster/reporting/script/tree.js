@@ -1,0 +1,163 @@
+// The clusters cut anew: coarser, finer, or one of them in two. A cluster is a node of the tree of clusters, or, after its images were
+// regrouped by hand, one that the page was made with. Names belong to nodes, so they return with them.
+const tree = content.tree;
+const nLeaves = tree ? (tree.sizes.length + 1) / 2 : 0;
+const merges = tree && unpacked(tree.merges);
+const leafOf = tree && unpacked(tree.leaf);
+const leafDistances = tree && unpacked(tree.distance);
+const products = tree && unpacked(tree.products);
+const CUT_STORE = `selfcluster-cut-${content.key}`;
+const cutListeners = [];
+
+const childrenOf = (node) => (node < nLeaves ? [] : [merges[2 * (node - nLeaves)], merges[2 * (node - nLeaves) + 1]]);
+
+function leavesOf(id) {
+  if (id < 0) return tree.given.flatMap((number, leaf) => (number === content.clusters[-id - 1].number ? [leaf] : []));
+  const [leaves, open] = [[], [id]];
+  while (open.length) {
+    const node = open.pop();
+    if (node < nLeaves) leaves.push(node);
+    else open.push(...childrenOf(node));
+  }
+  return leaves;
+}
+
+// The two parts of a node that have images, or none.
+function partsOf(id) {
+  if (id < 0) return [];
+  const parts = childrenOf(id).filter((node) => tree.sizes[node]);
+  return parts.length === 1 ? partsOf(parts[0]) : parts;
+}
+
+// The place of the cluster that the page was made with at each node that is one.
+const foundAt = new Map();
+if (tree) {
+  const places = new Map(content.clusters.map((c, place) => [c.number, place]));
+  const nLeavesOf = content.clusters.map(() => 0);
+  const [owner, nWithin] = [[], []]; // of each node: the only cluster of its leaves, -1 for none, null for several; its leaves with images
+  for (const number of tree.given) if (number >= 0) nLeavesOf[places.get(number)]++;
+  for (let node = 0; node < tree.sizes.length; node++) {
+    if (node < nLeaves) [owner[node], nWithin[node]] = tree.given[node] < 0 ? [-1, 0] : [places.get(tree.given[node]), 1];
+    else {
+      const [a, b] = childrenOf(node);
+      owner[node] = owner[a] === owner[b] || owner[b] === -1 ? owner[a] : owner[a] === -1 ? owner[b] : null;
+      nWithin[node] = nWithin[a] + nWithin[b];
+    }
+    const place = owner[node];
+    if (place !== null && place >= 0 && nWithin[node] === nLeavesOf[place]) foundAt.set(node, place);
+  }
+}
+const nodeOfFound = new Map([...foundAt].map(([node, place]) => [place, node]));
+const asFound = content.clusters.map((_, place) => nodeOfFound.get(place) ?? -place - 1);
+let cut = asFound;
+let earlier = [];
+
+function cutTo(k) {
+  let nodes = [tree.sizes.length - 1];
+  while (nodes.length < k) {
+    // The last merge is undone first.
+    const last = Math.max(...nodes.filter((node) => partsOf(node).length));
+    if (last < 0) break;
+    nodes = [...nodes.filter((node) => node !== last), ...partsOf(last)];
+  }
+  return nodes;
+}
+
+function clusterAt(id, number) {
+  const place = id < 0 ? -id - 1 : foundAt.get(id);
+  if (place !== undefined) return { ...content.clusters[place], key: String(content.clusters[place].number) };
+  return {
+    key: `node-${id}`, number, name: "", size: tree.sizes[id], cohesion: tree.cohesion[id], label: tree.labels[id], share: tree.shares[id],
+    similar: [], typical: [], border: [], least_typical: [],
+  };
+}
+
+// Fills the galleries of a new cluster. An image is as typical of it as it is of its leaf.
+function fill(c, members) {
+  members.sort((a, b) => leafDistances[a] - leafDistances[b]);
+  c.typical = members.slice(0, 12);
+  c.least_typical = members.slice(12).slice(-8).reverse();
+}
+
+function findSimilar(placeOfLeaf) {
+  const k = clusters.length;
+  const sums = new Float64Array(k * k);
+  for (let i = 0; i < nLeaves; i++) {
+    if (!tree.sizes[i]) continue;
+    for (let j = 0; j < nLeaves; j++) if (tree.sizes[j]) sums[placeOfLeaf[i] * k + placeOfLeaf[j]] += valueOf(tree.products, products, i * nLeaves + j);
+  }
+  const length = (i) => Math.sqrt(Math.max(sums[i * k + i], 1e-12));
+  for (let i = 0; i < k; i++) {
+    const others = clusters.map((_, j) => j).filter((j) => j !== i);
+    others.sort((a, b) => sums[i * k + b] / length(b) - sums[i * k + a] / length(a));
+    clusters[i].similar = others.slice(0, 3).map((j) => clusters[j].number);
+  }
+}
+
+// Shows other clusters: nodes, or clusters of the page as -1 - place.
+function arrange(ids) {
+  cut = ids;
+  const firstNew = Math.max(...content.clusters.map((c) => c.number)) + 1;
+  const isNew = (id) => id >= 0 && !foundAt.has(id);
+  const bySize = ids.filter(isNew).sort((a, b) => tree.sizes[b] - tree.sizes[a]);
+  clusters = ids.map((id) => clusterAt(id, firstNew + bySize.indexOf(id)));
+  const placeOfLeaf = new Uint16Array(nLeaves);
+  ids.forEach((id, place) => leavesOf(id).forEach((leaf) => (placeOfLeaf[leaf] = place)));
+  for (let i = 0; i < n; i++) clusterOf[i] = placeOfLeaf[leafOf[i]];
+  collectMembers();
+  ids.forEach((id, place) => isNew(id) && fill(clusters[place], membersOf[place]));
+  if (ids !== asFound) findSimilar(placeOfLeaf);
+  try {
+    if (ids === asFound) localStorage.removeItem(CUT_STORE);
+    else localStorage.setItem(CUT_STORE, JSON.stringify(ids));
+  } catch {
+    get("not-kept").hidden = false;
+  }
+  showCut();
+  for (const listener of cutListeners) listener();
+}
+
+function change(ids) {
+  earlier.push(cut);
+  arrange(ids);
+}
+
+function split(cluster) {
+  const parts = partsOf(cut[cluster]);
+  change(cut.flatMap((id, place) => (place === cluster ? parts : [id])));
+  goToCluster(cluster);
+}
+
+function showCut() {
+  get("cut").value = clusters.length;
+  get("cut-n").textContent = counted(clusters.length);
+  get("undo").disabled = !earlier.length;
+  get("as-found").disabled = cut === asFound;
+  get("map-table").hidden = cut !== asFound;
+}
+
+function restoreCut() {
+  try {
+    const ids = JSON.parse(localStorage.getItem(CUT_STORE) || "null");
+    const leaves = ids && ids.flatMap(leavesOf);
+    const isWhole = leaves && new Set(leaves).size === leaves.length && leaves.filter((leaf) => tree.sizes[leaf]).length === tree.given.filter((number) => number >= 0).length;
+    if (isWhole) arrange(ids);
+  } catch {
+    // Nothing is stored, or it is of another version: the clusters stay as they were found.
+  }
+}
+
+if (tree) {
+  get("cut-tools").hidden = false;
+  get("cut").max = tree.sizes.slice(0, nLeaves).filter(Boolean).length;
+  showCut();
+  let isMoving = false;
+  get("cut").addEventListener("input", () => {
+    if (!isMoving) earlier.push(cut);
+    isMoving = true;
+    arrange(cutTo(Number(get("cut").value)));
+  });
+  get("cut").addEventListener("change", () => (isMoving = false));
+  get("undo").addEventListener("click", () => arrange(earlier.pop()));
+  get("as-found").addEventListener("click", () => change(asFound));
+}
