@@ -93,6 +93,11 @@ def _open(
     read = read_toml(Path(file)) if file is not None else SettingsFile({})
     profile = profile_of(method, preset, augmentation, read, str(flags.get("init", "random")))
     from_file, flags = _absolute(read.settings), _absolute(flags)
+    from_file.pop("extended_at", None)  # of the run that the file was written for
+    if flags.get("extended_at"):
+        raise ConfigError(
+            "extended_at is recorded when a finished run is made longer: --resume with --epochs, --max-steps or --max-minutes"
+        )
     if is_auto := flags.get("batch", from_file.get("batch")) == "auto":
         flags, from_file = ({name: value for name, value in given.items() if name != "batch"} for given in (flags, from_file))
     if method is None and read.method is None and profile.preset is None and profile.method == METHOD_THAT_ADAPTS:

@@ -45,6 +45,7 @@ function metaOf(cluster) {
 function kinds(c) {
   const element = made("div", { className: "kinds" });
   for (const [points, title] of [[c.border, "Border cases"], [c.least_typical, "Least typical"]]) {
+    if (!points.length) continue;
     element.append(made("div", {}, made("p", { className: "kind", textContent: title }), inColumns(strip(points, `${title} of cluster ${c.number}`), points.length > 3 ? 4 : 3)));
   }
   return element;

@@ -149,7 +149,7 @@ function restoreCut() {
 
 if (tree) {
   get("cut-tools").hidden = false;
-  get("cut").max = tree.sizes.slice(0, nLeaves).filter(Boolean).length;
+  get("cut").max = Math.min(tree.sizes.slice(0, nLeaves).filter(Boolean).length, Math.max(100, 4 * content.clusters.length));
   showCut();
   let isMoving = false;
   get("cut").addEventListener("input", () => {
