@@ -72,6 +72,8 @@ class Clusters:
     copy (what kind of copy; see `copies.Copies`), and label if labels are known."""
     features: Float[np.ndarray, "n f"]
     """Output of the encoder; NaN for an unreadable image."""
+    thumbnails: Float[np.ndarray, "n t"]
+    """See `duplicates.thumbnails`."""
     centroids: Centroids
     summaries: tuple[Summary, ...]
     """Clusters that are not empty, largest first."""
@@ -181,7 +183,7 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
     )
     return described(
         data,
-        embeddings.features,
+        embeddings,
         readable,
         centroids,
         of_image,
@@ -197,7 +199,7 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
 
 def described(
     data: Data,
-    features: Float[np.ndarray, "n f"],
+    embeddings: Embeddings,
     readable: Int64[np.ndarray, " r"],
     centroids: Centroids,
     of_image: Int64[np.ndarray, " r"],
@@ -206,10 +208,10 @@ def described(
     **columns: NDArray,
 ) -> Clusters:
     """Return clusters with their table and summaries; see `cluster_table` for the arguments."""
-    centered = torch.from_numpy(features[readable]) - centroids.center
+    centered = torch.from_numpy(embeddings.features[readable]) - centroids.center
     distances = _distances(centered, centroids.means, of_image)
     table = cluster_table(data, readable, of_image, centroids.names, nearest, distances, margins, **columns)
-    return Clusters(table, features, centroids, _summaries(of_image, distances, centroids))
+    return Clusters(table, embeddings.features, embeddings.thumbnails, centroids, _summaries(of_image, distances, centroids))
 
 
 def assign(run: OpenRun, images: Any) -> Assignment:

@@ -59,9 +59,9 @@ def _own_clusters(run: OpenRun, data: Data) -> tuple[Centroids, pa.Table]:
 
 def _regrouped(run: OpenRun, data: Data, centroids: Centroids, table: pa.Table, named: Partition) -> Clusters:
     """Return the clusters with other groups of images."""
-    features = embeddings_of(run, data.images).features
+    embeddings = embeddings_of(run, data.images)
     readable = np.flatnonzero(named.groups >= 0)
-    rows, groups = torch.from_numpy(features[readable]), named.groups[readable]
+    rows, groups = torch.from_numpy(embeddings.features[readable]), named.groups[readable]
     nearest = table["centroid"].to_numpy()[readable]
     points = compared(run, rows, centroids.layer, centroids.center)
     parts, of_part = np.unique(np.stack([nearest, groups], axis=1), axis=0, return_inverse=True)
@@ -74,7 +74,7 @@ def _regrouped(run: OpenRun, data: Data, centroids: Centroids, table: pa.Table, 
     kept = table.select(["is_outlier", "x", "y", "duplicate_of", "copy"]).take(pa.array(readable))
     return described(
         data,
-        features,
+        embeddings,
         readable,
         replace(centroids, vectors=vectors, clusters=clusters, names=named.names, means=means, tree=tree),
         groups,

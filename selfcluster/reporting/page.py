@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from selfcluster.clustering.tree import Tree
 from selfcluster.data.readers.images import Images
 from selfcluster.errors import ConfigError
+from selfcluster.evaluation.trust import Trust
 from selfcluster.reporting.prototypes import PrototypeGalleries
 from selfcluster.runs.environment import Environment
 from selfcluster.settings.config import Config
@@ -57,6 +58,7 @@ class Page:
         table: one row per image in the order of the data, as in `clusters.Clusters`, with the `COLUMNS` and optionally label.
         features: (n, F) float32, in the order of the table; NaN for an unreadable image.
         images: the images of the table.
+        trust: tests of encoder and clusters; None where there are none.
         tree: of the table's centroids; None for a page whose clusters cannot be cut anew.
         prototypes: galleries of the prototypes; None if the prototypes are the clusters.
         threads: threads that decode images.
@@ -72,6 +74,7 @@ class Page:
     table: pa.Table
     features: NDArray[np.float32]
     images: Images
+    trust: Trust | None = None
     tree: Tree | None = None
     prototypes: PrototypeGalleries | None = None
     threads: int = 1

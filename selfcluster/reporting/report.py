@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
@@ -21,10 +22,13 @@ from selfcluster.data.dataset import Data
 from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError
+from selfcluster.evaluation import trust
+from selfcluster.evaluation.trust import Trust
 from selfcluster.inference import clusters
 from selfcluster.inference.centroids import Centroids, read_centroids
 from selfcluster.inference.cluster_table import TABLE, read_table
 from selfcluster.inference.embeddings import embeddings_of
+from selfcluster.models.features import in_mode
 from selfcluster.reporting.page import COLUMNS, Limits, Page
 from selfcluster.reporting.prototypes import prototype_galleries
 from selfcluster.reporting.render import build
@@ -43,6 +47,7 @@ class _ClusteredImages:
     table: pa.Table
     """As in `clusters.Clusters`."""
     features: Float[Tensor, "n f"]
+    thumbnails: Float[Tensor, "n t"]
     centroids: Centroids
 
 
@@ -102,6 +107,7 @@ def report(
             # Images that could be read when they were clustered, but not now, must not be neighbors.
             features=features.nan_to_num().numpy(),
             images=opened.images,
+            trust=_trust(run, opened, clustered),
             tree=clustered.centroids.tree,
             prototypes=prototypes,
             threads=n_threads(run.config),
@@ -132,13 +138,40 @@ def _saved_clusters(run: OpenRun, data: Data) -> _ClusteredImages | None:
         logger.info(f"the clusters in {file} are of step {centroids.step:,}, but the run is at step {run.step:,}; making new ones")
         return None
     logger.info(f"showing the clusters in {file}")
-    return _ClusteredImages(table, torch.from_numpy(embeddings_of(run, data.images).features), centroids)
+    found = embeddings_of(run, data.images)
+    return _ClusteredImages(table, torch.from_numpy(found.features), torch.from_numpy(found.thumbnails), centroids)
 
 
 def _new_clusters(run: OpenRun, data: Data, k: NClusters, seed: int) -> _ClusteredImages:
     """Cluster the images, and save clusters of the run's own, so that the page and `assign` use the same ones."""
     found = clusters.cluster(run, data, k=k, seed=seed, keep=True)
-    return _ClusteredImages(found.table, torch.from_numpy(found.features), found.centroids)
+    return _ClusteredImages(found.table, torch.from_numpy(found.features), torch.from_numpy(found.thumbnails), found.centroids)
+
+
+def _trust(run: OpenRun, data: Data, clustered: _ClusteredImages) -> Trust | None:
+    """Test the encoder and the clusters; see `trust`."""
+    clusters_of_images = torch.from_numpy(clustered.table["cluster"].to_numpy().astype(np.int64))
+    index = np.flatnonzero((clusters_of_images >= 0).numpy() & ~clustered.features[:, 0].isnan().numpy())
+    config = run.config
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        return run.model.encode(pixels.to(run.device)).float().cpu()
+
+    with in_mode(run.model, training=False):
+        return trust.measure(
+            encode,
+            data.images,
+            index,
+            clustered.features[index],
+            clustered.thumbnails[index],
+            clusters_of_images[index],
+            pixels=config.crops.crop_pixels[0],
+            interpolation=config.model.interpolation,
+            mirror=config.augment.flip > 0,
+            seed=config.run.seed,
+            threads=n_threads(config),
+        )
 
 
 def _evaluation(run: OpenRun, data: Data) -> dict[str, Any] | None:

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selfcluster.evaluation.metric_titles import knn_metrics
+from selfcluster.evaluation.trust import Trust
 from selfcluster.reporting.curves import Rows, series
 from selfcluster.settings.config import BUNDLED, Config
 from selfcluster.training.health import WINDOW_STEPS, Health, Problem, falls, ln_k, problem_of
 
-VerdictState = Literal["healthy", "undertrained", "not learning", "collapsing", "not trained", "unknown"]
+VerdictState = Literal["healthy", "undertrained", "doubtful", "not learning", "collapsing", "not trained", "unknown"]
 
 HEADLINES: dict[VerdictState, str] = {
     "healthy": "It learns, and nothing points to a collapse.",
     "undertrained": "It has not finished learning: more training, or another setting, should help.",
+    "doubtful": "Do not trust these clusters yet: neighbors and clusters follow colors and places more than content.",
     "not learning": "It learns nothing from these images: change a setting, then train again.",
     "collapsing": "The embeddings no longer tell images apart: do not use this encoder.",
     "not trained": "These are clusters of the encoder's features; no network was trained on the images.",
@@ -51,6 +53,10 @@ _PRETRAINED = "pretrained encoder"
 _FLOORS = ("raw pixels", "patches", _PRETRAINED, "untrained encoder", "encoder before training")
 """Baselines that an encoder has to beat; an evaluation may contain other encoders too."""
 
+_ONLY_COLOR, _MUCH_COLOR = 0.9, 0.25
+"""Share of the images whose cluster their mean color tells, from which clusters are of color alone; and share of those outside the largest
+cluster from which color is worth a note."""
+
 _WAITS = 0.3
 """Share of the time that a step may wait for its images."""
 
@@ -59,7 +65,7 @@ _WAITS = 0.3
 class Sign:
     """One observation and what it means."""
 
-    means: Literal["good", "collapse", "not learning", "unfinished", "note"]
+    means: Literal["good", "collapse", "not learning", "doubt", "unfinished", "note"]
     text: str
 
 
@@ -80,27 +86,29 @@ class Verdict:
 _DECIDE: dict[VerdictState, str] = {
     "collapsing": "collapse",
     "not learning": "not learning",
+    "doubtful": "doubt",
     "undertrained": "unfinished",
     "healthy": "good",
 }
 """The kind of sign that decides for each state, worst first."""
 
 
-def judge(rows: Rows, config: Config[Any], figures: Mapping[str, Mapping[str, float]] | None = None) -> Verdict:
+def judge(rows: Rows, config: Config[Any], figures: Mapping[str, Mapping[str, float]] | None = None, trust: Trust | None = None) -> Verdict:
     """Return the verdict that follows from the metrics of a run.
 
     Args:
         rows: of metrics.jsonl, oldest first.
         config: of the run.
         figures: of an evaluation, by representation and metric; None where there is none.
+        trust: tests of encoder and clusters; None where there are none.
     Returns:
         the verdict; "unknown" where no loss was recorded.
     """
-    if config.method == "explore":
-        return Verdict("not trained", ())
+    tested = tuple(_tests(trust)) if trust is not None else ()
+    is_doubtful = any(sign.means == "doubt" for sign in tested)
     losses = _latest(rows, "train/loss")
-    if not losses:
-        return Verdict("unknown", ())
+    if config.method == "explore" or not losses:
+        return Verdict("doubtful" if is_doubtful else "not trained" if config.method == "explore" else "unknown", tested)
     health = Health(
         loss=sum(losses) / len(losses),
         loss_falls=falls(losses),
@@ -111,10 +119,29 @@ def judge(rows: Rows, config: Config[Any], figures: Mapping[str, Mapping[str, fl
     problem = problem_of(health)
     signs = [Sign("collapse" if problem == "same embedding" else "not learning", _reason(problem, health))] if problem else []
     signs += [*_embeddings(rows, health, problem), *_clusters(rows, config.n_prototypes[0]), *_loss(rows, health, problem)]
-    signs += [*_course(rows, config), *_floors(figures or {})]
+    signs += [*_course(rows, config), *_floors(figures or {}), *tested]
     meanings = {sign.means for sign in signs}
     state: VerdictState = next((state for state, kind in _DECIDE.items() if kind in meanings), "healthy")
     return Verdict(state, tuple(sorted(signs, key=lambda sign: (sign.means != _DECIDE[state], sign.means == "note"))))
+
+
+def _tests(trust: Trust) -> Iterator[Sign]:
+    """Yield signs of whether the encoder recognizes images, and whether clusters follow more than color."""
+    how = "gray, cropped and mirrored" if trust.are_mirrored else "gray and cropped"
+    found = f"{how.capitalize()}, {_percent(trust.found)} of {trust.n:,} images are found again by their features"
+    pixels = f"by a few raw pixels, {_percent(trust.found_by_pixels)}"
+    if trust.found > trust.found_by_pixels:
+        yield Sign("good", f"{found}; {pixels}.")
+    else:
+        yield Sign("doubt", f"{found}, no more than {pixels}. Train longer, or use a pretrained encoder: selfcluster explore.")
+    excess = (trust.cluster_by_color - trust.largest) / max(1 - trust.largest, 1e-9)
+    by_color = f"The mean color of an image tells the cluster of {_percent(trust.cluster_by_color)} of the images"
+    if trust.cluster_by_color >= _ONLY_COLOR and excess >= _MUCH_COLOR:
+        yield Sign("doubt", f"Clusters only follow color or brightness. {by_color}.")
+    elif excess >= _MUCH_COLOR:
+        yield Sign("note", f"Clusters follow color in part. {by_color}, where the largest cluster has {_percent(trust.largest)}.")
+    else:
+        yield Sign("good", f"Clusters follow more than color. {by_color}, where the largest cluster has {_percent(trust.largest)}.")
 
 
 def _latest(rows: Rows, name: str) -> list[float]:
