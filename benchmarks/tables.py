@@ -59,6 +59,7 @@ def results() -> str:
         _first_labels(),
         _number_of_clusters(),
         _copies(),
+        _outliers(),
         *(_quality(recorded(file.stem)) for file in sorted(RESULTS.glob("quality-*.json"))),
         *speed_tables.sections(),
     ]
@@ -187,6 +188,31 @@ def _copies() -> str:
         for r in result["found"]
     ]
     return f"{intro}\n\n{table(['seed', *kinds, 'others, photos', 'others, textures'], rows)}"
+
+
+def _outliers() -> str:
+    """Return the section on outliers."""
+    result = recorded("outliers")
+    bases = list(result["shares"])
+    names = ["its own", *bases, "noise", "colors"]
+    intro = (
+        "## Outliers\n\nPer cent of new images beyond the limit that 1 % of the clustered ones exceed, with the features of `explore`: of the other half of the same set, up to 1,000 of "
+        "other sets, of noise (single pixels, gray, smooth) and of single colors. "
+        "Rows are what was clustered, columns what is new. Medians over three seeds."
+    )
+    rows = [
+        [
+            base,
+            *(
+                f"{100 * result['shares'][base][name]['median']:.{1 if name == 'its own' else 0}f}"
+                if name in result["shares"][base]
+                else ""
+                for name in names
+            ),
+        ]
+        for base in bases
+    ]
+    return f"{intro}\n\n{table(['clustered', *names], rows)}"
 
 
 def _quality(result: dict[str, Any]) -> str:

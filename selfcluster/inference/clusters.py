@@ -67,8 +67,8 @@ class Clusters:
     table: pa.Table
     """A row for each image, in the order of the data: path, index, cluster (-1 if unreadable), name (null if the cluster has none), centroid
     (the nearest one; several make up a cluster), distance (1 - cosine of the centered features with the cluster's mean direction), margin
-    (how much farther the nearest centroid of another cluster is), rank_in_cluster (0 for the most typical), is_outlier (far from all
-    clusters, as 1 % are; see `outliers.fit_outlier_model`), x and y (position on the map), duplicate_of (index of an earlier copy, or null),
+    (how much farther the nearest centroid of another cluster is), rank_in_cluster (0 for the most typical), is_outlier (unlike the other
+    images, as 1 % are; see `outliers.fit_outlier_model`), x and y (position on the map), duplicate_of (index of an earlier copy, or null),
     copy (what kind of copy; see `copies.Copies`), and label if labels are known."""
     features: Float[np.ndarray, "n f"]
     """Output of the encoder; NaN for an unreadable image."""
@@ -87,8 +87,8 @@ class Assignment:
     """New images in the clusters of a run."""
 
     table: pa.Table
-    """A row for each image, as in `Clusters.table` but for the map and copies; ranks are among these images. An outlier is far from all
-    clusters, so that it may belong to none."""
+    """A row for each image, as in `Clusters.table` but for the map and copies; ranks are among these images. An outlier is unlike the
+    images that were clustered, so that it may belong to no cluster."""
 
     def __repr__(self) -> str:
         clusters, n_outliers = self.table["cluster"].to_numpy(), pc.sum(self.table["is_outlier"]).as_py()
@@ -165,7 +165,8 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
     of_image = found.clusters[nearest.numpy()]
     number = by_size(of_image, int(found.clusters.max()) + 1)
     of_image, names = number[of_image], ("",) * len(number)
-    outliers, outlier_distances = fit_outlier_model(features, torch.from_numpy(of_image), seed=seed)
+    is_trained_on_others = run.config.model.init != "random"
+    outliers, is_outlier = fit_outlier_model(features, None if is_trained_on_others else torch.from_numpy(of_image), seed=seed)
     looks = torch.from_numpy(embeddings.thumbnails[readable])
     copies = find_copies(data.images, readable, features - center, looks, threads=n_threads(run.config))
     places = project(features, projection, seed=seed)
@@ -189,7 +190,7 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
         of_image,
         nearest.numpy(),
         margins.numpy(),
-        is_outlier=(outlier_distances > outliers.limit).numpy(),
+        is_outlier=is_outlier.numpy(),
         x=places[:, 0],
         y=places[:, 1],
         duplicate_of=np.where(copies.first >= 0, readable[copies.first], -1),
@@ -227,7 +228,7 @@ def assign(run: OpenRun, images: Any) -> Assignment:
         if len(readable) == 0:
             raise DataError(_none_readable(data))
         of_image, nearest, margins = nearest_clusters(run, features, centroids)
-        is_outlier = centroids.outliers.distances(features) > centroids.outliers.limit
+        is_outlier = centroids.outliers.are_outliers(features)
         distances = _distances(features - centroids.center, centroids.means, of_image)
         return Assignment(cluster_table(data, readable, of_image, centroids.names, nearest, distances, margins, is_outlier.numpy()))
 

@@ -15,7 +15,6 @@ from torch.nn.functional import normalize
 
 import selfcluster as sc
 from selfcluster.api import Run
-from selfcluster.clustering.outliers import fit_outlier_model
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.inference.centroids import read_centroids
 from selfcluster.inference.cluster_table import read_table, write_table
@@ -121,22 +120,6 @@ def test_every_method_has_clusters_that_new_images_can_be_assigned_to(method: st
     for name in ("cluster", "rank_in_cluster"):
         assert again[name].to_pylist() == found.table[name].to_pylist()
     np.testing.assert_allclose(again["distance"].to_numpy(), found.table["distance"].to_numpy(), atol=1e-5)
-
-
-def test_outliers_are_found_and_old_images_are_not_among_them(run: Run, tmp_path: Path) -> None:
-    draw = torch.Generator().manual_seed(0)
-    centers = 3 * torch.randn(4, 16, generator=draw)
-    points = torch.cat([c + torch.randn(200, 16, generator=draw) * torch.linspace(0.1, 2, 16) for c in centers])
-    known, distances = fit_outlier_model(points, torch.arange(4).repeat_interleave(200))
-    assert int((distances > known.limit).sum()) == 8  # one in a hundred
-    new = centers[0] + torch.randn(2000, 16, generator=draw) * torch.linspace(0.1, 2, 16)
-    assert 0.002 < float((known.distances(new) > known.limit).float().mean()) < 0.03
-    # The same distance is normal in a direction of large variation and an outlier in one of small variation.
-    assert (
-        float(known.distances(centers[:1] + 2 * torch.eye(16)[15:]))
-        < known.limit
-        < float(known.distances(centers[:1] + 2 * torch.eye(16)[:1]))
-    )
 
 
 def test_new_images_of_another_kind_are_outliers(run: Run, tmp_path: Path) -> None:
