@@ -4,7 +4,7 @@ Scores see different kinds of them (docs/log.md has figures): the distance to th
 centered, sees other domains and noise; the share of centered features outside their leading components sees other objects. Networks that were
 trained on the images alone map nearly everything near something they know; for them, the distance to the nearest cluster's mean counts too, in
 the metric of the variation within clusters. Each score is scaled by its median and 99 % quantile over the clustered images, and the largest
-one counts. All is measured on half of the images by a model fitted to the other half, so that they count as new images do.
+one counts. All is measured on a tenth of the images by a model fitted to the others, so that they count as new images do.
 
 Sources: Sun et al., "Out-of-distribution detection with deep nearest neighbors", arXiv 2204.06507; Wang et al., "ViM: out-of-distribution with
 virtual-logit matching", arXiv 2203.10807; Lee et al., "A simple unified framework for detecting out-of-distribution samples and adversarial
@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int64
+from scipy.linalg import eigh
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -25,14 +26,14 @@ from torch.nn.functional import normalize
 from selfcluster import randomness
 
 _QUANTILE = 0.99
-_FEWEST = 4
-"""Rows that can be split into two halves; among fewer there are no outliers."""
+_FEWEST, _PARTS = 4, 10
+"""Rows among which there can be outliers, and the parts that each are measured by a model of the others."""
 _MOST = 5000
 """Images that others are compared with, and that the components are of."""
 _N_COMPONENTS, _ROWS_PER_COMPONENT = 256, 4
 _ROWS = 4096
 """Rows compared with all images at a time."""
-_HALVES = 0xFA
+_SPLIT = 0xFA
 """Key of the random draws."""
 
 
@@ -90,21 +91,22 @@ class OutlierModel:
 def fit_outlier_model(
     features: Float[Tensor, "n f"], clusters: Int64[Tensor, " n"] | None = None, *, seed: int = 0
 ) -> tuple[OutlierModel, Tensor]:
-    """Return the model, and whether each image is an outlier by a model fitted to the half that does not contain it.
+    """Return the model, and whether each image is an outlier by a model fitted without it.
 
     Args:
         features: the encoder's output, at least two rows; among fewer than four there are no outliers.
         clusters: of the images, for a network that was trained on them alone; None for one that was trained on many others.
-        seed: random seed of the halves and of the sample.
+        seed: random seed of the parts and of the sample.
     """
     whole = _fitted(features, clusters, seed)
     if len(features) < _FEWEST:
         return whole, torch.zeros(len(features), dtype=torch.bool)
-    order = torch.from_numpy(randomness.permutation(len(features), seed, _HALVES))
-    halves, scores = (order[::2], order[1::2]), torch.empty(len(features), len(whole.usual))
-    for fitted, measured in (halves, halves[::-1]):
-        half = _fitted(features[fitted], clusters[fitted] if clusters is not None else None, seed)
-        scores[measured] = half._scores(features[measured])
+    part = torch.from_numpy(randomness.permutation(len(features), seed, _SPLIT)) % min(_PARTS, len(features))
+    scores = torch.empty(len(features), len(whole.usual))
+    for number in part.unique():
+        others = part != number
+        model = _fitted(features[others], clusters[others] if clusters is not None else None, seed)
+        scores[~others] = model._scores(features[~others])
     scaled = OutlierModel(**{**whole.tensors(), "usual": scores.median(dim=0).values, "high": torch.quantile(scores, _QUANTILE, dim=0)})
     combined = scaled._scaled(scores)
     limit = torch.quantile(combined, _QUANTILE)
@@ -113,13 +115,14 @@ def fit_outlier_model(
 
 def _fitted(features: Float[Tensor, "n f"], clusters: Int64[Tensor, " n"] | None, seed: int) -> OutlierModel:
     """Return a model of these images, whose scores are not yet scaled."""
-    chosen = torch.from_numpy(randomness.permutation(len(features), seed, _HALVES, 1)[:_MOST])
+    chosen = torch.from_numpy(randomness.permutation(len(features), seed, _SPLIT, 1)[:_MOST])
     sample = features[chosen]
     center = sample.mean(dim=0)
-    centered = (sample - center).double()
+    centered = (sample - center).numpy()
     n_components = max(1, min(_N_COMPONENTS, len(sample) // _ROWS_PER_COMPONENT, sample.shape[1] - 1))
-    _, directions = torch.linalg.eigh(centered.T @ centered)
-    components = directions[:, -n_components:].T.float().contiguous()
+    width = centered.shape[1]
+    _, directions = eigh(centered.T @ centered, subset_by_index=[width - n_components, width - 1])
+    components = torch.from_numpy(directions.T.copy())
     if clusters is None:
         means, metric = sample[:0], sample[:0]
     else:
