@@ -6,6 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 
+def n_images(n: int) -> str:
+    """Format a number of images: 1 image, 4,968 images."""
+    return f"{n:,} image{'' if n == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Format a duration: 45 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)

@@ -130,6 +130,8 @@ def test_arguments_in_any_order_become_typed_fields() -> None:
         ("evaluate runs/x --only knm", "--only"),
         ("evaluate --only knn runs/x", "unknown --only 'runs/x'"),
         ("cluster runs/x --image photos", "unknown flag '--image'"),
+        ("cluster runs/x --n-clusters 5", "unknown flag '--n-clusters'; did you mean '--k'?"),
+        ("train photos --batch-size 8", "unknown flag '--batch-size'; did you mean '--batch'?"),
         ("train digits --no-compil", "did you mean '--no-compile'?"),
         ("evaluate runs/x --finetun", "unknown flag '--finetun'; did you mean '--finetune'?"),
     ],

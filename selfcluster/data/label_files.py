@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from selfcluster.data.readers.folder import FolderImages
 from selfcluster.data.readers.images import Images, read_array
 from selfcluster.data.readers.labels import labels_of
 from selfcluster.errors import DataError
@@ -33,6 +35,14 @@ def set_labels(images: Images, labels: str) -> None:
         raise DataError(f"labels {labels!r} must be auto, none, a .csv file with lines path,label, or a .npy file")
 
 
+def _names_of(path: str, root: Path | None) -> Iterator[str]:
+    """Yield what a file of labels may call an image: as we do, with its folder, or by its absolute path."""
+    yield path
+    if root is not None:
+        yield str(root / path)
+        yield str(root.resolve() / path)
+
+
 def _read_csv(file: Path, images: Images) -> list[str]:
     """Return the label of each image, empty for an image without one."""
     try:
@@ -40,7 +50,8 @@ def _read_csv(file: Path, images: Images) -> list[str]:
             rows = {row[0].strip(): row[1].strip() for row in csv.reader(lines) if len(row) >= 2}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read labels from {str(file)!r}: {error}") from None
-    values = [rows.get(images.path(index), "") for index in range(len(images))]
+    root = images.root if isinstance(images, FolderImages) else None
+    values = [next((rows[name] for name in _names_of(images.path(index), root) if name in rows), "") for index in range(len(images))]
     if not any(values):
         raise DataError(f"no path in {str(file)!r} matches an image; the first image is {images.path(0)!r}")
     # A negative number means no label, as in an array.

@@ -17,7 +17,7 @@ from selfcluster.errors import DataError
 from selfcluster.evaluation import clusters, finetune, knn, label_free, linear, retrieval
 from selfcluster.evaluation.protocol import EvaluationData, LabeledSubset, Split, Subset
 from selfcluster.evaluation.representations import Network, Representation
-from selfcluster.formatting import duration
+from selfcluster.formatting import duration, n_images
 from selfcluster.runs.log import Log
 from selfcluster.runs.run import OpenRun
 
@@ -86,7 +86,7 @@ class Suite:
         rows = self.representation.of_images(
             images, index, lambda n: self.log.working(f"{name}: reading", n, len(index), n / (time.perf_counter() - started))
         )
-        self.log.say(f"{name}: {len(index):,} images in {duration(time.perf_counter() - started)}")
+        self.log.say(f"{name}: {n_images(len(index))} in {duration(time.perf_counter() - started)}")
         readable = ~rows.isnan().any(dim=1)
         if not readable.any():
             raise DataError(f"none of {len(readable):,} images can be read (first: {images.path(int(index[0]))!r})")

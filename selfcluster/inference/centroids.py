@@ -100,9 +100,8 @@ def read_centroids(folder: Path) -> Centroids:
             metadata["digest"],
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{str(file)!r} is damaged, or of an older version: {error}; run selfcluster cluster {folder} again"
-        ) from None
+        reason = "is of an older version" if isinstance(error, (KeyError, TypeError)) else f"is damaged: {error}"
+        raise CheckpointError(f"{str(file)!r} {reason}; run selfcluster cluster {folder} again") from None
 
 
 def by_size(clusters: Int64[np.ndarray, " n"], n_clusters: int) -> Int64[np.ndarray, " k"]:

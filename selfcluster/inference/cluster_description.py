@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfcluster.formatting import n_images
 from selfcluster.formatting import table as tabulated
 from selfcluster.inference.clusters import Clusters
 
@@ -20,7 +21,7 @@ def describe(found: Clusters) -> str:
     table, typical = found.table, _most_typical(found.table)
     by = "embeddings" if found.centroids.layer == "head" else "features"
     n_empty = found.centroids.n_clusters - len(found.summaries)
-    lines = [f"{_images(len(table))} in {len(found.summaries):,} clusters, by {by}" + (f" ({n_empty} more are empty)" if n_empty else "")]
+    lines = [f"{n_images(len(table))} in {len(found.summaries):,} clusters, by {by}" + (f" ({n_empty} more are empty)" if n_empty else "")]
     rows = [["cluster", "images", "cohesion", "nearest", "most typical", "name"]]
     for s in found.summaries[:_N_SHOWN]:
         rows.append([str(s.cluster), f"{s.size:,}", f"{s.cohesion:.3f}", " ".join(map(str, s.nearest)), typical[s.cluster], s.name])
@@ -44,7 +45,7 @@ def describe_assigned(table: pa.Table) -> str:
     rows = [["cluster", "images", "most typical", "name"], *([str(c), f"{sizes[c]:,}", typical[c], names[c] or ""] for c in largest)]
     n_used = int((sizes > 0).sum())
     lines = [
-        f"{_images(len(table))} in {n_used:,} cluster{'' if n_used == 1 else 's'}",
+        f"{n_images(len(table))} in {n_used:,} cluster{'' if n_used == 1 else 's'}",
         tabulated(_without_empty_names(rows), right=(0, 1)),
     ]
     if n_used > _N_SHOWN:
@@ -54,10 +55,6 @@ def describe_assigned(table: pa.Table) -> str:
     if n_unreadable:
         lines.append(f"{n_unreadable:,} images cannot be read (cluster -1)")
     return "\n".join(lines)
-
-
-def _images(n: int) -> str:
-    return f"{n:,} image{'' if n == 1 else 's'}"
 
 
 def _without_empty_names(rows: list[list[str]]) -> list[list[str]]:

@@ -31,6 +31,7 @@ from selfcluster.data.dataset import Data
 from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
+from selfcluster.formatting import n_images
 from selfcluster.inference.centroids import Centroids, by_size, read_centroids, write_centroids
 from selfcluster.inference.cluster_table import TABLE, cluster_table, read_table, write_table
 from selfcluster.inference.copies import find_copies
@@ -79,7 +80,7 @@ class Clusters:
     """Clusters that are not empty, largest first."""
 
     def __repr__(self) -> str:
-        return f"Clusters({len(self.table):,} images in {len(self.summaries):,} clusters, the largest of {self.summaries[0].size:,})"
+        return f"Clusters({n_images(len(self.table))} in {len(self.summaries):,} clusters, the largest of {self.summaries[0].size:,})"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Assignment:
 
     def __repr__(self) -> str:
         clusters, n_outliers = self.table["cluster"].to_numpy(), pc.sum(self.table["is_outlier"]).as_py()
-        return f"Assignment({len(clusters):,} images in {len(np.unique(clusters[clusters >= 0])):,} clusters, {n_outliers:,} outliers)"
+        return f"Assignment({n_images(len(clusters))} in {len(np.unique(clusters[clusters >= 0])):,} clusters, {n_outliers:,} outliers)"
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ def _keep_names(folder: Path) -> None:
 
 def find_in_features(centered: Float[Tensor, "n f"], k: NClusters, seed: int) -> Found:
     """Return the leaves of a tree of clusters, cut to k clusters, or to as many as stand out."""
-    logger.info(f"clustering {len(centered):,} images")
+    logger.info(f"clustering {n_images(len(centered))}")
     found = find_clusters(centered, k=k if isinstance(k, int) else None, seed=seed)
     if isinstance(k, int):
         n_clusters = k
@@ -346,7 +347,7 @@ def _check_enough(n: int, k: NClusters, data: Data) -> None:
     if n < 2:
         raise DataError("one image cannot be clustered; give more images")
     if isinstance(k, int) and n < k:
-        raise DataError(f"{n:,} images are fewer than {k:,} clusters; lower k, or give more images")
+        raise DataError(f"{n_images(n)} are fewer than {k:,} clusters; lower k, or give more images")
 
 
 def _none_readable(data: Data) -> str:

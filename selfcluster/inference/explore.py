@@ -205,9 +205,10 @@ def _check_finite(model: ClusterModel, config: Config[Any], images: Images, devi
 
 
 def _check_enough(n: int, k: NClusters) -> None:
-    fewest = k if isinstance(k, int) else 2
-    if n < fewest:
-        raise DataError(f"{n:,} readable images are fewer than {fewest} clusters; lower k, or give more images")
+    if n == 1:
+        raise DataError("one image cannot be clustered; give more images")
+    if isinstance(k, int) and n < k:
+        raise DataError(f"{n:,} readable images are fewer than {k} clusters; lower k, or give more images")
 
 
 def _resolved(config: Config[Any]) -> ResolvedConfig:

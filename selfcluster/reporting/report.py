@@ -24,6 +24,7 @@ from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError
 from selfcluster.evaluation import trust
 from selfcluster.evaluation.trust import Trust
+from selfcluster.formatting import n_images
 from selfcluster.inference import clusters
 from selfcluster.inference.centroids import Centroids, read_centroids
 from selfcluster.inference.cluster_table import TABLE, read_table
@@ -88,7 +89,7 @@ def report(
         features = clustered.features.clone()
         features[torch.from_numpy(clustered.table["cluster"].to_numpy() < 0)] = torch.nan
         limits = limits or Limits()
-        logger.info(f"building a page of {min(limits.n_points, len(clustered.table)):,} images: neighbors and thumbnails")
+        logger.info(f"building a page of {n_images(min(limits.n_points, len(clustered.table)))}: neighbors and thumbnails")
 
         def scores(rows: Tensor) -> Tensor:
             return run.model.prototypes(run.model.head(rows.to(run.device)).float())[0].cpu()

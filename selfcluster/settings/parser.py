@@ -195,10 +195,23 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+_ALSO_CALLED = {
+    **dict.fromkeys(("--n-clusters", "--num-clusters", "--clusters"), "--k"),
+    **dict.fromkeys(("--output", "--output-dir"), "--out"),
+    **dict.fromkeys(("--batch-size", "--bs"), "--batch"),
+    **dict.fromkeys(("--learning-rate",), "--lr"),
+    **dict.fromkeys(("--backbone", "--model", "--arch"), "--encoder"),
+}
+"""What other programs call our flags."""
+
+
 def _check_unknown(words: Sequence[str], parser: _Parser) -> None:
     for word in words:
         if word.startswith("--"):
-            known(word.split("=")[0], [flag for action in parser._actions for flag in action.option_strings], "flag")
+            flag, flags = word.split("=")[0], [flag for action in parser._actions for flag in action.option_strings]
+            if _ALSO_CALLED.get(flag) in flags:
+                raise ConfigError(f"unknown flag {flag!r}; did you mean {_ALSO_CALLED[flag]!r}?")
+            known(flag, flags, "flag")
     if words:
         is_file = words[0].endswith((".tar", ".parquet"))
         hint = "; a pattern of several files goes in quotes, such as 'shards/*.tar'" if is_file else ""

@@ -109,6 +109,8 @@ def _open(
     for warning in read.warnings:
         logger.warning(warning)
     opened = open_data((read.images or "") if data is None else data, chosen.data)
+    if len(opened.images) == 1:
+        raise DataError("one image cannot be trained on; give more images")
     facts = look_at(opened.images, len(opened.trained_on(chosen.data, chosen.run.seed)), device)
     # The weights of a run, or of a folder of timm's, fit their own encoder only.
     followed = network_of(chosen.model.init) if profile.preset is None else {}

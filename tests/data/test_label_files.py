@@ -24,6 +24,15 @@ def test_labels_from_a_csv_file(tmp_path: Path) -> None:
     assert images.labels.codes.tolist() == [1, 1, 0, -1]
 
 
+def test_paths_may_be_absolute_or_begin_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = FolderImages(fill(Path("data"), "a/1.png", "b/2.png", "b/3.png"))
+    (tmp_path / "labels.csv").write_text(f"path,label\n{tmp_path / 'data' / 'a' / '1.png'},cat\ndata/b/2.png,dog\nb/3.png,owl\n")
+    set_labels(images, "labels.csv")
+    assert images.labels is not None
+    assert [images.labels.names[code] for code in images.labels.codes] == ["cat", "dog", "owl"]
+
+
 def test_labels_from_an_array_file_and_for_the_rows_of_an_array(tmp_path: Path) -> None:
     images = ArrayImages(np.zeros((3, 4, 4), np.uint8))
     np.save(tmp_path / "y.npy", np.array([5, -1, 2], np.int16))

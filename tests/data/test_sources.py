@@ -268,7 +268,7 @@ def test_images_come_before_packed_files_which_are_skipped_and_noted(tmp_path: P
     data = open_data(pack(fill(tmp_path, "1.png"), "backup.tar"), SETTINGS)
     assert isinstance(data.images, FolderImages)
     assert data.notes == (
-        f"{tmp_path}: 1 images; 1 other files skipped, among them 'backup.tar'; pass it as IMAGES to train on the images in it",
+        f"{tmp_path}: 1 image; 1 other files skipped, among them 'backup.tar'; pass it as IMAGES to train on the images in it",
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from selfcluster.data.readers.images import ENDINGS, EncodedImages
 from selfcluster.data.readers.labels import parent_folders
 from selfcluster.errors import DataError
+from selfcluster.formatting import n_images
 
 PACKED = re.compile(rb"\.(tar(\.(gz|bz2|xz|zst|lz4|Z))?|tgz|tbz2?|txz|tzst|parquet)$", re.IGNORECASE)
 """Names of files that contain many images, including compressed ones, which are refused with a reason."""
@@ -51,7 +52,7 @@ class FolderImages(EncodedImages):
     def contents(self) -> str:
         skipped = f"; {self.n_skipped:,} other files skipped" if self.n_skipped else ""
         packed = f", among them {self.packed[0]!r}; pass it as IMAGES to train on the images in it" if self.packed else ""
-        return f"{len(self):,} images{skipped}{packed}"
+        return f"{n_images(len(self))}{skipped}{packed}"
 
 
 class ListedImages(EncodedImages):
@@ -78,7 +79,7 @@ class ListedImages(EncodedImages):
         return map(self.encoded, range(len(self)))
 
     def contents(self) -> str:
-        return f"{len(self):,} images"
+        return n_images(len(self))
 
 
 @dataclass(frozen=True)

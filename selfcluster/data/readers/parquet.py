@@ -23,6 +23,7 @@ from selfcluster.data.readers.images import EncodedImages
 from selfcluster.data.readers.parquet_columns import image_column, is_bytes, labels_from
 from selfcluster.data.readers.unpacked import RecentGroups, UnpackedGroups
 from selfcluster.errors import DataError
+from selfcluster.formatting import n_images
 
 _BATCH_ROWS = 64
 """Rows of a group that are read at a time."""
@@ -84,7 +85,7 @@ class ParquetImages(EncodedImages):
 
     def contents(self) -> str:
         n, size = len(self.names), _size(self.n_bytes)
-        said = f"{len(self):,} images in column {self.column!r} of {n:,} parquet {'file' if n == 1 else 'files'}; "
+        said = f"{n_images(len(self))} in column {self.column!r} of {n:,} parquet {'file' if n == 1 else 'files'}; "
         if isinstance(self.store, UnpackedGroups):
             return f"{said}unpacked into {str(self.store.folder)!r} as they are first read, {size}"
         largest = _size(int(self.groups[:, 3].max()))

@@ -22,6 +22,7 @@ from selfcluster.data.readers.images import ENDINGS, EncodedImages
 from selfcluster.data.readers.labels import Labels, labels_in, parent_folders
 from selfcluster.data.readers.tar_headers import BLOCK, is_closed, members_of
 from selfcluster.errors import DataError
+from selfcluster.formatting import n_images
 
 _ENDINGS = frozenset(ending.encode() for ending in ENDINGS)
 _N_OPEN = 128
@@ -81,7 +82,7 @@ class TarImages(EncodedImages):
 
     def contents(self) -> str:
         n = len(self.shards)
-        said = f"{len(self):,} images in {n:,} tar {'file' if n == 1 else 'files'}"
+        said = f"{n_images(len(self))} in {n:,} tar {'file' if n == 1 else 'files'}"
         if self.n_skipped:
             said += f"; {self.n_skipped:,} other files skipped"
         if self.unclosed:
