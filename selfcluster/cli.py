@@ -124,7 +124,7 @@ def _explore(arguments: Explore) -> None:
     page = report(run)
     print(describe(clusters))
     print(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}")
-    print(f"next: {_command('cluster', str(run.path), '--copy-to', 'FOLDER')}, or {_command('assign', str(run.path), 'NEW-IMAGES')}")
+    print(f"next: name clusters on the page, export the names, and {_command('apply', str(run.path), 'NAMES.csv', '--copy-to', 'FOLDER')}")
     if arguments.encoder != "patches":
         print(f"to adapt the encoder to these images: {_command('train', arguments.images, '--init', str(run.path))}")
 

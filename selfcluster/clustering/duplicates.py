@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from selfcluster.clustering.neighbors import nearest_neighbors
+from selfcluster.clustering.neighbor_cells import near_neighbors
 
 _N_NEIGHBORS = 8
 """Nearest images that are looked at."""
@@ -49,7 +49,7 @@ def proposed_pairs(features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"]) 
     first = _first_alike(looks.numpy())
     n = np.arange(len(first))
     different = torch.from_numpy(np.flatnonzero(first == n))  # many copies of one file would be each other's only neighbors
-    neighbors, cosine = nearest_neighbors(features[different], _N_NEIGHBORS)
+    neighbors, cosine = near_neighbors(features[different], _N_NEIGHBORS)
     is_near = cosine >= _COSINE
     left, right = different[is_near.nonzero()[:, 0]], different[neighbors[is_near]]
     flat = normalize(looks - looks.unflatten(1, (3, -1)).mean(dim=2).repeat_interleave(thumbnails.side**2, dim=1))

@@ -90,18 +90,32 @@ def _neighbors_first(embedding: Float[np.ndarray, "n e"], graph: csr_array) -> t
 
 
 def ward_of_means(means: Float[np.ndarray, "g e"], sizes: Float[np.ndarray, " g"]) -> Tree:
-    """Return the tree of groups by Ward's criterion, from their means and their numbers of rows; empty groups merge first."""
-    live, merges, sizes = np.arange(len(means)), [], sizes.clip(min=1e-9)
-    while len(live) > 1:
-        squares = (means[live] ** 2).sum(axis=1)
-        distance = squares[:, None] + squares - 2 * means[live] @ means[live].T
-        costs = distance * (sizes[live, None] * sizes[live] / (sizes[live, None] + sizes[live]))
-        np.fill_diagonal(costs, np.inf)
-        pair = live[list(np.unravel_index(costs.argmin(), costs.shape))]
-        merges.append(pair)
-        means = np.vstack([means, np.average(means[pair], axis=0, weights=sizes[pair])])
-        sizes = np.append(sizes, sizes[pair].sum())
-        live = np.append(live[~np.isin(live, pair)], len(sizes) - 1)
+    """Return the tree of groups by Ward's criterion, from their means and their numbers of rows; empty groups merge first.
+
+    The cost of every pair is kept, and updated by the formula of Lance and Williams, so that time and memory grow with the square of the groups.
+    """
+    n, sizes = len(means), sizes.clip(min=1e-9)
+    squares = (means**2).sum(axis=1)
+    distance = (squares[:, None] + squares - 2 * means @ means.T).clip(min=0)
+    costs = distance * (sizes[:, None] * sizes / (sizes[:, None] + sizes))
+    np.fill_diagonal(costs, np.inf)
+    number, nearest, merges = np.arange(n), costs.argmin(axis=1), []
+    lowest = costs[np.arange(n), nearest]
+    for merge in range(n - 1):
+        a = int(lowest.argmin())
+        b = int(nearest[a])
+        merges.append(sorted((number[a], number[b])))
+        others = (sizes[a] + sizes) * costs[a] + (sizes[b] + sizes) * costs[b] - sizes * costs[a, b]
+        row = others / (sizes[a] + sizes[b] + sizes)
+        row[[a, b]] = np.inf
+        number[a], sizes[a] = n + merge, sizes[a] + sizes[b]
+        costs[a], costs[:, a], costs[b], costs[:, b] = row, row, np.inf, np.inf
+        lowest[b] = np.inf
+        is_closer = row < lowest
+        nearest[is_closer], lowest[is_closer] = a, row[is_closer]
+        for left in np.flatnonzero(np.isin(nearest, (a, b)) & ~is_closer & (lowest < np.inf)).tolist() + [a]:
+            nearest[left] = costs[left].argmin()
+            lowest[left] = costs[left, nearest[left]]
     return Tree(np.array(merges, dtype=np.int64).reshape(-1, 2))
 
 

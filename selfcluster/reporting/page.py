@@ -58,6 +58,7 @@ class Page:
         table: one row per image in the order of the data, as in `clusters.Clusters`, with the `COLUMNS` and optionally label.
         features: (n, F) float32, in the order of the table; NaN for an unreadable image.
         images: the images of the table.
+        folder: of the run, for commands to paste.
         trust: tests of encoder and clusters; None where there are none.
         tree: of the table's centroids; None for a page whose clusters cannot be cut anew.
         prototypes: galleries of the prototypes; None if the prototypes are the clusters.
@@ -74,6 +75,7 @@ class Page:
     table: pa.Table
     features: NDArray[np.float32]
     images: Images
+    folder: str = "RUN"
     trust: Trust | None = None
     tree: Tree | None = None
     prototypes: PrototypeGalleries | None = None

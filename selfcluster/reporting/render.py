@@ -62,7 +62,7 @@ def build(page: Page) -> bytes:
         unreadable=unreadable.slice(0, _MAX_UNREADABLE).to_pylist(),
         n_unreadable=len(unreadable),
         has_labels="label" in page.table.column_names,
-        verdict=judge(page.metrics, page.config, (page.evaluation or {}).get("figures"), page.trust),
+        verdict=judge(page.metrics, page.config, (page.evaluation or {}).get("figures"), page.trust, folder=page.folder),
         curves=curves(page.metrics, page.config),
         evaluated=metrics_table(page.evaluation),
         facts=dict(_facts(page)),

@@ -108,6 +108,7 @@ def report(
             # Images that could be read when they were clustered, but not now, must not be neighbors.
             features=features.nan_to_num().numpy(),
             images=opened.images,
+            folder=str(run.path),
             trust=_trust(run, opened, clustered),
             tree=clustered.centroids.tree,
             prototypes=prototypes,

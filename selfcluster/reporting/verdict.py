@@ -6,6 +6,7 @@ where an evaluation exists, its baselines count too. A metric's value is that at
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -93,7 +94,14 @@ _DECIDE: dict[VerdictState, str] = {
 """The kind of sign that decides for each state, worst first."""
 
 
-def judge(rows: Rows, config: Config[Any], figures: Mapping[str, Mapping[str, float]] | None = None, trust: Trust | None = None) -> Verdict:
+def judge(
+    rows: Rows,
+    config: Config[Any],
+    figures: Mapping[str, Mapping[str, float]] | None = None,
+    trust: Trust | None = None,
+    *,
+    folder: str = "RUN",
+) -> Verdict:
     """Return the verdict that follows from the metrics of a run.
 
     Args:
@@ -101,6 +109,7 @@ def judge(rows: Rows, config: Config[Any], figures: Mapping[str, Mapping[str, fl
         config: of the run.
         figures: of an evaluation, by representation and metric; None where there is none.
         trust: tests of encoder and clusters; None where there are none.
+        folder: of the run, for commands to paste.
     Returns:
         the verdict; "unknown" where no loss was recorded.
     """
@@ -117,9 +126,10 @@ def judge(rows: Rows, config: Config[Any], figures: Mapping[str, Mapping[str, fl
         mean_embedding=at_the_end(rows, "collapse/mean_embedding"),
     )
     problem = problem_of(health)
+    longer = _longer(rows, config, folder)
     signs = [Sign("collapse" if problem == "same embedding" else "not learning", _reason(problem, health))] if problem else []
-    signs += [*_embeddings(rows, health, problem), *_clusters(rows, config.n_prototypes[0]), *_loss(rows, health, problem)]
-    signs += [*_course(rows, config), *_floors(figures or {}), *tested]
+    signs += [*_embeddings(rows, health, problem), *_clusters(rows, config.n_prototypes[0]), *_loss(rows, health, problem, longer)]
+    signs += [*_course(rows, config, longer), *_floors(figures or {}), *tested]
     meanings = {sign.means for sign in signs}
     state: VerdictState = next((state for state, kind in _DECIDE.items() if kind in meanings), "healthy")
     return Verdict(state, tuple(sorted(signs, key=lambda sign: (sign.means != _DECIDE[state], sign.means == "note"))))
@@ -222,7 +232,7 @@ def _clusters(rows: Rows, k: int) -> Iterator[Sign]:
         yield Sign("good", f"Clusters have settled: the last have an NMI of {settled:.2f} with those before.")
 
 
-def _loss(rows: Rows, h: Health, problem: Problem | None) -> Iterator[Sign]:
+def _loss(rows: Rows, h: Health, problem: Problem | None, longer: str) -> Iterator[Sign]:
     """Yield signs of whether the loss has left ln K, and whether it still falls."""
     _, values = series(rows, "train/loss")
     if h.has_left_ln_k:
@@ -237,25 +247,41 @@ def _loss(rows: Rows, h: Health, problem: Problem | None) -> Iterator[Sign]:
         before, after = (sum(part) / fifth for part in (values[-2 * fifth : -fifth], values[-fifth:]))
         if before - after > _STILL_FALLING * h.ln_k:
             yield Sign(
-                "unfinished", f"The loss still falls: by {before - after:.2f} over the last fifth of the steps. Train longer: --epochs."
+                "unfinished", f"The loss still falls: by {before - after:.2f} over the last fifth of the steps. Train longer: {longer}."
             )
 
 
-def _course(rows: Rows, config: Config[Any]) -> Iterator[Sign]:
-    """Yield signs of whether training reached its end, saw the images often enough, and did not wait for them."""
-    step, epoch = max(row["step"] for row in rows), max(row["epoch"] for row in rows) + 1
-    optim = config.optim
-    planned, done, unit = (optim.max_steps, step, "steps") if optim.max_steps else (optim.epochs, epoch, "epochs")
+def _done(rows: Rows) -> tuple[float, float]:
+    """Return the steps and epochs that are done."""
+    return max(row["step"] for row in rows), max(row["epoch"] for row in rows) + 1
+
+
+def _is_stopped(rows: Rows, config: Config[Any]) -> bool:
+    """Return whether training stopped before its end."""
+    (step, epoch), optim = _done(rows), config.optim
+    if not optim.max_steps:
+        return epoch < optim.epochs
     # Rows are written every log_steps, so the last one may be that many steps before the end. Epochs may end before max_steps.
-    if done < planned - (config.run.log_steps if optim.max_steps else 0) and epoch < optim.epochs:
-        yield Sign(
-            "unfinished", f"Training stopped after {done:,.0f} of {planned:,} {unit}. Resume with: selfcluster train --resume --out RUN."
-        )
+    return step < optim.max_steps - config.run.log_steps and epoch < optim.epochs
+
+
+def _longer(rows: Rows, config: Config[Any], folder: str) -> str:
+    """Return the command that trains the run on: to its end, or for twice as many epochs."""
+    resume = f"selfcluster train --resume --out {shlex.quote(folder)}"
+    return resume if _is_stopped(rows, config) else f"{resume} --epochs {max(_FEW_PASSES, round(2 * _done(rows)[1]))}"
+
+
+def _course(rows: Rows, config: Config[Any], longer: str) -> Iterator[Sign]:
+    """Yield signs of whether training reached its end, saw the images often enough, and did not wait for them."""
+    (step, epoch), optim = _done(rows), config.optim
+    if _is_stopped(rows, config):
+        done = f"{step:,.0f} of {optim.max_steps:,} steps" if optim.max_steps else f"{epoch:,.0f} of {optim.epochs:,} epochs"
+        yield Sign("unfinished", f"Training stopped after {done}. Resume with: {longer}.")
     if epoch < _FEW_PASSES and step < _FEW_STEPS:
         times = "once" if epoch == 1 else f"{epoch:.0f} times"
         yield Sign(
             "unfinished",
-            f"No image was seen more than {times}; so few images need tens of passes. Train longer: --epochs, or --max-minutes.",
+            f"No image was seen more than {times}; so few images need tens of passes. Train longer: {longer}.",
         )
     waits = at_the_end(rows, "train/data_wait")
     if waits is not None and waits > _WAITS:

@@ -101,5 +101,8 @@ def test_the_command_finds_the_number_of_clusters_and_prints_the_page_and_what_c
     assert (2 <= found.n_prototypes[0] <= 20, found.crops.crop_pixels) == (True, (40,))
     assert said[0].startswith("40 images in ")
     assert said[-3].endswith(f"{(tmp_path / 'run' / 'report.html').as_uri()}")
-    assert said[-2] == f"next: selfcluster cluster {tmp_path / 'run'} --copy-to FOLDER, or selfcluster assign {tmp_path / 'run'} NEW-IMAGES"
+    assert (
+        said[-2]
+        == f"next: name clusters on the page, export the names, and selfcluster apply {tmp_path / 'run'} NAMES.csv --copy-to FOLDER"
+    )
     assert said[-1] == f"to adapt the encoder to these images: selfcluster train {folder / 'images'} --init {tmp_path / 'run'}"

@@ -142,7 +142,14 @@ get("more").addEventListener("click", () => {
 });
 nameListeners.push((cluster) => {
   for (const link of document.querySelectorAll(`[data-named="${cluster}"]`)) link.textContent = nameOf(cluster);
-  for (const cell of document.querySelectorAll(`th[data-cluster="${cluster}"]`)) cell.textContent = nameOf(cluster);
+  nameInTable();
   for (const item of get("cards").children) item.querySelector(".meta").textContent = metaOf(Number(item.dataset.cluster));
 });
-cutListeners.push(listClusters);
+
+// The table has the clusters that the page was made with, and is hidden while others are shown.
+function nameInTable() {
+  if (cut !== asFound) return;
+  for (const cell of document.querySelectorAll("th[data-cluster]")) cell.textContent = nameOf(Number(cell.dataset.cluster));
+}
+
+cutListeners.push(listClusters, nameInTable);
