@@ -113,7 +113,7 @@ def ward_of_means(means: Float[np.ndarray, "g e"], sizes: Float[np.ndarray, " g"
         lowest[b] = np.inf
         is_closer = row < lowest
         nearest[is_closer], lowest[is_closer] = a, row[is_closer]
-        for left in np.flatnonzero(np.isin(nearest, (a, b)) & ~is_closer & (lowest < np.inf)).tolist() + [a]:
+        for left in [*np.flatnonzero(np.isin(nearest, (a, b)) & ~is_closer & (lowest < np.inf)).tolist(), a]:
             nearest[left] = costs[left].argmin()
             lowest[left] = costs[left, nearest[left]]
     return Tree(np.array(merges, dtype=np.int64).reshape(-1, 2))
