@@ -23,10 +23,13 @@ from selfcluster.clustering.neighbors import nearest_neighbors
 from selfcluster.reporting.galleries import ClusterGallery, sample_rows
 from selfcluster.reporting.page import Page
 from selfcluster.reporting.thumbnails import Sheets, cut_tiles, make_sheets, small_side
-from selfcluster.reporting.tree import TreeFigures, tree_figures
+from selfcluster.reporting.tree import tree_figures
 
 _MAX_DUPLICATE_GROUPS = 60
 """Groups of near-duplicates on the page."""
+
+_MAX_LEAVES = 512
+"""Leaves of a tree that the page can cut: it contains a product for every two of them."""
 
 _COLUMNS = {"small": 64, "large": 16}
 """Thumbnails in a row of a sheet. A browser decodes a whole sheet at a time, so a sheet has fewer of the large ones."""
@@ -94,14 +97,17 @@ def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
         ],
         "prototypes": [{"number": p.prototype, "n": p.n_nearest, "points": [point[row] for row in p.rows]} for p in prototypes],
         "duplicates": duplicates[:_MAX_DUPLICATE_GROUPS],
-        "tree": _tree(tree_figures(page.tree, page.table, page.features), page.table, rows) if page.tree is not None else None,
+        "tree": _tree(page, rows),
         **_columns(shown, clusters, neighbors.numpy(), large_place),
     }
     return Payload(data, sheets, len(rows), len(duplicates), n_unreadable)
 
 
-def _tree(tree: TreeFigures, table: pa.Table, rows: NDArray[np.int64]) -> Json:
-    """Return the nodes, and the leaf of each point with its distance from the leaf's mean direction."""
+def _tree(page: Page, rows: NDArray[np.int64]) -> Json | None:
+    """Return the nodes, and the leaf of each point with its distance from the leaf's mean direction; None if the page cannot cut the tree."""
+    if page.tree is None or page.tree.n_leaves > _MAX_LEAVES:
+        return None
+    tree, table = tree_figures(page.tree, page.table, page.features), page.table
     return {
         "merges": packed(tree.merges.reshape(-1)),
         "given": tree.given.tolist(),

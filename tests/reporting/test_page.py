@@ -311,6 +311,15 @@ def test_clusters_are_cut_coarser_and_split_and_the_page_remembers(page: browser
     assert page.value("document.querySelector('#as-found').disabled")
 
 
+def test_a_page_without_a_tree_has_no_control_for_it(window: browser.Browser, photos: Path, tmp_path: Path) -> None:
+    images = open_data(str(photos), DataSettings()).images
+    (tmp_path / "report.html").write_bytes(build(pages.page(images, tree=None)))
+    window.open(tmp_path / "report.html")
+    assert len(window.value(SIZES)) == 4
+    assert window.value("document.querySelector('#cut-tools').hidden")
+    assert window.complaints == []
+
+
 def test_what_is_arranged_in_the_page_can_be_read_by_apply(page: browser.Browser, photos: Path, tmp_path: Path) -> None:
     _cut(page, 3)
     for place, name in enumerate(["cats", "dogs", "cats"]):
