@@ -36,7 +36,7 @@ def stratified_split(
     return np.flatnonzero(~is_chosen), np.flatnonzero(is_chosen)
 
 
-def hold_out(images: Images, test_share: float, seed: int) -> tuple[np.ndarray, NDArray[np.int64]]:
+def hold_out(images: Images, test_share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split images into training and test indices, stratified by label if there are labels; each class keeps an image to train on.
 
     Raises:

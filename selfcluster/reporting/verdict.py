@@ -113,7 +113,7 @@ def judge(
     Returns:
         the verdict; "unknown" where no loss was recorded.
     """
-    tested = tuple(_tests(trust)) if trust is not None else ()
+    tested = tuple(_tests(trust, is_frozen=config.method == "explore")) if trust is not None else ()
     is_doubtful = any(sign.means == "doubt" for sign in tested)
     losses = _latest(rows, "train/loss")
     if config.method == "explore" or not losses:
@@ -135,7 +135,7 @@ def judge(
     return Verdict(state, tuple(sorted(signs, key=lambda sign: (sign.means != _DECIDE[state], sign.means == "note"))))
 
 
-def _tests(trust: Trust) -> Iterator[Sign]:
+def _tests(trust: Trust, *, is_frozen: bool) -> Iterator[Sign]:
     """Yield signs of whether the encoder recognizes images, and whether clusters follow more than color."""
     how = "gray, cropped and mirrored" if trust.are_mirrored else "gray and cropped"
     found = f"{how.capitalize()}, {_percent(trust.found)} of {trust.n:,} images are found again by their features"
@@ -143,7 +143,8 @@ def _tests(trust: Trust) -> Iterator[Sign]:
     if trust.found > trust.found_by_pixels:
         yield Sign("good", f"{found}; {pixels}.")
     else:
-        yield Sign("doubt", f"{found}, no more than {pixels}. Train longer, or use a pretrained encoder: selfcluster explore.")
+        advice = "Try another --encoder." if is_frozen else "Train longer, or use a pretrained encoder: selfcluster explore."
+        yield Sign("doubt", f"{found}, no more than {pixels}. {advice}")
     excess = (trust.cluster_by_color - trust.largest) / max(1 - trust.largest, 1e-9)
     by_color = f"The mean color of an image tells the cluster of {_percent(trust.cluster_by_color)} of the images"
     if trust.cluster_by_color >= _ONLY_COLOR and excess >= _MUCH_COLOR:

@@ -79,7 +79,7 @@ def extractor(t: Training, epoch: int, log: Log, folder: Path | None, *, leave_i
     return extract
 
 
-OutputBatch = tuple[np.ndarray, Tensor]
+OutputBatch = tuple[NDArray[np.int64], Tensor]
 """Indices of some images, and the network's output for them."""
 
 

@@ -109,7 +109,7 @@ class FrozenLoader(Loader):
         share = self.memory_bytes / (n_crops * self.repeat_after)
         return RowsByIndex(self.trained_on, memory_bytes=share, folder=None, dtype=np.float16)
 
-    def _replaced(self, order: NDArray[np.int64], views: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
+    def _replaced(self, order: NDArray[np.int64], views: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Replace images that cannot be read by the next of the order that can."""
         is_there = self._kept[int(views[0])][0].is_there[np.searchsorted(self.trained_on, order)]
         readable = np.flatnonzero(is_there)

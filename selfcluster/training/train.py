@@ -33,7 +33,7 @@ from selfcluster.settings.toml import SettingsFile, read_origins, read_toml
 from selfcluster.settings.validation import check, check_values
 from selfcluster.training import loop
 from selfcluster.training.budget import Resolver, estimate, fit_to_time, largest_batch
-from selfcluster.training.extend import extended, lengths_of
+from selfcluster.training.extend import extended, lengths_of, n_steps
 from selfcluster.training.state import Training, build, restore
 
 T = TypeVar("T")
@@ -192,8 +192,11 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
     opened = open_data(images if data is None else data, config.data)
     check_same_data(path, opened)
     trained_on = read_manifest(path).trained_on
+    steps_per_epoch, state = len(trained_on) // config.optim.batch, checkpoint.read_state(path)
+    if settings.get("max_minutes") and state.step >= n_steps(config, steps_per_epoch):
+        longer["max_minutes"] = settings["max_minutes"]  # from now on, also as many as before
     if longer:
-        config = extended(config, checkpoint.read_state(path), longer, steps_per_epoch=len(trained_on) // config.optim.batch)
+        config = extended(config, state, longer, steps_per_epoch=steps_per_epoch)
         check(config)
     t = build(replace(config, {"init": "random"}), opened, device, trained_on=trained_on)
     t.config = config

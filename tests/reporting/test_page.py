@@ -244,29 +244,6 @@ def test_clusters_are_sorted(page: browser.Browser) -> None:
     assert page.value("document.querySelector('.card .name').value") == "aaa"
 
 
-def test_a_name_is_stored_shown_and_exported(page: browser.Browser, file: Path, tmp_path: Path) -> None:
-    name = 'cats, "big" <b>'
-    page.click(".card .name")
-    page.type(name)
-    number = page.value("document.querySelector('.card .name').getAttribute('aria-label').split(' ').pop()")
-    page.open(file)
-    assert page.value("document.querySelector('.card .name').value") == name
-    assert name in page.value("[...document.querySelectorAll('#focus option')].map(e => e.textContent)")
-    page.downloads_to(tmp_path)
-    page.click("#export")
-    began = time.monotonic()
-    while not (kept := list(tmp_path.glob("*.csv"))):
-        assert time.monotonic() - began < 10
-        time.sleep(0.05)
-    with io.StringIO(kept[0].read_bytes().decode("utf-8"), newline="") as text:
-        rows = list(csv.DictReader(text))
-    assert len(rows) == 61
-    assert set(AWKWARD) < {row["path"] for row in rows}
-    size = page.value("parseInt(document.querySelector('.card .size').textContent)")
-    assert [row["cluster"] for row in rows if row["name"] == name] == [number] * size
-    assert {row["name"] for row in rows} == {name, ""}
-
-
 def _exported(page: browser.Browser, folder: Path) -> list[dict[str, str]]:
     folder.mkdir()
     page.downloads_to(folder)
@@ -277,6 +254,22 @@ def _exported(page: browser.Browser, folder: Path) -> list[dict[str, str]]:
         time.sleep(0.05)
     with io.StringIO(kept[0].read_bytes().decode("utf-8"), newline="") as text:
         return list(csv.DictReader(text))
+
+
+def test_a_name_is_stored_shown_and_exported(page: browser.Browser, file: Path, tmp_path: Path) -> None:
+    name = 'cats, "big" <b>'
+    page.click(".card .name")
+    page.type(name)
+    number = page.value("document.querySelector('.card .name').getAttribute('aria-label').split(' ').pop()")
+    page.open(file)
+    assert page.value("document.querySelector('.card .name').value") == name
+    assert name in page.value("[...document.querySelectorAll('#focus option')].map(e => e.textContent)")
+    rows = _exported(page, tmp_path / "names")
+    assert len(rows) == 61
+    assert set(AWKWARD) < {row["path"] for row in rows}
+    size = page.value("parseInt(document.querySelector('.card .size').textContent)")
+    assert [row["cluster"] for row in rows if row["name"] == name] == [number] * size
+    assert {row["name"] for row in rows} == {name, ""}
 
 
 def _cut(page: browser.Browser, k: int) -> None:

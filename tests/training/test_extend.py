@@ -53,6 +53,8 @@ def test_it_is_made_longer_by_minutes_at_its_own_pace(tmp_path: Path) -> None:
     state.write_text(json.dumps(content))
     longer = sc.train(tiny.images(), out=tmp_path / "run", resume=True, max_minutes=0.05)
     assert longer.opened.step == n + 6  # 3 s
+    again = sc.train(tiny.images(), out=tmp_path / "run", resume=True, max_minutes=0.05)
+    assert again.opened.step > n + 6  # as many minutes again
 
 
 def test_a_run_that_is_interrupted_while_it_is_made_longer_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
