@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 from sklearn.cluster import HDBSCAN
 
@@ -36,32 +36,35 @@ Groups = Int64[np.ndarray, " n"]
 _Weights = Float[np.ndarray, "g g"]
 
 
-def dense_groups(graph: csr_array, shared: csr_array) -> Groups:
-    """Return the group of each row, numbered from 0; all rows are in group 0 if no two groups are dense.
+def dense_groups(graph: csr_array, shared: csr_array) -> tuple[Groups, Bool[np.ndarray, " n"]]:
+    """Return the group of each row, numbered from 0, and whether density left the row over.
+
+    All rows are in group 0, and none is left over, if no two groups are dense.
 
     Args:
         graph: nearest neighbors by cosine.
         shared: weighted by shared neighbors.
     """
     n = graph.shape[0]
+    one_group = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
     if n < _FEWEST:
-        return np.zeros(n, dtype=np.int64)
+        return one_group
     dense = HDBSCAN(min_cluster_size=min(_MIN_SIZE, max(2, n // 10)), min_samples=min(_MIN_SAMPLES, n // 2), copy=True)
-    groups = dense.fit_predict(graph_embedding(graph, power=_POWER)).astype(np.int64)
-    if groups.max() < 1:
-        return np.zeros(n, dtype=np.int64)
-    groups = _with_neighbors(groups, shared)
+    found = dense.fit_predict(graph_embedding(graph, power=_POWER)).astype(np.int64)
+    if found.max() < 1:
+        return one_group
+    groups = _with_neighbors(found, shared)
     between = _between(groups, shared)
     by_leak = _merges(between, lambda weights, sizes: weights / np.minimum(sizes[:, None], sizes))
     leaks = np.minimum.accumulate([leak for *_, leak in by_leak])
     n_groups, n_strict = (len(between) - int((leaks >= share).sum()) for share in (_LEAK, _STRICT_LEAK))
     if n_strict == 1:
-        return np.zeros(n, dtype=np.int64)
+        return one_group
     order = _merges(between, lambda weights, sizes: (weights + 1e-12) / (sizes[:, None] * sizes) ** _EXPONENT)
     name = np.arange(len(between))
     for kept, gone, _ in order[: len(between) - n_groups]:
         name[name == gone] = kept
-    return np.unique(name[groups], return_inverse=True)[1]
+    return np.unique(name[groups], return_inverse=True)[1], found < 0
 
 
 def _with_neighbors(groups: Groups, graph: csr_array) -> Groups:

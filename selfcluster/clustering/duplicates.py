@@ -49,7 +49,8 @@ def proposed_pairs(features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"]) 
     first = _first_alike(looks.numpy())
     n = np.arange(len(first))
     different = torch.from_numpy(np.flatnonzero(first == n))  # many copies of one file would be each other's only neighbors
-    neighbors, cosine = near_neighbors(features[different], _N_NEIGHBORS)
+    all_different = len(different) == len(features)  # then they need not be copied
+    neighbors, cosine = near_neighbors(features if all_different else features[different], _N_NEIGHBORS)
     is_near = cosine >= _COSINE
     left, right = different[is_near.nonzero()[:, 0]], different[neighbors[is_near]]
     flat = normalize(looks - looks.unflatten(1, (3, -1)).mean(dim=2).repeat_interleave(thumbnails.side**2, dim=1))

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from selfcluster.clustering.density import SHARED_NEIGHBORS, dense_groups
 from selfcluster.clustering.neighbor_graph import graph_embedding, neighbor_graph, sample_rows, shared_neighbor_graph
+from selfcluster.clustering.neighbors import nearest_centroids
 from selfcluster.clustering.tree import Tree, ward
 
 _MAX_ROWS = 10_000
@@ -36,6 +37,8 @@ class Hierarchy:
     tree: Tree
     natural: int
     """Number of clusters that stand out; 1 if none do, or if they were not looked for."""
+    left_over: Bool[np.ndarray, " n"] | None
+    """Whether density left the row over, or the most similar row of its leaf that is in the sample; None if it was not asked."""
 
 
 def find_clusters(features: Float[Tensor, "n f"], *, k: int | None, seed: int = 0) -> Hierarchy:
@@ -49,11 +52,31 @@ def find_clusters(features: Float[Tensor, "n f"], *, k: int | None, seed: int = 
     rows = normalize(features[torch.from_numpy(sample_rows(len(features), _MAX_ROWS, seed))])
     n = len(rows)
     graph = neighbor_graph(rows)
-    groups = np.zeros(n, dtype=np.int64) if k is not None else dense_groups(graph, shared_neighbor_graph(rows, SHARED_NEIGHBORS))
+    groups, left_over = np.zeros(n, dtype=np.int64), None
+    if k is None:
+        groups, left_over = dense_groups(graph, shared_neighbor_graph(rows, SHARED_NEIGHBORS))
     natural = int(groups.max()) + 1
     embedding = graph_embedding(graph, power=_POWER, n_vectors=_N_EIGENVECTORS) if n >= _FEWEST else rows.double().numpy()
     tree = ward(embedding, graph, groups)
     n_leaves = min(n, max(k or 0, natural, min(n // _ROWS_PER_LEAF, _MOST_LEAVES)))
     leaf = torch.from_numpy(tree.cut(n_leaves))
     means = normalize(torch.zeros(n_leaves, rows.shape[1]).index_add_(0, leaf, rows))
-    return Hierarchy(means, tree.top(n_leaves), natural)
+    if left_over is not None and n < len(features):
+        left_over = _as_in_sample(left_over, features, rows, leaf, means)
+    return Hierarchy(means, tree.top(n_leaves), natural, left_over)
+
+
+def _as_in_sample(
+    flags: Bool[np.ndarray, " s"],
+    features: Float[Tensor, "n f"],
+    rows: Float[Tensor, "s f"],
+    leaf: Int64[Tensor, " s"],
+    means: Float[Tensor, "l f"],
+) -> Bool[np.ndarray, " n"]:
+    """Return for each row of the features the flag of the row of the sample that is nearest to it within the nearest leaf."""
+    nearest, _ = nearest_centroids(features, means, torch.arange(len(means)))
+    found = np.zeros(len(features), dtype=bool)
+    for number in nearest.unique().tolist():
+        inside, members = (nearest == number).nonzero()[:, 0], (leaf == number).nonzero()[:, 0]
+        found[inside.numpy()] = flags[members[(features[inside] @ rows[members].T).argmax(dim=1)].numpy()]
+    return found

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from scipy.linalg import eigh
@@ -98,24 +99,29 @@ def fit_outlier_model(
         clusters: of the images, for a network that was trained on them alone; None for one that was trained on many others.
         seed: random seed of the parts and of the sample.
     """
-    whole = _fitted(features, clusters, seed)
+    whole = _fitted(features, clusters, torch.arange(len(features)), seed)
     if len(features) < _FEWEST:
         return whole, torch.zeros(len(features), dtype=torch.bool)
     part = torch.from_numpy(randomness.permutation(len(features), seed, _SPLIT)) % min(_PARTS, len(features))
     scores = torch.empty(len(features), len(whole.usual))
     for number in part.unique():
         others = part != number
-        model = _fitted(features[others], clusters[others] if clusters is not None else None, seed)
+        model = _fitted(features, clusters, others.nonzero()[:, 0], seed)
         scores[~others] = model._scores(features[~others])
-    scaled = OutlierModel(**{**whole.tensors(), "usual": scores.median(dim=0).values, "high": torch.quantile(scores, _QUANTILE, dim=0)})
+    scaled = OutlierModel(**{**whole.tensors(), "usual": scores.median(dim=0).values, "high": _high(scores)})
     combined = scaled._scaled(scores)
-    limit = torch.quantile(combined, _QUANTILE)
+    limit = _high(combined)
     return OutlierModel(**{**scaled.tensors(), "limit": limit}), combined > limit
 
 
-def _fitted(features: Float[Tensor, "n f"], clusters: Int64[Tensor, " n"] | None, seed: int) -> OutlierModel:
-    """Return a model of these images, whose scores are not yet scaled."""
-    chosen = torch.from_numpy(randomness.permutation(len(features), seed, _SPLIT, 1)[:_MOST])
+def _high(scores: Float[Tensor, "n ..."]) -> Float[Tensor, ...]:
+    """Return the 99 % quantile; that of torch takes 16 million numbers at most."""
+    return torch.from_numpy(np.asarray(np.quantile(scores.numpy(), _QUANTILE, axis=0))).float()
+
+
+def _fitted(features: Float[Tensor, "n f"], clusters: Int64[Tensor, " n"] | None, rows: Int64[Tensor, " m"], seed: int) -> OutlierModel:
+    """Return a model of these rows, whose scores are not yet scaled."""
+    chosen = rows[torch.from_numpy(randomness.permutation(len(rows), seed, _SPLIT, 1)[:_MOST])]
     sample = features[chosen]
     center = sample.mean(dim=0)
     centered = (sample - center).numpy()

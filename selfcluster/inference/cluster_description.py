@@ -30,7 +30,8 @@ def describe(found: Clusters) -> str:
         lines.append(f"... and {len(found.summaries) - _N_SHOWN:,} smaller ones")
     kinds = Counter(table["copy"].drop_null().to_pylist())
     named = f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())})" if kinds else ""
-    lines.append(f"copies of other images: {kinds.total():,}{named}; outliers: {pc.sum(table['is_outlier']).as_py():,}")
+    odd = f"; odd (between groups): {pc.sum(table['is_odd']).as_py():,}" if not table["is_odd"].null_count else ""
+    lines.append(f"copies of other images: {kinds.total():,}{named}; outliers: {pc.sum(table['is_outlier']).as_py():,}{odd}")
     if n_unreadable := pc.sum(pc.equal(table["cluster"], -1)).as_py():
         lines.append(f"{n_unreadable:,} images cannot be read (cluster -1)")
     return "\n".join(lines)

@@ -29,7 +29,7 @@ def cluster_table(
     distances: Float[np.ndarray, " r"],
     margins: Float[np.ndarray, " r"],
     is_outlier: Bool[np.ndarray, " r"],
-    **more: NDArray,
+    **more: NDArray | None,
 ) -> pa.Table:
     """Return one row for each image, in the order of the data; see `Clusters.table`.
 
@@ -42,7 +42,8 @@ def cluster_table(
         distances: 1 - cosine with the mean of its cluster.
         margins: see `nearest_centroids`.
         is_outlier: see `outliers`.
-        more: further columns by name, numbers or texts; a whole number below 0 is missing.
+        more: further columns by name, of truth values, numbers or texts; a whole number below 0 is missing. None for truth values that are
+            all missing.
     """
     n = len(data.images)
 
@@ -67,7 +68,11 @@ def cluster_table(
         "is_outlier": column(is_outlier, False),
     }
     for key, values in more.items():
-        if values.dtype == object:
+        if values is None:
+            columns[key] = pa.nulls(n, pa.bool_())
+        elif values.dtype == bool:
+            columns[key] = column(values, False)
+        elif values.dtype == object:
             columns[key] = pa.array(column(values, None), type=pa.string())
         elif np.issubdtype(values.dtype, np.integer):
             whole = column(values, -1)

@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Float, Int64
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -69,7 +68,8 @@ class Clusters:
     """A row for each image, in the order of the data: path, index, cluster (-1 if unreadable), name (null if the cluster has none), centroid
     (the nearest one; several make up a cluster), distance (1 - cosine of the centered features with the cluster's mean direction), margin
     (how much farther the nearest centroid of another cluster is), rank_in_cluster (0 for the most typical), is_outlier (unlike the other
-    images, as 1 % are; see `outliers.fit_outlier_model`), x and y (position on the map), duplicate_of (index of an earlier copy, or null),
+    images, as 1 % are; see `outliers.fit_outlier_model`), is_odd (no dense group of like images contains it, so it is in the nearest cluster;
+    null where the number of clusters was given), x and y (position on the map), duplicate_of (index of an earlier copy, or null),
     copy (what kind of copy; see `copies.Copies`), and label if labels are known."""
     features: Float[np.ndarray, "n f"]
     """Output of the encoder; NaN for an unreadable image."""
@@ -105,6 +105,8 @@ class Found:
     tree: Tree
     clusters: Int64[np.ndarray, " l"]
     """Cluster of each centroid."""
+    is_odd: Bool[np.ndarray, " r"] | None = None
+    """See `Clusters.table`; None if density was not asked."""
 
 
 def cluster(
@@ -140,16 +142,22 @@ def cluster(
             check_writable(run.path)
         _check_enough(len(data.images), k, data)
         embeddings = embeddings_of(run, data.images)
-        _, features = readable_features(embeddings)
-        _check_enough(len(features), k, data)
-        center = features.mean(dim=0)
-        by_prototypes = k is None and run.config.method != "explore"
-        found = _prototypes(run, features, center) if by_prototypes else find_in_features(features - center, k, seed)
+        found = _find(run, data, embeddings, k, seed)
         clusters = clusters_of(run, data, embeddings, found, seed=seed, projection=projection)
         if keep and is_kept(run, data):
             _keep_names(run.path)
             write_clusters(clusters, run.path)
         return clusters
+
+
+def _find(run: OpenRun, data: Data, embeddings: Embeddings, k: NClusters, seed: int) -> Found:
+    """Return the method's own prototypes, or centroids of clusters of the features."""
+    _, features = readable_features(embeddings)
+    _check_enough(len(features), k, data)
+    center = features.mean(dim=0)
+    if k is None and run.config.method != "explore":
+        return _prototypes(run, features, center)
+    return find_in_features(features - center, k, seed)
 
 
 def readable_features(embeddings: Embeddings) -> tuple[Int64[np.ndarray, " r"], Float[Tensor, "r f"]]:
@@ -192,6 +200,7 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
         nearest.numpy(),
         margins.numpy(),
         is_outlier=is_outlier.numpy(),
+        is_odd=found.is_odd,
         x=places[:, 0],
         y=places[:, 1],
         duplicate_of=np.where(copies.first >= 0, readable[copies.first], -1),
@@ -207,7 +216,7 @@ def described(
     of_image: Int64[np.ndarray, " r"],
     nearest: Int64[np.ndarray, " r"],
     margins: Float[np.ndarray, " r"],
-    **columns: NDArray,
+    **columns: Any,
 ) -> Clusters:
     """Return clusters with their table and summaries; see `cluster_table` for the arguments."""
     centered = torch.from_numpy(embeddings.features[readable]) - centroids.center
@@ -289,7 +298,7 @@ def find_in_features(centered: Float[Tensor, "n f"], k: NClusters, seed: int) ->
     else:
         n_clusters = min(found.tree.n_leaves, max(2, round((len(centered) / 2) ** 0.5)))
         logger.warning(f"no clusters stand out among these images; made {n_clusters}, see --k")
-    return Found(found.means, "features", found.tree, found.tree.cut(n_clusters))
+    return Found(found.means, "features", found.tree, found.tree.cut(n_clusters), found.left_over)
 
 
 @torch.no_grad()

@@ -71,7 +71,8 @@ def _regrouped(run: OpenRun, data: Data, centroids: Centroids, table: pa.Table, 
         tree = ward_of_means(*means_of(normalize(rows - centroids.center).double().numpy(), of_part, len(parts)))
     clusters = torch.from_numpy(parts[:, 1])
     means = mean_directions(rows - centroids.center, groups, len(named.names))
-    kept = table.select(["is_outlier", "x", "y", "duplicate_of", "copy"]).take(pa.array(readable))
+    kept = table.take(pa.array(readable))
+    is_odd = kept["is_odd"] if "is_odd" in kept.column_names else None
     return described(
         data,
         embeddings,
@@ -81,6 +82,7 @@ def _regrouped(run: OpenRun, data: Data, centroids: Centroids, table: pa.Table, 
         of_part,
         margins_of(points, torch.from_numpy(groups), vectors, clusters).numpy(),
         is_outlier=kept["is_outlier"].to_numpy(),
+        is_odd=is_odd.to_numpy() if is_odd is not None and not is_odd.null_count else None,
         x=kept["x"].to_numpy(),
         y=kept["y"].to_numpy(),
         duplicate_of=kept["duplicate_of"].fill_null(-1).to_numpy(),

@@ -138,9 +138,9 @@ def _thumbnails(page: Page, shown: pa.Table, first: Sequence[int]) -> tuple[dict
     large_place[large] = np.arange(len(large))
     index = shown["index"].to_numpy().astype(np.int64)
     tiles = cut_tiles(page.images, index, large_place, side=side, large_side=max(side, large_side), threads=page.threads)
-    sheets = {"small": make_sheets(tiles.small, columns=_COLUMNS["small"], size="small")}
+    sheets = {"small": make_sheets(tiles.small, columns=_COLUMNS["small"], size="small", threads=page.threads)}
     if large:
-        sheets["large"] = make_sheets(tiles.large, columns=_COLUMNS["large"], size="large")
+        sheets["large"] = make_sheets(tiles.large, columns=_COLUMNS["large"], size="large", threads=page.threads)
     return sheets, large_place, tiles.n_unreadable
 
 
@@ -158,7 +158,8 @@ def _columns(shown: pa.Table, clusters: list[ClusterGallery], neighbors: NDArray
         "y": packed(np.round(65535 * ((y - (y.min() + y.max()) / 2) / extent + 0.5))),
         "distance": scaled(shown["distance"].to_numpy()),
         "margin": scaled(shown["margin"].to_numpy()),
-        "is_outlier": packed(shown["is_outlier"].to_numpy().astype(np.uint8)),
+        "is_outlier": _flags(shown, "is_outlier"),
+        "is_odd": _flags(shown, "is_odd"),
         "neighbors": {**packed(neighbors.reshape(-1)), "each": neighbors.shape[1]},
         "large": packed(large_place + 1),  # unsigned: 0 for none
     }
@@ -167,6 +168,12 @@ def _columns(shown: pa.Table, clusters: list[ClusterGallery], neighbors: NDArray
         columns["labels"] = labels.dictionary.to_pylist()
         columns["label"] = packed(pc.fill_null(pc.add(labels.indices, 1), 0).to_numpy())
     return columns
+
+
+def _flags(table: pa.Table, name: str) -> Json:
+    """Return truth values; a table of an older version may lack them."""
+    known = pc.fill_null(table[name], False).to_numpy() if name in table.column_names else np.zeros(table.num_rows)
+    return packed(known.astype(np.uint8))
 
 
 def front_coded(texts: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -85,17 +85,18 @@ def cut_tiles(
     return Tiles(small, large, were_read.count(False))
 
 
-def make_sheets(tiles: NDArray[np.uint8], *, columns: int, size: str) -> Sheets:
+def make_sheets(tiles: NDArray[np.uint8], *, columns: int, size: str, threads: int = 1) -> Sheets:
     """Join thumbnails into sheets.
 
     Args:
         tiles: (n, side, side, 3).
         columns: thumbnails in a row; columns x side is at most 16,383 pixels, the limit of WebP.
         size: "small" or "large", for the quality.
+        threads: threads that compress.
     """
     side = tiles.shape[1]
-    files = []
-    for start in range(0, len(tiles), columns * columns):
+
+    def compressed(start: int) -> bytes:
         part = tiles[start : start + columns * columns]
         rows = math.ceil(len(part) / columns)
         grid = np.zeros((rows * columns, side, side, 3), dtype=np.uint8)
@@ -103,5 +104,6 @@ def make_sheets(tiles: NDArray[np.uint8], *, columns: int, size: str) -> Sheets:
         sheet = grid.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
         file = io.BytesIO()
         Image.fromarray(sheet).save(file, "WEBP", quality=_QUALITY[size], method=4)
-        files.append(file.getvalue())
-    return Sheets(side, columns, tuple(files))
+        return file.getvalue()
+
+    return Sheets(side, columns, tuple(in_threads(threads)(compressed, range(0, len(tiles), columns * columns))))

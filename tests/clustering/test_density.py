@@ -20,7 +20,7 @@ def blobs(sizes: list[int], width: int = 32, spread: float = 0.08, seed: int = 0
 
 
 def groups_of(features: torch.Tensor) -> np.ndarray:
-    return dense_groups(neighbor_graph(features), shared_neighbor_graph(features, SHARED_NEIGHBORS))
+    return dense_groups(neighbor_graph(features), shared_neighbor_graph(features, SHARED_NEIGHBORS))[0]
 
 
 @pytest.mark.parametrize("sizes", [[60] * 5, [40] * 20, [300, 100, 50, 25]], ids=str)
@@ -30,6 +30,16 @@ def test_the_number_of_groups_is_found_and_every_row_is_in_one(sizes: list[int])
     assert groups.min() == 0
     assert groups.max() + 1 == len(sizes)
     assert matched_accuracy(labels, groups) > 0.99
+
+
+def test_rows_that_density_leaves_over_are_more_often_in_the_wrong_group() -> None:
+    features, labels = blobs([100] * 6, spread=0.3)
+    groups, left_over = dense_groups(neighbor_graph(features), shared_neighbor_graph(features, SHARED_NEIGHBORS))
+    in_each = np.zeros((6, groups.max() + 1))
+    np.add.at(in_each, (labels, groups), 1)
+    is_right = in_each.argmax(axis=0)[groups] == labels
+    assert 0.05 < left_over.mean() < 0.2
+    assert is_right[left_over].mean() < 0.9 < 0.95 < is_right[~left_over].mean()
 
 
 @pytest.mark.parametrize("width", [6, 16, 64])

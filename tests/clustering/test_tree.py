@@ -77,7 +77,10 @@ def test_clusters_of_features_are_found(k: int | None) -> None:
 
 def test_of_many_rows_a_sample_is_clustered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hierarchy, "_MAX_ROWS", 200)
-    assert find_clusters(blobs([200] * 4)[0], k=None, seed=3).natural == 4
+    found = find_clusters(blobs([200] * 4)[0], k=None, seed=3)
+    assert found.natural == 4
+    assert found.left_over is not None
+    assert found.left_over.shape == (800,)
 
 
 @pytest.mark.parametrize("n", [2, 3, 9, 12])

@@ -57,7 +57,7 @@ def test_prototypes_decide(run: Run) -> None:
     np.testing.assert_array_equal(got["centroid"], best.indices[:, 0])
     np.testing.assert_array_equal(got["cluster"], found.centroids.clusters.numpy()[got["centroid"]])
     np.testing.assert_allclose(got["margin"], best.values[:, 0] - best.values[:, 1], atol=1e-5)
-    names = ["path", "index", "cluster", "name", "centroid", "distance", "margin", "rank_in_cluster", "is_outlier", "x", "y"]
+    names = ["path", "index", "cluster", "name", "centroid", "distance", "margin", "rank_in_cluster", "is_outlier", "is_odd", "x", "y"]
     assert found.table.column_names == [*names, "duplicate_of", "copy"]
 
 

@@ -21,6 +21,7 @@ const distances = unpacked(content.distance);
 const margins = unpacked(content.margin);
 const indices = unpacked(content.index);
 const isOutlier = unpacked(content.is_outlier);
+const isOdd = unpacked(content.is_odd);
 const neighbors = unpacked(content.neighbors);
 const largePlace = unpacked(content.large);
 const labels = content.labels || [];
