@@ -98,6 +98,8 @@ def _settings(tensors: Mapping[str, Tensor], file: Path) -> tuple[Config[Any], l
     Raises:
         CheckpointError: a tensor is missing or left over (the first of each is named).
     """
+    if flat := next((name for name, tensor in tensors.items() if tensor.ndim == 0 and not name.endswith("num_batches_tracked")), None):
+        raise CheckpointError(f"{file.name!r} contains {flat!r} as a single number; it is not a checkpoint of SwAV or DeepCluster-v2")
     heads = _prototypes(tensors)
     encoder = _encoder(tensors, file)
     method = "swav" if list(heads) == ["prototypes.weight"] else "deepcluster-v2"

@@ -91,7 +91,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         content = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(file)!r} contains a {type(content).__name__}, not a dictionary of tensors; save a state_dict")
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def load_encoder(encoder: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

@@ -52,7 +52,7 @@ def read_toml(file: Path) -> SettingsFile:
         content = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read config {str(file)!r}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not text, or nested without end
         raise ConfigError(f"config {str(file)!r} is not TOML: {error}") from None
     top = {key: value for key, value in content.items() if not isinstance(value, dict)}
     by_group = groups(default_config(top.get("method", DEFAULT_METHOD)))

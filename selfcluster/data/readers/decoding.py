@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ def opened(file: Path | bytes, max_megapixels: float) -> Iterator[Image.Image]:
         DataError: the image cannot be read; the message is the reason.
     """
     try:
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+            raise DataError("is not a regular file")  # opening a pipe would wait for its other end
         with _pillow_quiet, Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             width, height = image.size
             if width * height > max_megapixels * 1e6:
@@ -101,8 +104,9 @@ def _reason(error: Exception, file: Path | bytes) -> str:
 
 
 def _start_of(file: Path) -> bytes:
-    with file.open("rb") as content:
+    with contextlib.suppress(OSError), file.open("rb") as content:
         return content.read(12)
+    return b""
 
 
 def draft(image: Image.Image, scale: float) -> None:
@@ -121,7 +125,11 @@ def upright_pixels(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     """Decode the first frame: upright, alpha over white, 16 bits scaled to 8."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+        values, transparent = np.asarray(image), image.info.get("transparency")
+        pixels = _to_8_bits(values)
+        if isinstance(transparent, int):  # the one value that PNG calls transparent
+            pixels[values == transparent] = 255
+        image = Image.fromarray(pixels)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

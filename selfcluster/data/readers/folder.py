@@ -82,6 +82,10 @@ class ListedImages(EncodedImages):
         return n_images(len(self))
 
 
+def _may_be_file(link: bytes) -> bool:
+    return os.path.isfile(link) or not os.path.exists(link)
+
+
 @dataclass(frozen=True)
 class Listing:
     """Files below a folder, as paths relative to it."""
@@ -96,7 +100,8 @@ class Listing:
 def scan(root: Path) -> Listing:
     """List the files below a folder.
 
-    Hidden files and folders and run folders are skipped; links to folders are followed once.
+    Hidden files and folders and run folders are skipped; links to folders are followed once. A pipe or a device is no image, whatever its
+    name; a link to a file that is not there is one, which cannot be read.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -124,6 +129,8 @@ def scan(root: Path) -> Listing:
             # DirEntry.is_dir() raises for a link to itself; os.path.isdir does not, but costs a system call.
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 folders_here.append(path)
+            elif not (entry.is_file(follow_symlinks=False) or (entry.is_symlink() and _may_be_file(entry.path))):
+                n_other += 1
             elif os.path.splitext(entry.name)[1].lower().decode(errors="replace") in ENDINGS:
                 files.append(path)
             elif PACKED.search(entry.name):

@@ -68,11 +68,12 @@ def labels_from(files: Sequence[Path], schema: pa.Schema) -> Labels | None:
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"cannot read column {name!r} of {str(file)!r}: {' '.join(str(error).split())}") from None
     values = pa.concat_arrays(parts)
-    names = tuple(features.get(name, {}).get("names") or ())
-    if names and pa.types.is_integer(schema.field(name).type):
+    names, kind = features.get(name, {}).get("names"), schema.field(name).type
+    are_names = isinstance(names, list) and names and all(isinstance(text, str) for text in names)
+    if are_names and pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
         codes = values.cast(pa.int64()).fill_null(-1).to_numpy()
         if codes.max() < len(names):
-            return labels_of(codes, len(codes), names)
+            return labels_of(codes, len(codes), tuple(names))
     return labels_in(values)
 
 

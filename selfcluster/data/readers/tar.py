@@ -25,6 +25,10 @@ from selfcluster.errors import DataError
 from selfcluster.formatting import n_images
 
 _ENDINGS = frozenset(ending.encode() for ending in ENDINGS)
+_BYTES_PER_PIXEL = 16
+"""More than any format has."""
+_FEWEST_BYTES = 2**24
+"""Bytes that every image may have."""
 _N_OPEN = 128
 """Tars kept open; many systems allow a process 1,024 open files, some 256."""
 
@@ -69,6 +73,8 @@ class TarImages(EncodedImages):
 
     def encoded(self, index: int) -> bytes:
         shard, n_bytes = self.shards[self.shard[index]], int(self.n_bytes[index])
+        if n_bytes > max(_FEWEST_BYTES, _BYTES_PER_PIXEL * self.max_megapixels * 1e6):
+            raise DataError(f"has {n_bytes:,} bytes, more than an image of {self.max_megapixels:g} megapixels")
         try:
             content = self.opened(os.path.join(self.root, shard)).read(int(self.offset[index]), n_bytes)
         except OSError as error:

@@ -6,6 +6,7 @@ for the end of the file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,11 @@ from selfcluster.errors import DataError
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
+_MOST_ZEROS = 2**26
+"""Bytes of zeros after which a tar has ended, whatever follows; two blocks end it, but another tar may be appended."""
+_LONGEST = 2**20
+"""Bytes of a header with a long name, or with pax records."""
+_OCTAL = re.compile(rb"[0-7]*")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
 
 
@@ -37,15 +43,18 @@ def members_of(file: OpenFile, shown: str) -> Iterator[Member]:
     Raises:
         DataError: the tar is compressed, damaged, or ends in the middle of a member.
     """
-    end, offset = file.n_bytes(), 0
+    end, offset, n_zeros = file.n_bytes(), 0, 0
     name, size = b"", -1  # from a GNU or pax header, for the member that follows
     while offset < end:
         # Read together with the start of the content, so that a small member needs no second read.
         block = file.read(offset, 2 * BLOCK)
         header, start = block[:BLOCK], block[BLOCK:]
         if header == _ZEROS[: len(header)]:  # the end, or the seam of two concatenated tars
-            offset += BLOCK
+            offset, n_zeros = offset + BLOCK, n_zeros + BLOCK
+            if n_zeros > _MOST_ZEROS:
+                return
             continue
+        n_zeros = 0
         _check(header, offset, shown)
         kind = header[156:157]
         # Links, devices and folders have no content, whatever their size field says.
@@ -55,6 +64,8 @@ def members_of(file: OpenFile, shown: str) -> Iterator[Member]:
         if content + n_bytes > end:
             raise DataError(f"{shown!r} is truncated in the middle of {own.decode(errors='replace')!r}; download or create it again")
         offset = content + -(-n_bytes // BLOCK) * BLOCK
+        if kind in (b"L", b"x") and n_bytes > _LONGEST:
+            raise _damage(content, shown)
         if kind == b"L":
             name = file.read(content, n_bytes).rstrip(b"\0")
         elif kind == b"x":
@@ -95,10 +106,10 @@ def _number(digits: bytes, offset: int, shown: str) -> int:
     """Return a number written in octal, or in GNU's binary form for larger ones."""
     if digits[0] & 0x80:
         return int.from_bytes(bytes([digits[0] & 0x7F]) + digits[1:], "big")
-    try:
-        return int(digits.strip(b"\0 ") or b"0", 8)
-    except ValueError:
-        raise _damage(offset, shown) from None
+    octal = digits.strip(b"\0 ")
+    if not _OCTAL.fullmatch(octal):
+        raise _damage(offset, shown)
+    return int(octal or b"0", 8)
 
 
 def _name(header: bytes) -> bytes:
@@ -114,12 +125,14 @@ def _pax(text: bytes, offset: int, shown: str) -> tuple[bytes, int]:
     try:
         while text and text[0]:
             length, _, rest = text.partition(b" ")
+            if not len(length) + 2 < int(length) <= len(text) or text[int(length) - 1] != ord("\n"):
+                raise ValueError
             key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
             if key == b"path":
                 name = value
             elif key == b"size":
                 size = int(value)
-            text = text[max(1, int(length)) :]
+            text = text[int(length) :]
     except ValueError:
         raise _damage(offset, shown) from None
     return name, size

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -69,3 +70,11 @@ def test_pixels_can_be_written_to() -> None:
     pixels[0] = 9
     assert image.getpixel((0, 0)) == (1, 2, 3)
     assert torch.equal(upright_pixels(image)[:, 0, 0], torch.tensor([1, 2, 3], dtype=torch.uint8))
+
+
+def test_a_transparent_gray_value_of_16_bits_is_white(tmp_path: Path) -> None:
+    values = np.array([[0, 1000], [1000, 40000]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    with opened(tmp_path / "a.png", 100) as image:
+        assert image.info["transparency"] == 1000
+        assert upright_pixels(image)[0].tolist() == [[0, 255], [255, round(40000 / 257)]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selfcluster.data.readers.folder import FolderImages
+from selfcluster.data.readers.folder import FolderImages, ListedImages
 from selfcluster.errors import DataError
 from tests.pictures import fill, paths, png
 
@@ -97,3 +97,24 @@ def test_the_digest_follows_names_and_nothing_else(tmp_path: Path) -> None:
     renamed = FolderImages(tmp_path).digest()
     fill(tmp_path, "d.png")
     assert len({first, renamed, FolderImages(tmp_path).digest()}) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_pipes_and_devices_are_no_images_and_are_never_opened(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "c.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "pipe.jpg")
+    (tmp_path / "null.jpg").symlink_to("/dev/null")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    images = FolderImages(tmp_path)
+    assert paths(images) == ["a.png", "c.png", "gone.jpg"]
+    assert images.n_skipped == 4
+    with pytest.raises(DataError, match="no longer exists"):
+        images.decode(2)
+    (tmp_path / "a.png").unlink()
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match="is not a regular file"):
+        images.decode(0)
+    with pytest.raises(DataError, match="is not a regular file"):
+        ListedImages([tmp_path / "pipe.jpg"]).decode(0)

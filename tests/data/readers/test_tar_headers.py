@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
 from pathlib import Path
 
@@ -154,3 +155,49 @@ def test_unicode_names_of_the_development_data(shared_data: Path) -> None:
     assert [one[:3] for one in members(path)] == theirs(path)
     assert len(members(path)) == 4
     assert io.BytesIO(members(path)[0][3]).read(2) == b"\xff\xd8"
+
+
+def _with_field(path: Path, offset: int, place: slice, value: bytes) -> Path:
+    """Change a field of a header, and its checksum."""
+    content = bytearray(path.read_bytes())
+    header = content[offset : offset + 512]
+    header[place] = value.ljust(place.stop - place.start, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[offset : offset + 512] = header
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "size", [b"-0000001000", b"+0000001000", b"0_10", b"0x10", b"\xff" * 12, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\x00"]
+)
+def test_a_size_with_a_sign_is_refused(tmp_path: Path, size: bytes) -> None:
+    path = packing.tar(tmp_path / "x.tar", {"a.jpg": b"a" * 600, "b.jpg": b"b"}, tarfile.USTAR_FORMAT)
+    _with_field(path, 0, slice(124, 136), size)
+    with pytest.raises(DataError, match=r"x\.tar"):
+        members(path)
+
+
+def test_a_long_name_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = packing.tar(tmp_path / "x.tar", {"y" * 200 + ".jpg": b"a" * 600}, tarfile.GNU_FORMAT)
+    _with_field(path, 0, slice(124, 136), b"%011o" % 2**31)
+    os.truncate(path, 2**31 + 2**20)  # nothing of it takes room
+    with pytest.raises(DataError, match="damaged"):
+        members(path)
+
+
+@pytest.mark.parametrize("record", [b"0 path=a\n", b"-9 path=a\n", b"99 path=a\n", b"x path=a\n", b"5 p\n" + b"1 \n" * 3000])
+def test_damaged_pax_records_are_refused(tmp_path: Path, record: bytes) -> None:
+    path = packing.tar(tmp_path / "x.tar", {"é" * 200 + ".jpg": b"a" * 600}, tarfile.PAX_FORMAT)
+    content = bytearray(path.read_bytes())
+    content[512:1024] = record[:512].ljust(512, b"\0")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        members(path)
+
+
+def test_a_tail_of_zeros_ends_a_tar_however_long(tmp_path: Path) -> None:
+    path = packing.tar(tmp_path / "x.tar", {"a.jpg": b"a" * 600}, tarfile.USTAR_FORMAT)
+    os.truncate(path, 2**40)
+    assert [member.name for member in members(path)] == [b"a.jpg"]
