@@ -108,6 +108,7 @@ def train(
     config: str | Path | None = None,
     augmentation: str | None = None,
     resume: bool = False,
+    from_step: int | None = None,
     overwrite: bool = False,
     **settings: Any,
 ) -> Run:
@@ -121,6 +122,7 @@ def train(
         config: TOML file of settings; its method and images apply unless they are given here.
         augmentation: "photo", "grey" or "glyph"; None for the one that fits the images.
         resume: resume the run in `out`.
+        from_step: resume from the checkpoint of this step; None for the last one.
         overwrite: replace the run in `out`.
         settings: any setting by its name, such as epochs=50; batch="auto" finds the largest batch that fits in memory.
     Returns:
@@ -140,6 +142,7 @@ def train(
             config=config,
             augmentation=augmentation,
             resume=resume,
+            from_step=from_step,
             overwrite=overwrite,
             **settings,
         )

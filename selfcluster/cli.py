@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
+from selfcluster.formatting import visible
 from selfcluster.paths import check_checkpoint, check_images, check_run
 from selfcluster.settings.commands import Apply, Assign, Cluster, Demo, Embed, Evaluate, Explore, Export, Import, Report, Train
 from selfcluster.settings.config import BUNDLED
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except SelfclusterError as error:
         _exit(str(error), error.exit_status)
     except Interrupted as interrupted:
-        print(f"selfcluster: {interrupted}", file=sys.stderr)
+        print(visible(f"selfcluster: {interrupted}"), file=sys.stderr)
         sys.exit(interrupted.exit_status)
     except OSError as error:
         _exit(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
@@ -53,8 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _exit(message: str, status: int) -> NoReturn:
-    print(f"selfcluster: error: {' '.join(message.split())}", file=sys.stderr)
+    print(visible(f"selfcluster: error: {' '.join(message.split())}"), file=sys.stderr)
     sys.exit(status)
+
+
+def _say(said: object) -> None:
+    print(visible(str(said)))
 
 
 def _overview() -> str:
@@ -122,11 +127,11 @@ def _explore(arguments: Explore) -> None:
 
     run, clusters = explore(arguments.images, **{name: value for name, value in vars(arguments).items() if name != "images"})
     page = report(run)
-    print(describe(clusters))
-    print(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}")
-    print(f"next: name clusters on the page, export the names, and {_command('apply', str(run.path), 'NAMES.csv', '--copy-to', 'FOLDER')}")
+    _say(describe(clusters))
+    _say(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}")
+    _say(f"next: name clusters on the page, export the names, and {_command('apply', str(run.path), 'NAMES.csv', '--copy-to', 'FOLDER')}")
     if arguments.encoder != "patches":
-        print(f"to adapt the encoder to these images: {_command('train', arguments.images, '--init', str(run.path))}")
+        _say(f"to adapt the encoder to these images: {_command('train', arguments.images, '--init', str(run.path))}")
 
 
 def _train(arguments: Train) -> None:
@@ -137,13 +142,15 @@ def _train(arguments: Train) -> None:
 
     choices = {name: getattr(arguments, name) for name in ("method", "preset", "config", "augmentation")} | dict(arguments.settings)
     if arguments.dry_run:
-        if arguments.resume:
+        if arguments.resume or arguments.from_ is not None:
             raise ConfigError("--dry-run shows the settings of a new run; leave --resume out")
         dry_run(arguments.images, **choices)
         return
-    run = train(arguments.images, out=arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, **choices)
+    run = train(
+        arguments.images, out=arguments.out, resume=arguments.resume, from_step=arguments.from_, overwrite=arguments.overwrite, **choices
+    )
     if distributed.rank() == 0:
-        print(f"next: {_command('evaluate' if is_labeled(run.path) else 'report', str(run.path))}")
+        _say(f"next: {_command('evaluate' if is_labeled(run.path) else 'report', str(run.path))}")
     distributed.stop()
 
 
@@ -161,9 +168,9 @@ def _evaluate(arguments: Evaluate) -> None:
         beside=arguments.beside,
         beside_untrained=arguments.beside_untrained,
     )
-    print(result)
-    print(f"written: {result.file}")
-    print(f"next: {_command('report', arguments.run, arguments.images)}")
+    _say(result)
+    _say(f"written: {result.file}")
+    _say(f"next: {_command('report', arguments.run, arguments.images)}")
 
 
 def _embed(arguments: Embed) -> None:
@@ -174,8 +181,8 @@ def _embed(arguments: Embed) -> None:
     written = write_embeddings(run, arguments.images, out=arguments.out, layer=arguments.layer, overwrite=arguments.overwrite)
     unreadable = f"; {written.n_unreadable:,} could not be read" if written.n_unreadable else ""
     speed = f"{written.n_computed / max(written.seconds, 1e-9):,.0f} images/s" if written.n_computed else "computed before"
-    print(f"{written.n:,} embeddings of width {written.width}, {speed}{unreadable}: {written.file}")
-    print(f"next: {_command('cluster', arguments.run, arguments.images)}")
+    _say(f"{written.n:,} embeddings of width {written.width}, {speed}{unreadable}: {written.file}")
+    _say(f"next: {_command('cluster', arguments.run, arguments.images)}")
 
 
 def _cluster(arguments: Cluster) -> None:
@@ -187,13 +194,13 @@ def _cluster(arguments: Cluster) -> None:
     data = run.data(arguments.images)
     _check_outputs(arguments, data)
     clusters = cluster(run, data, k=arguments.k, seed=arguments.seed, projection=arguments.map, keep=True)
-    print(describe(clusters))
+    _say(describe(clusters))
     if is_kept(run, data):
-        print(f"table: {run.path / 'clusters.parquet'}")
+        _say(f"table: {run.path / 'clusters.parquet'}")
     elif not arguments.out:
-        print("these are not the run's own images, so their table is not kept; --out FILE writes it")
+        _say("these are not the run's own images, so their table is not kept; --out FILE writes it")
     _write_outputs(arguments, clusters.table, data)
-    print(f"next: {_command('report', arguments.run, arguments.images)}")
+    _say(f"next: {_command('report', arguments.run, arguments.images)}")
 
 
 def _apply(arguments: Apply) -> None:
@@ -205,9 +212,9 @@ def _apply(arguments: Apply) -> None:
     data = run.data()
     _check_outputs(arguments, data)
     clusters = apply(run, arguments.names)
-    print(describe(clusters))
+    _say(describe(clusters))
     _write_outputs(arguments, clusters.table, data)
-    print(f"next: {_command('report', arguments.run)}, or {_command('assign', arguments.run, 'NEW-IMAGES')}")
+    _say(f"next: {_command('report', arguments.run)}, or {_command('assign', arguments.run, 'NEW-IMAGES')}")
 
 
 def _assign(arguments: Assign) -> None:
@@ -221,7 +228,7 @@ def _assign(arguments: Assign) -> None:
     data = run.data(arguments.images)
     _check_outputs(arguments, data)
     table = assign(run, data).table
-    print(describe_assigned(table))
+    _say(describe_assigned(table))
     _write_outputs(arguments, table, data)
 
 
@@ -244,12 +251,12 @@ def _write_outputs(arguments: Cluster | Apply | Assign, table: pa.Table, data: D
 
     if arguments.out:
         write_table(table, Path(arguments.out))
-        print(f"table: {arguments.out}")
+        _say(f"table: {arguments.out}")
     if arguments.copy_to:
         n = sort_into(Path(arguments.copy_to), table, data.images, links=arguments.links)
-        print(f"{n:,} images sorted into {arguments.copy_to}")
+        _say(f"{n:,} images sorted into {arguments.copy_to}")
         if not isinstance(arguments, Assign):
-            print(f"to have these clusters again: {_command('apply', arguments.run, os.path.join(arguments.copy_to, 'clusters.csv'))}")
+            _say(f"to have these clusters again: {_command('apply', arguments.run, os.path.join(arguments.copy_to, 'clusters.csv'))}")
 
 
 def _report(arguments: Report) -> None:
@@ -259,35 +266,35 @@ def _report(arguments: Report) -> None:
     limits = Limits(n_points=arguments.points, seed=arguments.seed)
     run = load(arguments.run, device=arguments.device)
     file = run.report(arguments.images, out=arguments.out, k=arguments.k, seed=arguments.seed, limits=limits)
-    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
-    print(f"next, in a browser: {file.resolve().as_uri()}")
+    _say(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+    _say(f"next, in a browser: {file.resolve().as_uri()}")
 
 
 def _export(arguments: Export) -> None:
     from selfcluster.api import load
 
-    print(load(arguments.run).export(arguments.format, out=arguments.out, layer=arguments.layer, overwrite=arguments.overwrite))
+    _say(load(arguments.run).export(arguments.format, out=arguments.out, layer=arguments.layer, overwrite=arguments.overwrite))
 
 
 def _import(arguments: Import) -> None:
     from selfcluster.runs.convert import import_original
 
     run = import_original(arguments.file, arguments.out)
-    print(f"wrote {run.path}: {run.config.method}, {run.config.model.encoder}, prototypes {' '.join(map(str, run.config.n_prototypes))}")
-    print("the license of the checkpoint also applies to this run (the originals' weights are CC BY-NC 4.0)")
-    print(f"next: {_command('evaluate', str(run.path))} IMAGES")
+    _say(f"wrote {run.path}: {run.config.method}, {run.config.model.encoder}, prototypes {' '.join(map(str, run.config.n_prototypes))}")
+    _say("the license of the checkpoint also applies to this run (the originals' weights are CC BY-NC 4.0)")
+    _say(f"next: {_command('evaluate', str(run.path))} IMAGES")
 
 
 def _demo(arguments: Demo) -> None:
     from selfcluster.api import train
 
-    print("selfcluster demo: 1,797 handwritten digits, no labels used in training\n")
+    _say("selfcluster demo: 1,797 handwritten digits, no labels used in training\n")
     run = train("digits", out=arguments.out, seed=arguments.seed)
-    print()
-    print(run.evaluate())
-    print("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")
-    print(f"look at them: {_command('report', str(run.path))}")
-    print("next, on your own images: selfcluster train FOLDER --dry-run")
+    _say("")
+    _say(run.evaluate())
+    _say("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")
+    _say(f"look at them: {_command('report', str(run.path))}")
+    _say("next, on your own images: selfcluster train FOLDER --dry-run")
 
 
 def _command(*words: str | None) -> str:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
+
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]")
+"""Characters that move the cursor, color a terminal or turn the direction of writing, and bytes of a path that are no text."""
+
+
+def visible(text: str) -> str:
+    """Return the text with control characters as escapes, since names of files may contain what commands a terminal."""
+    return _INVISIBLE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 def n_images(n: int) -> str:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from selfcluster.formatting import visible
+
 if TYPE_CHECKING:
     from selfcluster.runs.log import Progress
 
@@ -30,7 +32,7 @@ class TerminalHandler(logging.Handler):
             self._draw(progress)
         elif record.levelno >= logging.INFO:
             warning = "warning: " if record.levelno >= logging.WARNING else ""
-            self._console.print(f"{warning}{record.getMessage()}", markup=False)
+            self._console.print(visible(f"{warning}{record.getMessage()}"), markup=False)
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:

@@ -14,7 +14,7 @@ ROOT = Path(selfcluster.__file__).parent
 
 ROWS = [
     ["errors"],
-    ["distributed", "randomness", "optim", "formatting", "temporary", "paths", "hub"],
+    ["distributed", "randomness", "optim", "formatting", "temporary", "paths", "hub", "workers", "spreadsheets"],
     ["settings"],
     ["device"],
     ["clustering", "data"],

@@ -24,6 +24,7 @@ from selfcluster.data.crops import MultiCrop
 from selfcluster.data.readers.images import Decoded, Images, MinScale, full_scale
 from selfcluster.device import Map, ahead, in_threads
 from selfcluster.errors import DataError
+from selfcluster.workers import ends_with_parent, signals_held
 
 Report = Callable[[str, int, int, float], None]
 """Called with what is done, how many of how many images are, and images per second; see `Log.working`."""
@@ -197,6 +198,7 @@ class Loader:
             batch_size=None,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=ends_with_parent(),
             pin_memory=device.type == "cuda",
         )
 
@@ -215,7 +217,8 @@ class Loader:
             DataError: too many images cannot be read.
         """
         self._tasks.next_up = (self._task(epoch, plan, step) for step in range(start, self.n_steps(plan)))
-        made = self._made(iter(self._loader))  # workers are forked here; from another thread they would end with an error
+        with signals_held():
+            made = self._made(iter(self._loader))  # workers are forked here; from another thread they would end with an error
         if self._stream is not None:
             made = ahead(made)
         try:

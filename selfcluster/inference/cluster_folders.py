@@ -14,6 +14,9 @@ from selfcluster.data.readers.images import ENDINGS, EncodedImages, Images
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.inference.names import write_names
 
+_MOST_BYTES = 240
+"""In a name of a file or folder; most file systems bear 255."""
+
 
 def sort_into(folder: Path, table: pa.Table, images: Images, *, links: bool = False) -> int:
     """Create a folder for each cluster, called by its name or `cluster-07`, with its images, whose file names begin with their rank.
@@ -47,9 +50,8 @@ def sort_into(folder: Path, table: pa.Table, images: Images, *, links: bool = Fa
 def check_sortable(folder: Path, images: Images, *, links: bool) -> None:
     """Raise the ConfigError that `sort_into` would raise."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError(
-            f"--copy-to {str(folder)!r} {'is a file' if folder.is_file() else 'already contains files'}; name a new or empty folder"
-        )
+        there = "is a file" if folder.is_file() else f"already contains files, such as {min(path.name for path in folder.iterdir())!r}"
+        raise ConfigError(f"--copy-to {str(folder)!r} {there}; name a new or empty folder")
     if isinstance(images, FolderImages) and folder.resolve().is_relative_to(images.root.resolve()):
         raise ConfigError(
             f"--copy-to {str(folder)!r} is inside the folder of images, where copies would count as images; choose another folder"
@@ -67,10 +69,19 @@ def _fill(folder: Path, table: pa.Table, images: Images, links: bool) -> int:
     write_names(table, folder / "clusters.csv")
     for index, (cluster, rank, name) in enumerate(zip(clusters, ranks, names, strict=True)):
         if cluster >= 0:
-            within = folder / (name or f"cluster-{cluster:0{n_digits}}")
+            number = f"cluster-{cluster:0{n_digits}}"
+            within = folder / (_fitting(name, f"... {number}") if name else number)
             within.mkdir(exist_ok=True)
-            _put(images, index, within / f"{rank:0{n_rank_digits}}-{Path(images.path(index)).name}", links)
+            file = Path(images.path(index)).name
+            _put(images, index, within / _fitting(f"{rank:0{n_rank_digits}}-{file}", f"...{Path(file).suffix}"), links)
     return sum(cluster >= 0 for cluster in clusters)
+
+
+def _fitting(name: str, end: str) -> str:
+    """Return a name that file systems bear: as it is, or cut off, with another end."""
+    if len(encoded := os.fsencode(name)) <= _MOST_BYTES:
+        return name
+    return encoded[: _MOST_BYTES - len(os.fsencode(end))].decode("utf-8", "ignore") + end
 
 
 def _put(images: Images, index: int, target: Path, links: bool) -> None:

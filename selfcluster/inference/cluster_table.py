@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
 from selfcluster.runs.atomic import write_atomically
+from selfcluster.spreadsheets import with_texts_neutralized
 
 TABLE = "clusters.parquet"
 """Name of the file in a run's folder."""
@@ -87,7 +88,7 @@ def write_table(table: pa.Table, file: Path) -> None:
     """Write the table atomically, as parquet or CSV by the file's ending."""
     sink = pa.BufferOutputStream()
     if file.suffix == ".csv":
-        pa.csv.write_csv(table, sink)
+        pa.csv.write_csv(with_texts_neutralized(table), sink)
     else:
         pq.write_table(table, sink, compression="zstd")
     write_atomically(file, sink.getvalue().to_pybytes())

@@ -35,6 +35,7 @@ from selfcluster.models.pretrained import Preparation, frozen_pixels
 from selfcluster.runs.checkpoint import save_network
 from selfcluster.runs.folder import claim, prepare, write_config, write_skipped
 from selfcluster.runs.initial_weights import network_of, preparation_for
+from selfcluster.runs.lock import locked_run
 from selfcluster.runs.run import OpenRun
 from selfcluster.runs.weights import load_initial_weights, write_model
 from selfcluster.settings.commands import NClusters
@@ -94,7 +95,7 @@ def explore(
     path = claim(out, opened.name, "explore", overwrite=overwrite)
     for note in opened.notes:
         logger.info(note)
-    with distributed.alone():
+    with distributed.alone(), locked_run(path):
         prepare(path, _resolved(config), opened)
         if encoder == PATCHES:
             assert isinstance(model.encoder, PatchEncoder)

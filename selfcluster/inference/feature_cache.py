@@ -26,6 +26,7 @@ from selfcluster.data.readers.images import Images
 from selfcluster.device import precision_of
 from selfcluster.distributed import logger
 from selfcluster.runs.atomic import write_atomically
+from selfcluster.runs.lock import locked
 from selfcluster.runs.run import OpenRun
 
 _FEWEST = 256
@@ -105,7 +106,7 @@ class FeatureCache:
         with contextlib.ExitStack() as stack:
             try:
                 self.folder.mkdir(exist_ok=True)
-                is_free = stack.enter_context(_locked(self.file.with_suffix(".lock")))
+                is_free = stack.enter_context(locked(self.file.with_suffix(".lock")))
                 problem = self._make_room() if is_free else "another process is computing the same ones"
                 if problem is None:
                     write_atomically(self.file.with_suffix(".json"), json.dumps({**self.identity, "n": self.n}, indent=1).encode())
@@ -118,7 +119,7 @@ class FeatureCache:
     def _make_room(self) -> str | None:
         """Remove features of older weights, unless a process is computing them, and return why there is still not enough room."""
         for note in self.folder.glob("*.json"):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError), _locked(note.with_suffix(".lock")) as is_ours:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError), locked(note.with_suffix(".lock")) as is_ours:
                 if is_ours and json.loads(note.read_text())["weights"] != self.identity["weights"]:
                     for ending in (".f32", ".unfinished", ".json"):
                         note.with_suffix(ending).unlink(missing_ok=True)
@@ -127,24 +128,3 @@ class FeatureCache:
         if free < 1.05 * (self.n_bytes - written):
             return f"they take {self.n_bytes / 1e6:,.0f} MB, and {str(self.folder)!r} has {free / 1e6:,.0f} MB of room"
         return None
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[bool]:
-    """Yield whether this process has the lock; always True on systems without file locks."""
-    with file.open("ab") as handle:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last owner removed the file; another process may have created it again.
-            is_ours = file.exists() and file.stat().st_ino == os.fstat(handle.fileno()).st_ino
-        except BlockingIOError:
-            is_ours = False
-        except (ImportError, OSError):  # Windows, and file systems without locks
-            is_ours = True
-        try:
-            yield is_ours
-        finally:
-            if is_ours:
-                file.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from jaxtyping import Int64
 
 from selfcluster.errors import DataError
 from selfcluster.runs.atomic import write_atomically
+from selfcluster.spreadsheets import neutralized, restored
 
 _NOT_IN_FOLDERS = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')
 _LONGEST = 100
@@ -51,7 +52,7 @@ def write_names(table: pa.Table, file: Path) -> None:
     writer.writerow(["path", "cluster", "name"])
     for path, cluster, name in zip(*(table[column].to_pylist() for column in ("path", "cluster", "name")), strict=True):
         if cluster >= 0:
-            writer.writerow([path, cluster, name or ""])
+            writer.writerow([neutralized(path), cluster, neutralized(name or "")])
     write_atomically(file, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
@@ -100,7 +101,9 @@ def _rows(file: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=2):
         if any(row[column] is None for column in columns):
             raise DataError(f"line {number} of {str(file)!r} has too few columns")
-        row["name"] = _checked(row["name"].strip(), f"line {number} of {str(file)!r}")
+        row["name"] = _checked(restored(row["name"].strip()), f"line {number} of {str(file)!r}")
+        if "path" in row:
+            row["path"] = restored(row["path"])
     return rows
 
 

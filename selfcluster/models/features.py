@@ -18,6 +18,7 @@ from selfcluster.data.readers.images import Images
 from selfcluster.device import Map, in_threads
 from selfcluster.errors import DataError
 from selfcluster.settings.config import Interpolation
+from selfcluster.workers import ends_with_parent
 
 ProgressCallback = Callable[[int], object]
 """Called after each batch with the number of images read so far."""
@@ -72,7 +73,7 @@ def prepared_images(
     index = np.arange(len(images)) if index is None else np.asarray(index)
     each = map if workers or images.in_memory else in_threads(threads)
     batches = _PreparedBatches(images, index, pixels, interpolation, batch, each)
-    return DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_as_is)
+    return DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_as_is, worker_init_fn=ends_with_parent())
 
 
 def _as_is(item: object) -> object:

@@ -2,15 +2,23 @@
 
 checkpoints/<step>/model.safetensors, method.safetensors, optimizer.safetensors, plan.safetensors
 checkpoints/<step>/state.json      written last, with the size and sha256 of each file above
-checkpoints/last.json              swapped in once all of that is on disk; older checkpoints are deleted afterwards
+checkpoints/last.json              names the last checkpoint; swapped in once all of that is on disk, before older ones are deleted
+
+A folder is never written twice: a second checkpoint of the same step has a folder of its own (<step>-2). So at every moment the checkpoint
+that last.json names is whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 import os
+import re
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +37,9 @@ from selfcluster.settings.config import CHANGEABLE_ON_RESUME, LENGTHS, Config, d
 VERSION = 1
 
 _RESTART = "start again with --overwrite"
+_LAST = "last.json"
+_NAME, _FILE = re.compile(r"\d{1,18}(-\d{1,6})?"), re.compile(r"[a-z]+\.safetensors")
+"""Names of the folder of a checkpoint, and of a file of tensors in it."""
 
 NamedTensors = dict[str, dict[str, Tensor]]
 """Tensors by part (model, method, optimizer, plan) and name."""
@@ -55,18 +66,22 @@ class CheckpointState:
     """Digests by file name, filled in by `save_checkpoint`."""
 
 
-def save_checkpoint(folder: Path, tensors: NamedTensors, state: CheckpointState) -> None:
+def save_checkpoint(folder: Path, tensors: NamedTensors, state: CheckpointState, *, keep: int = 1) -> None:
     """Write a checkpoint and make it the last one; if anything goes wrong, the previous one is kept.
 
     Args:
         folder: the run folder.
         tensors: tensors of all parts.
         state: counts and settings; its step names the checkpoint.
+        keep: number of checkpoints that are kept, with this one; those of later steps, from before the run went back, are not.
     Raises:
         CheckpointError: it could not be written, for example because the disk is full.
     """
     checkpoints = folder / "checkpoints"
-    target, partial = checkpoints / str(state.step), checkpoints / f".{state.step}.partial"
+    target = next(
+        path for n in itertools.count(1) if not (path := checkpoints / (f"{state.step}-{n}" if n > 1 else f"{state.step}")).exists()
+    )
+    partial = target.with_name(f".{target.name}.partial")
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -79,35 +94,55 @@ def save_checkpoint(folder: Path, tensors: NamedTensors, state: CheckpointState)
         values = dataclasses.asdict(dataclasses.replace(state, files=files)) | {"broken": sorted(state.broken.items())}
         write_synced(partial / "state.json", json.dumps({"version": VERSION, **values}, indent=1).encode())
         sync_folder(partial)
-        shutil.rmtree(target, ignore_errors=True)
         os.rename(partial, target)
-        write_json(checkpoints / "last.json", {"step": state.step})
+        sync_folder(checkpoints)
+        write_json(checkpoints / _LAST, {"step": state.step, "folder": target.name})
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(
-            f"cannot write checkpoint {str(target)!r}: {error.strerror or error}; the previous checkpoint is kept. Free some space and use --resume"
-        ) from None
+        reason = error.strerror or error
+        previous = "the previous checkpoint is kept. Free some space and use --resume"
+        if not (checkpoints / _LAST).is_file():
+            previous = "there is no previous checkpoint. Free some space and start again with --overwrite"
+        raise CheckpointError(f"cannot write checkpoint {str(target)!r}: {reason}; {previous}") from None
+    earlier = sorted((step, path) for step, path in _complete(folder).items() if step < state.step)
+    kept = {target, *(path for _, path in earlier[max(0, len(earlier) - keep + 1) :])}
     for other in checkpoints.iterdir():
-        if other.is_dir() and other != target:
-            shutil.rmtree(other, ignore_errors=True)
+        if other.is_dir() and other not in kept:
+            _delete(other)
 
 
-def load_checkpoint(folder: Path) -> tuple[NamedTensors, CheckpointState]:
-    """Return the tensors and the state of a run's last checkpoint.
+def _delete(path: Path) -> None:
+    """Delete a checkpoint, which is never taken for a whole one while it is deleted."""
+    gone = path if path.name.startswith(".") else path.with_name(f".{path.name}.gone")
+    with contextlib.suppress(OSError):
+        os.rename(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _complete(folder: Path) -> dict[int, Path]:
+    """Return the folders of the checkpoints that were written completely, by step; of two of a step, the later one."""
+    found = [path for path in (folder / "checkpoints").glob("*") if _NAME.fullmatch(path.name) and (path / "state.json").is_file()]
+    return {int(path.name.split("-")[0]): path for path in sorted(found, key=lambda path: (len(path.name), path.name))}
+
+
+def load_checkpoint(folder: Path, step: int | None = None) -> tuple[NamedTensors, CheckpointState]:
+    """Return the tensors and the state of a checkpoint; of the last one if no step is named.
 
     Raises:
         CheckpointError: there is none, it is damaged (the file is named), or another version wrote it.
     """
-    state = read_state(folder)
+    path, state = _read(folder, step)
     tensors = {}
     for name, expected in state.files.items():
-        file = folder / "checkpoints" / str(state.step) / name
+        file = path / name
         try:
             if _digest(file.read_bytes()) != expected:
-                raise CheckpointError(f"checkpoint file {str(file)!r} is damaged: size or hash differ from state.json; {_RESTART}")
+                raise CheckpointError(
+                    f"checkpoint file {str(file)!r} is damaged: size or hash differ from state.json; {_way_out(folder, path)}"
+                )
             tensors[name.removesuffix(".safetensors")] = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"cannot read checkpoint file {str(file)!r}: {error}; {_RESTART}") from None
+            raise CheckpointError(f"cannot read checkpoint file {str(file)!r}: {error}; {_way_out(folder, path)}") from None
     return tensors, state
 
 
@@ -117,31 +152,77 @@ def last_step(folder: Path) -> int:
     Raises:
         CheckpointError: there is none, or last.json is damaged.
     """
-    last = folder / "checkpoints" / "last.json"
-    if not last.is_file():
-        raise CheckpointError(f"run {str(folder)!r} has no checkpoint: it stopped before its first one; {_RESTART}")
-    return read_json(last, "step", advice=_RESTART)["step"]
+    return _last(folder)[0]
 
 
-def read_state(folder: Path) -> CheckpointState:
-    """Return the state of a run's last checkpoint, without its tensors.
+def read_state(folder: Path, step: int | None = None) -> CheckpointState:
+    """Return the state of a checkpoint without its tensors; of the last one if no step is named.
 
     Raises:
         CheckpointError: there is none, its JSON is damaged, or another version wrote it.
     """
-    file = folder / "checkpoints" / str(last_step(folder)) / "state.json"
-    content = read_json(file, "version", advice=_RESTART)
+    return _read(folder, step)[1]
+
+
+def _last(folder: Path) -> tuple[int, Path]:
+    """Return the step and the folder of the last checkpoint."""
+    last = folder / "checkpoints" / _LAST
+    if not last.is_file():
+        raise CheckpointError(f"run {str(folder)!r} has no checkpoint: it stopped before its first one; {_RESTART}")
+    content = read_json(last, "step", advice=_way_out(folder, None))
+    step, name = content["step"], content.get("folder", str(content["step"]))
+    if not (isinstance(name, str) and _NAME.fullmatch(name) and name.split("-")[0] == str(step)):
+        raise CheckpointError(f"{str(last)!r} is damaged: it names step {step!r} in {name!r}; {_way_out(folder, None)}")
+    return int(step), last.with_name(name)
+
+
+def _read(folder: Path, step: int | None) -> tuple[Path, CheckpointState]:
+    """Return the folder and the state of a checkpoint."""
+    if step is None:
+        step, path = _last(folder)
+    elif step in (complete := _complete(folder)):
+        path = complete[step]
+    else:
+        steps = " and ".join(f"{known}" for known in sorted(complete)) or "none"
+        raise CheckpointError(f"run {str(folder)!r} has no checkpoint of step {step}; there are: {steps}")
+    file, way_out = path / "state.json", _way_out(folder, path)
+    content = read_json(file, "version", advice=way_out)
     if content["version"] != VERSION:
         raise CheckpointError(
             f"checkpoint {str(file)!r} has version {content['version']}, this selfcluster reads {VERSION}; use the version that wrote it"
         )
     try:
-        values: dict[str, Any] = {f.name: content[f.name] for f in dataclasses.fields(CheckpointState)}
-        values["broken"] = {int(index): reason for index, reason in content["broken"]}
-        values["files"] = dict(content["files"])
-        return CheckpointState(**values)
+        return path, _state_of(content, step)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{str(file)!r} is damaged: {error}; {_RESTART}") from None
+        raise CheckpointError(f"{str(file)!r} is damaged: {error}; {way_out}") from None
+
+
+def _state_of(content: dict[str, Any], step: int) -> CheckpointState:
+    """Return the state in a state.json; any error means that it was damaged or edited."""
+    values: dict[str, Any] = {f.name: content[f.name] for f in dataclasses.fields(CheckpointState)}
+    values["broken"] = {int(index): str(reason) for index, reason in content["broken"]}
+    values["files"], values["settings"] = dict(content["files"]), dict(content["settings"])
+    for name in ("step", "epoch", "step_in_epoch"):
+        if type(values[name]) is not int or not 0 <= values[name] < 2**63:
+            raise ValueError(f"{name} is {values[name]!r}")
+    if values["step"] != step:
+        raise ValueError(f"step is {values['step']}, in a checkpoint of step {step}")
+    if type(values["seconds"]) not in (int, float) or not 0 <= values["seconds"] < math.inf:
+        raise ValueError(f"seconds is {values['seconds']!r}")
+    for name, digest in values["files"].items():
+        if not (_FILE.fullmatch(name) and isinstance(digest, dict)):
+            raise ValueError(f"it names the file {name!r} with {digest!r}")
+    if "model.safetensors" not in values["files"]:
+        raise ValueError("it names no model.safetensors")
+    return CheckpointState(**values)
+
+
+def _way_out(folder: Path, damaged: Path | None) -> str:
+    """Return what can be done about a damaged checkpoint: go on from the one before, or start again."""
+    others = [step for step, path in _complete(folder).items() if path != damaged]
+    if not others:
+        return _RESTART
+    return f"selfcluster train --resume --from {max(others)} --out {shlex.quote(str(folder))} goes on from the checkpoint of step {max(others)}"
 
 
 def _digest(content: bytes) -> FileDigest:
@@ -161,9 +242,9 @@ def save_network(folder: Path, config: Config[Any], model: ClusterModel, *, step
     save_checkpoint(folder, {"model": model.state_dict()}, state)
 
 
-def check_resumable(folder: Path) -> None:
-    """Check that the last checkpoint is more than a network alone, see `save_network`; raise CheckpointError if not."""
-    if "optimizer.safetensors" not in read_state(folder).files:
+def check_resumable(folder: Path, step: int | None = None) -> None:
+    """Check that the checkpoint (the last one if no step is named) is more than a network alone, see `save_network`; raise CheckpointError if not."""
+    if "optimizer.safetensors" not in read_state(folder, step).files:
         raise CheckpointError(
             f"cannot resume {str(folder)!r}: it contains a network without optimizer state, since it was explored, imported or exported; "
             f"train from it with --init {folder}"

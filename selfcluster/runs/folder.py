@@ -29,10 +29,12 @@ from selfcluster.paths import check_run
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.runs.checkpoint import check_settings, load_checkpoint
 from selfcluster.runs.environment import current_environment, write_environment
+from selfcluster.runs.lock import LOCK, check_unlocked
 from selfcluster.runs.manifest import write_manifest
 from selfcluster.settings.config import Config, default_config, replace
 from selfcluster.settings.resolve import ResolvedConfig
 from selfcluster.settings.toml import read_toml, to_toml
+from selfcluster.spreadsheets import with_texts_neutralized
 
 _RUN_FILES = [
     "config.toml",
@@ -71,10 +73,15 @@ def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) ->
         raise CheckpointError(f"{str(folder)!r} is a file; choose another --out")
     if not folder.exists() or not any(folder.iterdir()):
         return folder
-    if not (folder / "config.toml").is_file():
+    check_unlocked(folder)
+    is_run = (folder / "config.toml").is_file()
+    if not is_run and not (folder / LOCK).is_file():
         raise CheckpointError(f"{str(folder)!r} contains files that are not a run's; choose another --out")
     if not overwrite:
-        raise CheckpointError(f"{str(folder)!r} already contains a run; use --resume to continue it, or --overwrite to replace it")
+        found = (
+            "already contains a run; use --resume to continue it, or" if is_run else "contains a run that was stopped before it began; use"
+        )
+        raise CheckpointError(f"{str(folder)!r} {found} --overwrite to replace it")
     return folder
 
 
@@ -154,4 +161,5 @@ def read_model(folder: Path) -> tuple[Config[Any], str, ClusterModel]:
 def write_skipped(folder: Path, broken: Mapping[int, str], data: Data) -> None:
     """Write skipped.csv: the images that could not be read and why, in the order of the data."""
     index, reasons = zip(*sorted(broken.items()), strict=True)
-    pa.csv.write_csv(pa.table({"path": data.images.paths().take(pa.array(index)), "reason": pa.array(reasons)}), folder / "skipped.csv")
+    table = pa.table({"path": data.images.paths().take(pa.array(index)), "reason": pa.array(reasons)})
+    pa.csv.write_csv(with_texts_neutralized(table), folder / "skipped.csv")

@@ -32,5 +32,5 @@ def read_json(file: Path, *keys: str, advice: str) -> dict[str, Any]:
         if missing := set(keys) - content.keys():
             raise ValueError(f"{min(missing)!r} is missing")
         return content
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(file)!r} is damaged: {error}; {advice}") from None

@@ -62,7 +62,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest(
             table["path"].combine_chunks(), np.flatnonzero(table["trained_on"].to_numpy()), table.schema.metadata[b"digest"].decode()
         )
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise CheckpointError(f"cannot read {str(file)!r}: {' '.join(str(error).split())}; start a new run") from None
 
 

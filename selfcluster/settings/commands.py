@@ -46,6 +46,8 @@ class Train:
     """Run folder. Default: runs/<images>-<method>-<n>."""
     resume: bool = False
     """Resume the run in --out from its last checkpoint."""
+    from_: int | None = None
+    """Resume from the checkpoint of this step instead, which becomes the last one."""
     overwrite: bool = False
     """Replace the run in --out."""
     dry_run: bool = False

@@ -278,6 +278,8 @@ class RunSettings:
     """Keep features in the run folder, so that cluster, report, evaluate, embed and assign do not compute them again."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; one is also written at the end."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept, at least 1: the last one, and those before it, in case it is damaged."""
     log_steps: int = 10
     """Steps between rows of metrics.jsonl."""
     tensorboard: bool = False
@@ -343,6 +345,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "features_gib",
         "keep_features",
         "checkpoint_minutes",
+        "keep_checkpoints",
         "log_steps",
         "tensorboard",
         "wandb",

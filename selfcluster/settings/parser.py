@@ -126,6 +126,7 @@ _METAVARS = {
     "copy_to": "FOLDER",
     "encoder": "NAME",
     "encoder_arguments": "JSON",
+    "from_": "STEP",
     "init": "WEIGHTS",
     "k": "N|auto",
     "labels": "auto|none|FILE",
@@ -192,7 +193,7 @@ def _value(name: str, raw: Any, kind: Any) -> Any:
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.rstrip('_').replace('_', '-')}"  # a name that is a word of Python's ends in _
 
 
 _ALSO_CALLED = {

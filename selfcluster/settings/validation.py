@@ -98,7 +98,8 @@ def check_values(config: Config[Any]) -> None:
     _at_least(config.run, "workers", -1)
     _at_least(config.run, "threads", 0)
     _at_least(config.run, "cache_gib", 0)
-    _at_least(config.run, "log_steps", 1)
+    for name in ("log_steps", "keep_checkpoints"):
+        _at_least(config.run, name, 1)
     _at_least(config.run, "features_gib", 0)
     _within(config.run, "seed", 0, 2**63 - 1)
     _check_objective(config)

@@ -104,6 +104,24 @@ class Watch:
         self.require_finite_losses()
         return metrics.rankme(torch.cat(list(self._features)))
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the latest steps, so that a run that is stopped again and again is judged as one; collective."""
+        unread = distributed.all_reduce_sum(torch.stack(self._unread)) / distributed.n_ranks() if self._unread else torch.empty(0, 3)
+        state = {"window": torch.tensor(list(self._window), dtype=torch.float64).reshape(-1, 3), "unread": unread}
+        state["first_unread"] = torch.tensor(self._first_unread)
+        for name, kept in (("assigned", self._assigned), ("features", self._features)):
+            if kept:
+                state |= {name: torch.cat(list(kept)), f"{name}_sizes": torch.tensor([len(rows) for rows in kept])}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Take up the steps that `state_dict` returned."""
+        self._window.extend(_StepMetrics(*row) for row in state["window"].tolist())
+        self._unread, self._first_unread = list(state["unread"].to(device)), int(state["first_unread"])
+        for name, kept in (("assigned", self._assigned), ("features", self._features)):
+            if name in state:
+                kept.extend(state[name].to(device).split(state[f"{name}_sizes"].tolist()))
+
     def _judge(self) -> None:
         loss, entropy, length = map(fmean, zip(*self._window, strict=True))
         health = Health(

@@ -18,6 +18,7 @@ from selfcluster.runs.log import Log
 from selfcluster.training.extraction import extractor
 from selfcluster.training.state import Training, save
 from selfcluster.training.step import step
+from selfcluster.workers import SIGNALS
 
 
 def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = None) -> None:
@@ -90,9 +91,8 @@ def _signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
     try:
-        before = {number: signal.signal(number, note) for number in numbers}
+        before = {number: signal.signal(number, note) for number in SIGNALS}
     except ValueError:  # not the main thread, where the caller handles signals
         before = {}
     try:

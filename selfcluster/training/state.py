@@ -197,25 +197,33 @@ def save(t: Training, folder: Path) -> None:
         "method": t.method.state_dict(),
         "optimizer": optim.state_by_name(t.optimizers, t.parameter_names),
         "plan": {"order": torch.from_numpy(t.state.plan.order)} if t.state.plan is not None else {},
+        "watch": t.watch.state_dict(),
     }
     s, broken = t.state, distributed.joined(t.loader.broken)
     if distributed.rank() == 0:
-        save_checkpoint(folder, tensors, CheckpointState(s.step, s.epoch, s.step_in_epoch, s.seconds, broken, flatten(t.config)))
+        save_checkpoint(
+            folder,
+            tensors,
+            CheckpointState(s.step, s.epoch, s.step_in_epoch, s.seconds, broken, flatten(t.config)),
+            keep=t.config.run.keep_checkpoints,
+        )
     distributed.barrier()
 
 
-def restore(t: Training, folder: Path) -> None:
-    """Load the last checkpoint.
+def restore(t: Training, folder: Path, step: int | None = None) -> None:
+    """Load a checkpoint; the last one if no step is named.
 
     Raises:
         CheckpointError: there is none, it is damaged or incomplete, or it belongs to another configuration.
     """
-    tensors, state = load_checkpoint(folder)
+    tensors, state = load_checkpoint(folder, step)
     check_settings(state, t.config)
     t.model.load_state_dict(tensors["model"])
     t.method.load_state_dict(tensors["method"])
     optim.load_state_by_name(t.optimizers, t.parameter_names, tensors["optimizer"])
     t.loader.broken = state.broken
+    if "watch" in tensors:  # older checkpoints have none
+        t.watch.load_state_dict(tensors["watch"], t.device)
     plan = EpochPlan(tensors["plan"]["order"].numpy()) if tensors["plan"] else None
     t.state = State(state.epoch, state.step, state.step_in_epoch, state.seconds, plan)
     if state.step_in_epoch >= t.method.steps_per_epoch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +20,10 @@ from selfcluster.device import start
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import duration, short, table
+from selfcluster.paths import check_run
 from selfcluster.runs import checkpoint, folder, weights
 from selfcluster.runs.initial_weights import network_of, preparation_for
+from selfcluster.runs.lock import locked_run
 from selfcluster.runs.log import Log
 from selfcluster.runs.manifest import check_same_data, read_manifest
 from selfcluster.runs.metrics import check_extras, cut_back
@@ -48,6 +50,7 @@ def train(
     config: str | Path | None = None,
     augmentation: str | None = None,
     resume: bool = False,
+    from_step: int | None = None,
     overwrite: bool = False,
     **settings: Any,
 ) -> OpenRun:
@@ -55,7 +58,13 @@ def train(
     if resume:
         if preset is not None or config is not None or augmentation is not None or overwrite:
             raise ConfigError("--resume keeps the settings of the run; leave out --preset, --config, --augmentation and --overwrite")
-        return _resume(data, method, out, settings)
+        if out is None:
+            raise ConfigError("--resume needs --out RUN, the folder of the run to resume")
+        check_run(Path(out))
+        with _locked(Path(out)):
+            return _resume(data, method, Path(out), from_step, settings)
+    if from_step is not None:
+        raise ConfigError("--from names a checkpoint to resume from; add --resume, or leave it out")
     resolver, opened, device = _open(data, method, preset, config, augmentation, settings)
     resolved = resolver({})
     t = build(resolved.config, opened, device)
@@ -65,8 +74,9 @@ def train(
         resolved, patches = fit_to_time(resolved, t, opened, resolver), t.patches
         t = build(resolved.config, opened, device)
         t.patches = patches
-    _on_rank_0(lambda: folder.prepare(path, resolved, opened), path)
-    return _train(t, path, opened)
+    with _locked(path):
+        _on_rank_0(lambda: folder.prepare(path, resolved, opened), path)
+        return _train(t, path, opened)
 
 
 def dry_run(
@@ -167,23 +177,28 @@ def _on_rank_0(work: Callable[[], T], path: Path) -> T:
     return found
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the run folder on rank 0; CheckpointError on every rank if another process holds it."""
+    with contextlib.ExitStack() as stack:
+        _on_rank_0(lambda: stack.enter_context(locked_run(path)), path)
+        yield
+
+
 def _announce(resolved: ResolvedConfig, data: Data) -> None:
     for note in data.notes:
         logger.info(note)
     logger.info(describe(resolved))
 
 
-def _resume(data: Any, method: str | None, out: str | Path | None, settings: Mapping[str, Any]) -> OpenRun:
-    if out is None:
-        raise ConfigError("--resume needs --out RUN, the folder of the run to resume")
-    path = Path(out)
+def _resume(data: Any, method: str | None, path: Path, from_step: int | None, settings: Mapping[str, Any]) -> OpenRun:
     stored, images = folder.read_config(path)
     if method is not None and method != stored.method:
         raise ConfigError(f"cannot resume with method {method!r}: this run has {stored.method!r}; leave out --method, or start a new run")
     longer = lengths_of(stored, settings)
     config = resumed_config(stored, {name: value for name, value in settings.items() if name not in longer})
     check_extras(config.run)
-    checkpoint.check_resumable(path)
+    checkpoint.check_resumable(path, from_step)
     device = start(config.run.device)
     for warning in read_toml(path / "config.toml").warnings:
         logger.warning(warning)
@@ -192,7 +207,7 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
     opened = open_data(images if data is None else data, config.data)
     check_same_data(path, opened)
     trained_on = read_manifest(path).trained_on
-    steps_per_epoch, state = len(trained_on) // config.optim.batch, checkpoint.read_state(path)
+    steps_per_epoch, state = len(trained_on) // config.optim.batch, checkpoint.read_state(path, from_step)
     if settings.get("max_minutes") and state.step >= n_steps(config, steps_per_epoch):
         longer["max_minutes"] = settings["max_minutes"]  # from now on, also as many as before
     if longer:
@@ -200,7 +215,7 @@ def _resume(data: Any, method: str | None, out: str | Path | None, settings: Map
         check(config)
     t = build(replace(config, {"init": "random"}), opened, device, trained_on=trained_on)
     t.config = config
-    restore(t, path)
+    restore(t, path, from_step)
     if longer:
         origins = {**read_origins(path / "config.toml", config), **dict.fromkeys((*LENGTHS, "extended_at"), "when it was made longer")}
         _on_rank_0(lambda: folder.write_config(path, ResolvedConfig(config, origins), images), path)

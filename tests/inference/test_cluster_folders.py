@@ -86,3 +86,17 @@ def test_rows_of_a_parquet_file_become_files(tmp_path: Path) -> None:
 def test_copies_among_the_images_are_refused(images: Images, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="inside the folder of images"):
         sort_into(tmp_path / "data" / "sorted", TABLE, images)
+
+
+def test_long_names_are_cut_to_what_file_systems_bear(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Image.fromarray(tiny.images(1)[0]).save(tmp_path / "data" / f"{'x' * 251}.jpg")
+    table = pa.table({"path": ["x"], "cluster": [3], "name": ["日" * 100], "rank_in_cluster": [0]})
+    sort_into(tmp_path / "out", table, open_data(str(tmp_path / "data"), DataSettings()).images)
+    (folder,) = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert folder.name.startswith("日" * 70)
+    assert folder.name.endswith("... cluster-3")
+    (file,) = folder.iterdir()
+    assert file.name.startswith("0-xxxx")
+    assert file.name.endswith("....jpg")
+    assert file.is_file()

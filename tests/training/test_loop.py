@@ -5,11 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -261,43 +256,6 @@ def test_variants_train(settings: dict) -> None:
     t, log = tiny.training(epochs=1, **settings), tiny.Silent()
     loop.fit(t, log, None)
     assert all(math.isfinite(loss) for loss in log.losses())
-
-
-def test_sigterm_leaves_a_checkpoint_and_status_143(tmp_path: Path) -> None:
-    np.save(tmp_path / "images.npy", tiny.images(64))
-    out = tmp_path / "run"
-    arguments = [sys.executable, "-m", "selfcluster", "train", str(tmp_path / "images.npy"), "--out", str(out), "--device", "cpu"]
-    flags = [
-        "--encoder",
-        "resnet10_small_quarter_s2",
-        "--crop-pixels",
-        "16",
-        "8",
-        "--batch",
-        "8",
-        "--n-prototypes",
-        "8",
-        "--epochs",
-        "5000",
-        "--log-steps",
-        "2",
-    ]
-    process = subprocess.Popen([*arguments, *flags], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 60
-    while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert said.splitlines()[-1].startswith("selfcluster: stopped at step")
-    assert said.splitlines()[-1].endswith(f"resume with: selfcluster train --resume --out {out}")
-    step = json.loads((out / "checkpoints" / "last.json").read_text())["step"]
-    resumed = subprocess.run(
-        [sys.executable, "-m", "selfcluster", "train", "--out", str(out), "--resume", "--epochs", "3"], capture_output=True, text=True
-    )
-    assert resumed.returncode == 2
-    assert "cannot resume with --epochs: the run has not finished" in resumed.stderr
-    assert step > 0
 
 
 def test_one_process_needs_no_process_group() -> None:

@@ -25,13 +25,15 @@ function giveName(cluster, name) {
 }
 
 // RFC 4180: text with a comma, a quote or a line break is quoted, and quotes are doubled.
+// A text that a spreadsheet would take for a formula gets an apostrophe in front, which `apply` removes.
+const neutralized = (text) => (/^'*[=+\-@\t\r]/.test(text) ? `'${text}` : text);
 const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
 function namesAsCsv() {
   const lines = ["path,cluster,name"];
   for (let i = 0; i < n; i++) {
     const cluster = clusterOf[i];
-    lines.push([quoted(paths[i]), clusters[cluster].number, quoted(givenName(cluster))].join(","));
+    lines.push([quoted(neutralized(paths[i])), clusters[cluster].number, quoted(neutralized(givenName(cluster)))].join(","));
   }
   return lines.join("\r\n") + "\r\n";
 }

@@ -1,0 +1,72 @@
+"""Locks, by which two processes do not write to the same place. The system releases them when a process ends, however it does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from selfcluster.errors import CheckpointError
+
+LOCK = ".selfcluster.lock"
+"""File in the folder of a run that a process trains; it stays if the process is killed."""
+
+
+@contextlib.contextmanager
+def locked_run(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder, which is created if need be.
+
+    Raises:
+        CheckpointError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK) as is_ours:
+        if not is_ours:
+            raise _in_use(folder)
+        (folder / LOCK).write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+        yield
+
+
+def check_unlocked(folder: Path) -> None:
+    """Raise CheckpointError if another process holds the lock of a run folder."""
+    if (folder / LOCK).is_file():
+        with locked(folder / LOCK, keep=True) as is_ours:
+            if not is_ours:
+                raise _in_use(folder)
+
+
+def _in_use(folder: Path) -> CheckpointError:
+    holder = "another process"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads((folder / LOCK).read_text())
+        holder = f"process {int(content['process'])} on {content['host']}"
+    return CheckpointError(f"run {str(folder)!r} is in use by {holder}; wait until it ends, stop it, or choose another --out")
+
+
+@contextlib.contextmanager
+def locked(file: Path, *, keep: bool = False) -> Iterator[bool]:
+    """Yield whether this process has the lock; always True on systems without file locks.
+
+    Args:
+        file: created if need be; not touched otherwise.
+        keep: leave the file there afterwards.
+    """
+    with file.open("ab") as handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The last owner removed the file; another process may have created it again.
+            is_ours = file.exists() and file.stat().st_ino == os.fstat(handle.fileno()).st_ino
+        except BlockingIOError:
+            is_ours = False
+        except (ImportError, OSError):  # Windows, and file systems without locks
+            is_ours = True
+        try:
+            yield is_ours
+        finally:
+            if is_ours and not keep:
+                file.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""Two processes do not train one run."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+import selfcluster as sc
+from selfcluster.errors import CheckpointError
+from selfcluster.runs.lock import LOCK, check_unlocked, locked_run
+from tests import tiny
+
+
+def _hold(folder: Path, held: Event, done: Event) -> None:
+    with locked_run(folder):
+        held.set()
+        done.wait(60)
+
+
+@contextmanager
+def held_elsewhere(folder: Path) -> Iterator[int]:
+    """Hold the lock in another process, and yield its number."""
+    context = multiprocessing.get_context("spawn")
+    held, done = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(folder, held, done))
+    process.start()
+    held.wait(60)
+    try:
+        yield process.pid or 0
+    finally:
+        done.set()
+        process.join()
+
+
+def test_a_run_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = {**tiny.SETTINGS, "max_steps": 2, "epochs": 1}
+    sc.train(tiny.images(), out=out, **settings)
+    metrics = (out / "metrics.jsonl").read_bytes()
+    with held_elsewhere(out) as process:
+        for how in ({"resume": True}, {"overwrite": True, **settings}):
+            with pytest.raises(CheckpointError, match=f"is in use by process {process} on .*; wait until it ends"):
+                sc.train(tiny.images(), out=out, **how)
+        (out / LOCK).write_text("?")
+        with pytest.raises(CheckpointError, match="is in use by another process"):
+            check_unlocked(out)
+        (out / LOCK).write_text("{")
+    assert (out / "metrics.jsonl").read_bytes() == metrics
+    assert not (out / LOCK).exists()
+    sc.train(tiny.images(), out=out, resume=True)
+
+
+def test_a_lock_that_a_killed_process_left_is_free(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "process": 1}))
+    check_unlocked(tmp_path)
+    assert (tmp_path / LOCK).exists()
+    with locked_run(tmp_path):
+        pass
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_run_that_was_killed_while_its_folder_was_prepared_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("{}")
+    (tmp_path / "environment.json").write_text("{}")
+    settings = {**tiny.SETTINGS, "max_steps": 2, "epochs": 1}
+    with pytest.raises(CheckpointError, match="contains a run that was stopped before it began; use --overwrite to replace it"):
+        sc.train(tiny.images(), out=tmp_path, **settings)
+    assert sc.train(tiny.images(), out=tmp_path, overwrite=True, **settings).opened.step == 2
