@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-bf16 check bench clean
+.PHONY: demo test test-bf16 check bench faults clean
 
 demo: .venv/installed
 	$(BIN)/selfcluster demo
@@ -30,6 +30,10 @@ bench: .venv/benched
 	$(BIN)/python -m benchmarks.growth_step
 	$(BIN)/python -m benchmarks.levers
 	$(BIN)/python -m benchmarks.startup
+
+# Faults injected into runs; five to ten minutes on two cores.
+faults: .venv/installed
+	$(BIN)/python -m benchmarks.faults.signals
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

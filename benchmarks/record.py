@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 def record(name: str, figures: dict[str, Any]) -> Path:
     """Write the figures to results/<name>.json and return this path."""
     content = {
-        "command": ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *(Path(a).name if os.sep in a else a for a in sys.argv[1:])],
+        "command": ["python", "-m", _module(), *(Path(a).name if os.sep in a else a for a in sys.argv[1:])],
         "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
         "date": time.strftime("%Y-%m-%d"),
         "versions": {
@@ -36,6 +36,11 @@ def record(name: str, figures: dict[str, Any]) -> Path:
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps(content, indent=1) + "\n")
     return file
+
+
+def _module() -> str:
+    """Return the name of the module that runs."""
+    return ".".join(Path(sys.argv[0]).resolve().relative_to(RESULTS.parents[1].resolve()).with_suffix("").parts)
 
 
 def recorded(name: str) -> dict[str, Any]:

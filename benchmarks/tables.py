@@ -54,16 +54,79 @@ def results() -> str:
         intro,
         "## The demo\n\n`selfcluster demo`, one row per seed; clusters of all 1,797 digits.",
         table(["seed", *_COLUMNS.values(), "training"], demo),
+        _beside_others(),
         _adapting(),
         _patches(),
         _first_labels(),
         _number_of_clusters(),
         _copies(),
         _outliers(),
+        _trust(),
+        _many_images(),
         *(_quality(recorded(file.stem)) for file in sorted(RESULTS.glob("quality-*.json"))),
         *speed_tables.sections(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _beside_others() -> str:
+    """Return the section on other ways to the same clusters, and on lightly's SwAV."""
+    result = recorded("thirty_lines")
+    intro = (
+        f"## Beside other tools\n\n{result['k']} clusters of the Caltech photos, with the same weights: thirty lines of timm, torch's loader and scikit-learn's k-means at two sizes of images, tasnif 0.3, and "
+        f"`explore --k {result['k']}` at 128 px, which also makes the page. 2 CPU cores."
+    )
+    rows = [
+        [name, f"{r['seconds']['median']:.0f} s", f"{100 * r['matched accuracy']['median']:.1f} %", f"{r['NMI']['median']:.3f}"]
+        for name, r in result["found"].items()
+    ]
+    beside = table(["", "time", "cluster accuracy", "NMI"], rows)
+    result = recorded("lightly-swav-cifar10")
+    swav = (
+        f"SwAV from scratch on CIFAR-10 (45,000 images, 5,000 to test), {result['minutes']:g} minutes on 2 CPU cores with `{result['encoder']}` and crops of the same sizes: the recipe as it comes, and lightly's transform, head, "
+        "prototypes and loss with their documented settings, in a plain loop with a cosine schedule."
+    )
+    rows = [
+        [
+            name,
+            f"{r['images']['median']:,.0f}",
+            *(f"{100 * r[key]['median']:.1f} %" for key in ("eval/knn_top1_k20", "eval/knn_top1_k200", "cluster/accuracy")),
+        ]
+        for name, r in result["found"].items()
+    ]
+    return f"{intro}\n\n{beside}\n\n{swav}\n\n{table(['', 'images seen', 'kNN k=20', 'kNN k=200', 'cluster accuracy'], rows)}"
+
+
+def _trust() -> str:
+    """Return the section on the tests of the verdict."""
+    intro = (
+        "## Tests of encoder and clusters\n\nThe tests without labels that the page's verdict counts: images found again among 384, gray, cropped and mirrored, by features and by 8 x 8 raw pixels; images whose cluster "
+        "their mean color tells, and the share of the largest cluster; the state that the page shows."
+    )
+    rows = []
+    for file in sorted(RESULTS.glob("trust-*.json")):
+        result = recorded(file.stem)
+        for name, r in result["found"].items():
+            shares = (f"{100 * r[key]:.0f} %" for key in ("found", "found_by_pixels", "cluster_by_color", "largest"))
+            rows.append([f"{result['name']}: {name}", *shares, r["state"]])
+    return f"{intro}\n\n{table(['', 'found', 'by pixels', 'cluster by color', 'largest', 'state'], rows)}"
+
+
+def _many_images() -> str:
+    """Return the section on clusters of many images."""
+    result = recorded("many_images")
+    intro = f"## Clusters of many images\n\nTime and memory (beside the features, mapped from disk) from {result['width']:,} features per image to the table of clusters: their number, copies, outliers, map. Generated features, 2 CPU cores."
+    rows = [
+        [
+            f"{r['n']:,}",
+            f"{r['seconds_to_find']:.0f} s",
+            f"{r['seconds']:.0f} s",
+            f"{r['anonymous'] / 2**30:.1f} GiB",
+            f"{r['file_bytes'] / 2**30:.1f} GiB",
+        ]
+        for r in result["results"]
+    ]
+    return f"{intro}\n\n{table(['images', 'clusters found', 'all', 'memory', 'features on disk'], rows)}"
 
 
 def _adapting() -> str:

@@ -57,7 +57,7 @@ def ours(folder: Path, k: int) -> tuple[np.ndarray, np.ndarray]:
     with tempfile.TemporaryDirectory() as out:
         run = sc.explore(folder, k=k, out=Path(out) / "run", device="cpu")
         run.report()
-        table = run.cluster().table
+        table = run.table
     return np.unique(table["label"].to_pylist(), return_inverse=True)[1], table["cluster"].to_numpy()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
 
 from selfcluster.clustering.projection import Projection
@@ -16,6 +17,7 @@ from selfcluster.exporters import export as exporters
 from selfcluster.exporters.export import ExportResult
 from selfcluster.inference import clusters, embeddings, renaming
 from selfcluster.inference import explore as exploration
+from selfcluster.inference.cluster_table import saved_table
 from selfcluster.inference.clusters import Assignment, Clusters
 from selfcluster.models.model import ClusterModel
 from selfcluster.reporting import report
@@ -59,6 +61,15 @@ class Run:
     def metrics(self) -> list[dict[str, float]]:
         """Rows of metrics.jsonl, oldest first."""
         return self.opened.metrics
+
+    @property
+    def table(self) -> pa.Table:
+        """Table of the clusters in the run folder, as `explore`, `cluster`, `report` or `apply` saved them; see `Clusters.table`.
+
+        Raises:
+            CheckpointError: there are none yet.
+        """
+        return saved_table(self.path)
 
     def embed(self, images: Any = None, *, layer: Layer = "features") -> Float[np.ndarray, "n _"]:
         """Return the features of images, a row for each; see `embeddings.embed`."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
+from selfcluster.errors import CheckpointError
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.spreadsheets import with_texts_neutralized
 
@@ -92,6 +93,23 @@ def write_table(table: pa.Table, file: Path) -> None:
     else:
         pq.write_table(table, sink, compression="zstd")
     write_atomically(file, sink.getvalue().to_pybytes())
+
+
+def saved_table(folder: Path) -> pa.Table:
+    """Return the table in a run's folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    file = folder / TABLE
+    if not file.is_file():
+        raise CheckpointError(f"{str(folder)!r} contains no clusters; run selfcluster cluster {folder} first")
+    try:
+        return read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise CheckpointError(
+            f"cannot read {str(file)!r}: {' '.join(str(error).split())}; run selfcluster cluster {folder} again"
+        ) from None
 
 
 def read_table(file: Path) -> pa.Table:

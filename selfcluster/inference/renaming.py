@@ -19,7 +19,7 @@ from selfcluster.clustering.tree import means_of, ward_of_means
 from selfcluster.data.dataset import Data
 from selfcluster.errors import CheckpointError
 from selfcluster.inference.centroids import Centroids
-from selfcluster.inference.cluster_table import TABLE, read_table
+from selfcluster.inference.cluster_table import saved_table
 from selfcluster.inference.clusters import Clusters, compared, current_centroids, described, mean_directions, write_clusters
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.inference.names import Partition, read_names
@@ -54,7 +54,7 @@ def _own_clusters(run: OpenRun, data: Data) -> tuple[Centroids, pa.Table]:
     centroids = current_centroids(run)
     if centroids.digest != data.images.digest():
         raise CheckpointError(f"the clusters of {str(run.path)!r} are of other images; run selfcluster cluster {run.path} again")
-    return centroids, read_table(run.path / TABLE)
+    return centroids, saved_table(run.path)
 
 
 def _regrouped(run: OpenRun, data: Data, centroids: Centroids, table: pa.Table, named: Partition) -> Clusters:

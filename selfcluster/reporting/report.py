@@ -27,7 +27,7 @@ from selfcluster.evaluation.trust import Trust
 from selfcluster.formatting import n_images
 from selfcluster.inference import clusters
 from selfcluster.inference.centroids import Centroids, read_centroids
-from selfcluster.inference.cluster_table import TABLE, read_table
+from selfcluster.inference.cluster_table import TABLE, saved_table
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.models.features import in_mode
 from selfcluster.reporting.page import COLUMNS, Limits, Page
@@ -124,12 +124,7 @@ def _saved_clusters(run: OpenRun, data: Data) -> _ClusteredImages | None:
     file = run.path / TABLE
     if not file.is_file():
         return None
-    try:
-        table = read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CheckpointError(
-            f"cannot read {str(file)!r}: {' '.join(str(error).split())}; run selfcluster cluster {run.path} again"
-        ) from None
+    table = saved_table(run.path)
     if missing := COLUMNS - set(table.column_names):
         raise CheckpointError(f"{str(file)!r} has no column {min(missing)!r}; run selfcluster cluster {run.path} again")
     centroids = read_centroids(run.path)

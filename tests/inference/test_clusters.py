@@ -208,3 +208,15 @@ def test_two_images_suffice(run: Run, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no image")
     with pytest.raises(DataError, match="none of 2 images can be read"):
         cluster(run.opened, str(tmp_path))
+
+
+def test_the_saved_table_is_read_again(run: Run) -> None:
+    found = run.cluster(k=3)
+    assert run.table["cluster"].equals(found.table["cluster"])
+    (run.path / "clusters.parquet").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"cannot read .*clusters\.parquet.*; run selfcluster cluster .* again"):
+        run.table  # noqa: B018
+    (run.path / "clusters.parquet").unlink()
+    with pytest.raises(CheckpointError, match="contains no clusters; run selfcluster cluster"):
+        run.table  # noqa: B018
+    run.cluster(k=3)

@@ -1,0 +1,1 @@
+"""Faults injected into runs, with recorded figures: `make faults`."""
