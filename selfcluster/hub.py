@@ -8,9 +8,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import huggingface_hub
 import huggingface_hub.constants as hub
+
+from selfcluster.errors import ConfigError
 
 _SECONDS = 2.0
 """Time after which a hub that has not answered counts as offline."""
@@ -63,3 +67,25 @@ def cached_weights_only() -> Iterator[None]:
         yield
     finally:
         hub.HF_HUB_OFFLINE = before
+
+
+def downloaded(name: str) -> str:
+    """Return the folder of weights of the hub, `hf-hub:OWNER/NAME`, which are downloaded unless they are cached; any other name itself.
+
+    Raises:
+        ConfigError: there are no such weights in timm's layout, or no connection.
+    """
+    prefix, sign, repository = name.partition(":")
+    if prefix not in ("hf-hub", "hf_hub") or not sign:
+        return name
+    offline = is_offline()
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository, allow_patterns=["config.json", "model.safetensors"], local_files_only=offline
+        )
+    except Exception as error:  # the hub's library raises many kinds
+        reason = "there is no connection to the hub, and it is not cached" if offline else " ".join(str(error).split())[:200]
+        raise ConfigError(f"cannot download {name!r}: {reason}; check the name, or name a folder or a timm encoder") from None
+    if missing := [file for file in ("config.json", "model.safetensors") if not Path(folder, file).is_file()]:
+        raise ConfigError(f"{name!r} has no {' and no '.join(missing)}, so it is not an encoder of timm's; choose another one")
+    return folder

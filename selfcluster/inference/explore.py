@@ -26,6 +26,7 @@ from selfcluster.device import n_threads, precision_of, start
 from selfcluster.distributed import logger
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.formatting import duration
+from selfcluster.hub import downloaded
 from selfcluster.inference.clusters import Clusters, clusters_of, find_in_features, readable_features, write_clusters
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.models.encoders import WEIGHTS_TO_EXPLORE, create_encoder, suitable_side, why_refused
@@ -62,8 +63,9 @@ def explore(
 
     Args:
         data: anything that `train` accepts.
-        encoder: a timm model, or a folder with weights and their description: timm's (config.json, model.safetensors), or a run; None for
-            that of `init`, or else the one whose weights come with the install. "patches" needs no weights; see `models.patches`.
+        encoder: a timm model, or a folder with weights and their description: timm's (config.json, model.safetensors), or a run; or the
+            name of such a folder on the hub, hf-hub:OWNER/NAME. None for that of `init`, or else the one whose weights come with the
+            install. "patches" needs no weights; see `models.patches`.
         init: weights of the encoder: "pretrained" for timm's, or a file, a folder or a timm name with a tag.
         k: number of clusters; None or "auto" for as many as stand out, see `find_clusters`.
         out: run folder; None for runs/<data>-explore-<n>.
@@ -84,6 +86,7 @@ def explore(
     """
     if isinstance(k, int) and k < 2:
         raise ConfigError(f"k must be at least 2, got {k}")
+    encoder, init = None if encoder is None else downloaded(encoder), downloaded(init)
     config = replace(default_config("explore"), {"labels": labels, "seed": seed, "device": device})
     target = start(device)
     opened = open_data(data, config.data)

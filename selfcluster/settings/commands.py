@@ -66,9 +66,9 @@ class Explore:
     images: Annotated[str, "IMAGES"]
     """A folder of images, or anything else that train takes."""
     encoder: str | None = None
-    """A timm model with pretrained weights, a folder of timm's or a run; or patches, which needs no weights. Default: that of --init, or tf_efficientnet_lite0, whose weights come with the install (trained on ImageNet with labels)."""
+    """A pretrained timm model, a folder of timm's, hf-hub:OWNER/NAME or a run; or patches, which needs no weights. Default: that of --init, or tf_efficientnet_lite0, which comes with the install (trained with ImageNet's labels)."""
     init: str = "pretrained"
-    """Weights of the encoder: pretrained (timm's), a timm name with a tag, a run folder, a folder of timm's or a weights file."""
+    """Weights of the encoder: pretrained (timm's), a timm name with a tag, hf-hub:OWNER/NAME, a run folder, a folder of timm's or a weights file."""
     k: NClusters = None
     """Number of clusters. Default: as many as stand out (auto)."""
     out: str | None = None

@@ -111,7 +111,7 @@ class ModelSettings:
     encoder_arguments: str = ""
     """Further arguments of the timm model, as JSON; those of the weights in a folder of timm's."""
     init: str = "random"
-    """Initial weights: random, pretrained (timm's for this encoder), a timm name with a tag, a run folder, a folder of timm's (config.json, model.safetensors) or a weights file."""
+    """Initial weights: random, pretrained (timm's for this encoder), a timm name with a tag, hf-hub:OWNER/NAME, a run folder, a folder of timm's (config.json, model.safetensors) or a weights file."""
     freeze: str = "none"
     """Stages of the encoder that keep their initial weights: none, all, but-last (all but the last stage), or how many after the stem. Batch norm keeps its statistics then."""
     head_width: int = 2048

@@ -20,6 +20,7 @@ from selfcluster.device import start
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import duration, short, table
+from selfcluster.hub import downloaded
 from selfcluster.paths import check_run
 from selfcluster.runs import checkpoint, folder, weights
 from selfcluster.runs.initial_weights import network_of, preparation_for
@@ -100,7 +101,7 @@ def _open(
     data: Any, method: str | None, preset: str | None, file: str | Path | None, augmentation: str | None, flags: Mapping[str, Any]
 ) -> tuple[Resolver, Data, torch.device]:
     """Open the images and the device of a new run; return them with the function that resolves its config."""
-    read = read_toml(Path(file)) if file is not None else SettingsFile({})
+    read, flags = read_toml(Path(file)) if file is not None else SettingsFile({}), _from_hub(flags)
     profile = profile_of(method, preset, augmentation, read, str(flags.get("init", "random")))
     from_file, flags = _absolute(read.settings), _absolute(flags)
     from_file.pop("extended_at", None)  # of the run that the file was written for
@@ -148,6 +149,16 @@ def _with_largest_batch(resolver: Resolver, data: Data, device: torch.device) ->
         return ResolvedConfig(resolved.config, {**resolved.origins, "batch": origin})
 
     return with_batch
+
+
+def _from_hub(flags: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the flags with weights of the hub downloaded; as the encoder they are initial weights, which name their encoder."""
+    encoder, init = str(flags.get("encoder", "")), str(flags.get("init", "random"))
+    if (folder := downloaded(encoder)) != encoder:
+        if init not in ("pretrained", encoder):
+            raise ConfigError(f"--encoder {encoder!r} names its weights already; leave out --init {init}, or set --init pretrained")
+        return {**{name: value for name, value in flags.items() if name != "encoder"}, "init": folder}
+    return {**flags, "init": downloaded(init)} if "init" in flags else flags
 
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
