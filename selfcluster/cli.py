@@ -143,7 +143,7 @@ def _train(arguments: Train) -> None:
     choices = {name: getattr(arguments, name) for name in ("method", "preset", "config", "augmentation")} | dict(arguments.settings)
     if arguments.dry_run:
         if arguments.resume or arguments.from_ is not None:
-            raise ConfigError("--dry-run shows the settings of a new run; leave --resume out")
+            raise ConfigError("--dry-run shows the settings of a new run; leave --resume and --from out")
         dry_run(arguments.images, **choices)
         return
     run = train(

@@ -76,6 +76,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     description = {
         "architecture": "resnet10t",
         "num_features": 512,
+        "num_classes": 0,
         "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "input_size": [3, 32, 32]},
     }
     (folder / "config.json").write_text(json.dumps(description))

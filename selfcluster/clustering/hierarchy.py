@@ -49,7 +49,8 @@ def find_clusters(features: Float[Tensor, "n f"], *, k: int | None, seed: int = 
         k: number of clusters that the tree is to be cut to, at most as many as rows; None to look for their number by density.
         seed: random seed of the sample, if there are more than 10,000 rows.
     """
-    rows = normalize(features[torch.from_numpy(sample_rows(len(features), _MAX_ROWS, seed))])
+    sample = sample_rows(len(features), _MAX_ROWS, seed)
+    rows = normalize(features[torch.from_numpy(sample)])
     n = len(rows)
     graph = neighbor_graph(rows)
     groups, left_over = np.zeros(n, dtype=np.int64), None
@@ -62,18 +63,19 @@ def find_clusters(features: Float[Tensor, "n f"], *, k: int | None, seed: int = 
     leaf = torch.from_numpy(tree.cut(n_leaves))
     means = normalize(torch.zeros(n_leaves, rows.shape[1]).index_add_(0, leaf, rows))
     if left_over is not None and n < len(features):
-        left_over = _as_in_sample(left_over, features, rows, leaf, means)
+        of_sample, left_over = left_over, _of_nearest(left_over, features, rows, leaf, means)
+        left_over[sample] = of_sample
     return Hierarchy(means, tree.top(n_leaves), natural, left_over)
 
 
-def _as_in_sample(
+def _of_nearest(
     flags: Bool[np.ndarray, " s"],
     features: Float[Tensor, "n f"],
     rows: Float[Tensor, "s f"],
     leaf: Int64[Tensor, " s"],
     means: Float[Tensor, "l f"],
 ) -> Bool[np.ndarray, " n"]:
-    """Return for each row of the features the flag of the row of the sample that is nearest to it within the nearest leaf."""
+    """Return the flag of the row of the sample that is nearest to each row of the features, within the leaf that is nearest."""
     nearest, _ = nearest_centroids(features, means, torch.arange(len(means)))
     found = np.zeros(len(features), dtype=bool)
     for number in nearest.unique().tolist():

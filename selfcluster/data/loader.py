@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -258,8 +259,12 @@ class Loader:
     def close(self) -> None:
         """Stop the workers; another epoch would start new ones."""
         # If Python's garbage collector stops them instead, torch waits 5 s for each worker, whatever the process is doing then.
-        if (workers := getattr(self._loader._iterator, "_shutdown_workers", None)) is not None:
-            workers()
+        iterator: Any = self._loader._iterator
+        if (shut_down := getattr(iterator, "_shutdown_workers", None)) is not None:
+            shut_down()
+            for worker in iterator._workers:  # one that hangs: it does not hear torch's SIGTERM
+                if worker.is_alive():
+                    worker.kill()
         self._loader._iterator = None
 
     def _task(self, epoch: int, plan: EpochPlan, step: int) -> _Task:

@@ -73,7 +73,13 @@ def _fill(folder: Path, table: pa.Table, images: Images, links: bool) -> int:
             within = folder / (_fitting(name, f"... {number}") if name else number)
             within.mkdir(exist_ok=True)
             file = Path(images.path(index)).name
-            _put(images, index, within / _fitting(f"{rank:0{n_rank_digits}}-{file}", f"...{Path(file).suffix}"), links)
+            _put(
+                images,
+                index,
+                within
+                / _fitting(f"{rank:0{n_rank_digits}}-{file}", f"...{ending if (ending := Path(file).suffix).lower() in ENDINGS else ''}"),
+                links,
+            )
     return sum(cluster >= 0 for cluster in clusters)
 
 

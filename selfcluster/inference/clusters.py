@@ -298,7 +298,7 @@ def find_in_features(centered: Float[Tensor, "n f"], k: NClusters, seed: int) ->
     else:
         n_clusters = min(found.tree.n_leaves, max(2, round((len(centered) / 2) ** 0.5)))
         logger.warning(f"no clusters stand out among these images; made {n_clusters}, see --k")
-    return Found(found.means, "features", found.tree, found.tree.cut(n_clusters), found.left_over)
+    return Found(found.means, "features", found.tree, found.tree.cut(n_clusters), found.left_over if found.natural > 1 else None)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -18,7 +18,7 @@ from selfcluster.data.readers.images import Images
 from selfcluster.device import Map, in_threads
 from selfcluster.errors import DataError
 from selfcluster.settings.config import Interpolation
-from selfcluster.workers import ends_with_parent
+from selfcluster.workers import ends_with_parent, signals_held
 
 ProgressCallback = Callable[[int], object]
 """Called after each batch with the number of images read so far."""
@@ -68,12 +68,14 @@ def prepared_images(
     batch: int = 256,
     workers: int = 0,
     threads: int = 1,
-) -> DataLoader:
+) -> Iterator[tuple[UInt8[Tensor, "b 3 s s"], Bool[Tensor, " b"]]]:
     """Return batches of (uint8 images of `pixels` a side, which of them could be read), in the order of the index."""
     index = np.arange(len(images)) if index is None else np.asarray(index)
     each = map if workers or images.in_memory else in_threads(threads)
     batches = _PreparedBatches(images, index, pixels, interpolation, batch, each)
-    return DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_as_is, worker_init_fn=ends_with_parent())
+    loader = DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_as_is, worker_init_fn=ends_with_parent())
+    with signals_held():
+        return iter(loader)
 
 
 def _as_is(item: object) -> object:

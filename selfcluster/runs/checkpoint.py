@@ -146,6 +146,11 @@ def load_checkpoint(folder: Path, step: int | None = None) -> tuple[NamedTensors
     return tensors, state
 
 
+def make_last(folder: Path, step: int) -> None:
+    """Make the checkpoint of this step the last one, from which the run goes on."""
+    write_json(folder / "checkpoints" / _LAST, {"step": step, "folder": _complete(folder)[step].name})
+
+
 def last_step(folder: Path) -> int:
     """Return the step of a run's last checkpoint.
 
@@ -189,7 +194,7 @@ def _read(folder: Path, step: int | None) -> tuple[Path, CheckpointState]:
     content = read_json(file, "version", advice=way_out)
     if content["version"] != VERSION:
         raise CheckpointError(
-            f"checkpoint {str(file)!r} has version {content['version']}, this selfcluster reads {VERSION}; use the version that wrote it"
+            f"checkpoint {str(file)!r} has version {content['version']!r}, this selfcluster reads {VERSION}; use the version that wrote it"
         )
     try:
         return path, _state_of(content, step)

@@ -37,12 +37,9 @@ from selfcluster.settings.toml import read_toml, to_toml
 from selfcluster.spreadsheets import with_texts_neutralized
 
 _RUN_FILES = [
-    "config.toml",
-    "environment.json",
     "metrics.jsonl",
     "log.txt",
     "skipped.csv",
-    "data.parquet",
     "evaluation.json",
     "clusters.parquet",
     "clusters.json",
@@ -53,6 +50,9 @@ _RUN_FILES = [
     "model",
     "checkpoints",
 ]
+"""Files that a new run in the same folder deletes; it replaces the others."""
+_WRITTEN_FIRST = frozenset(["environment.json", "data.parquet", ".environment.json.partial", ".config.toml.partial"])
+"""What a run that was stopped before it had a config.toml leaves."""
 
 
 def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) -> Path:
@@ -74,15 +74,26 @@ def claim(out: str | Path | None, name: str, method: str, *, overwrite: bool) ->
     if not folder.exists() or not any(folder.iterdir()):
         return folder
     check_unlocked(folder)
-    is_run = (folder / "config.toml").is_file()
-    if not is_run and not (folder / LOCK).is_file():
+    check_free(folder, overwrite=overwrite)
+    return folder
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Check that a new run may have this folder.
+
+    Raises:
+        CheckpointError: it contains files that are not a run's; or a run, or what is left of one that was stopped before it began, and
+            `overwrite` is off.
+    """
+    there = {path.name for path in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
+    is_run = "config.toml" in there
+    if not is_run and not there <= _WRITTEN_FIRST:
         raise CheckpointError(f"{str(folder)!r} contains files that are not a run's; choose another --out")
-    if not overwrite:
+    if there and not overwrite:
         found = (
             "already contains a run; use --resume to continue it, or" if is_run else "contains a run that was stopped before it began; use"
         )
         raise CheckpointError(f"{str(folder)!r} {found} --overwrite to replace it")
-    return folder
 
 
 def _next_free(parent: Path, name: str) -> Path:
@@ -114,6 +125,7 @@ def prepare(folder: Path, resolved: ResolvedConfig, data: Data | None, *, import
     for path in [*(folder / name for name in _RUN_FILES), *folder.glob("evaluation-*.json")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write_environment(folder, current_environment(imported_from=imported_from))
+    (folder / "data.parquet").unlink(missing_ok=True)
     if data is not None:
         write_manifest(folder, data, data.trained_on(resolved.config.data, resolved.config.run.seed))
     write_config(folder, resolved, data.where if data is not None else "")

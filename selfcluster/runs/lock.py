@@ -69,4 +69,5 @@ def locked(file: Path, *, keep: bool = False) -> Iterator[bool]:
             yield is_ours
         finally:
             if is_ours and not keep:
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # Windows does not remove an open file
+                    file.unlink(missing_ok=True)

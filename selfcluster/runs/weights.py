@@ -54,7 +54,9 @@ def load_initial_weights(encoder: nn.Module, init: str, *, instead: str = WEIGHT
     elif timm.is_model(split_model_name_tag(init)[0]):
         tensors = create_encoder(init, pretrained=True, instead=instead).state_dict()
     else:
-        raise ConfigError(f"init {init!r} is not a run folder, weights file or timm name; use one of these, random or pretrained")
+        raise ConfigError(
+            f"init {init!r} is not a run folder, weights file or timm name; use one of these, hf-hub:OWNER/NAME, random or pretrained"
+        )
     load_encoder(encoder, tensors, init)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
@@ -21,7 +22,6 @@ from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import duration, short, table
 from selfcluster.hub import downloaded
-from selfcluster.paths import check_run
 from selfcluster.runs import checkpoint, folder, weights
 from selfcluster.runs.initial_weights import network_of, preparation_for
 from selfcluster.runs.lock import locked_run
@@ -30,7 +30,7 @@ from selfcluster.runs.manifest import check_same_data, read_manifest
 from selfcluster.runs.metrics import check_extras, cut_back
 from selfcluster.runs.run import OpenRun
 from selfcluster.settings.adapting import METHOD as METHOD_THAT_ADAPTS
-from selfcluster.settings.config import LENGTHS, default_config, flatten, replace
+from selfcluster.settings.config import LENGTHS, Config, default_config, flatten, replace
 from selfcluster.settings.resolve import ResolvedConfig, profile_of, resolve, resumed_config
 from selfcluster.settings.toml import SettingsFile, read_origins, read_toml
 from selfcluster.settings.validation import check, check_values
@@ -61,9 +61,7 @@ def train(
             raise ConfigError("--resume keeps the settings of the run; leave out --preset, --config, --augmentation and --overwrite")
         if out is None:
             raise ConfigError("--resume needs --out RUN, the folder of the run to resume")
-        check_run(Path(out))
-        with _locked(Path(out)):
-            return _resume(data, method, Path(out), from_step, settings)
+        return _resume(data, method, Path(out), from_step, settings)
     if from_step is not None:
         raise ConfigError("--from names a checkpoint to resume from; add --resume, or leave it out")
     resolver, opened, device = _open(data, method, preset, config, augmentation, settings)
@@ -76,6 +74,8 @@ def train(
         t = build(resolved.config, opened, device)
         t.patches = patches
     with _locked(path):
+        # Another run may have begun there, and ended, while the time was fitted.
+        _on_rank_0(lambda: folder.check_free(path, overwrite=overwrite), path)
         _on_rank_0(lambda: folder.prepare(path, resolved, opened), path)
         return _train(t, path, opened)
 
@@ -102,6 +102,7 @@ def _open(
 ) -> tuple[Resolver, Data, torch.device]:
     """Open the images and the device of a new run; return them with the function that resolves its config."""
     read, flags = read_toml(Path(file)) if file is not None else SettingsFile({}), _from_hub(flags)
+    read = dataclasses.replace(read, settings=_from_hub(read.settings))
     profile = profile_of(method, preset, augmentation, read, str(flags.get("init", "random")))
     from_file, flags = _absolute(read.settings), _absolute(flags)
     from_file.pop("extended_at", None)  # of the run that the file was written for
@@ -152,8 +153,8 @@ def _with_largest_batch(resolver: Resolver, data: Data, device: torch.device) ->
 
 
 def _from_hub(flags: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the flags with weights of the hub downloaded; as the encoder they are initial weights, which name their encoder."""
-    encoder, init = str(flags.get("encoder", "")), str(flags.get("init", "random"))
+    """Return the settings with weights of the hub downloaded; as the encoder they are initial weights, which name their encoder."""
+    encoder, init = str(flags.get("encoder", "")), str(flags.get("init", "pretrained"))
     if (folder := downloaded(encoder)) != encoder:
         if init not in ("pretrained", encoder):
             raise ConfigError(f"--encoder {encoder!r} names its weights already; leave out --init {init}, or set --init pretrained")
@@ -209,8 +210,23 @@ def _resume(data: Any, method: str | None, path: Path, from_step: int | None, se
     longer = lengths_of(stored, settings)
     config = resumed_config(stored, {name: value for name, value in settings.items() if name not in longer})
     check_extras(config.run)
-    checkpoint.check_resumable(path, from_step)
     device = start(config.run.device)
+    with _locked(path):
+        return _resume_locked(data, path, from_step, config, images, longer, settings.get("max_minutes"), device)
+
+
+def _resume_locked(
+    data: Any,
+    path: Path,
+    from_step: int | None,
+    config: Config[Any],
+    images: str,
+    longer: dict[str, Any],
+    max_minutes: float | None,
+    device: torch.device,
+) -> OpenRun:
+    """Resume a run whose folder no other process writes to."""
+    checkpoint.check_resumable(path, from_step)
     for warning in read_toml(path / "config.toml").warnings:
         logger.warning(warning)
     if data is None and not images:
@@ -219,8 +235,8 @@ def _resume(data: Any, method: str | None, path: Path, from_step: int | None, se
     check_same_data(path, opened)
     trained_on = read_manifest(path).trained_on
     steps_per_epoch, state = len(trained_on) // config.optim.batch, checkpoint.read_state(path, from_step)
-    if settings.get("max_minutes") and state.step >= n_steps(config, steps_per_epoch):
-        longer["max_minutes"] = settings["max_minutes"]  # from now on, also as many as before
+    if max_minutes and state.step >= n_steps(config, steps_per_epoch):
+        longer["max_minutes"] = max_minutes  # from now on, also as many as before
     if longer:
         config = extended(config, state, longer, steps_per_epoch=steps_per_epoch)
         check(config)
@@ -239,6 +255,8 @@ def _resume(data: Any, method: str | None, path: Path, from_step: int | None, se
         )
         return OpenRun(path, config, opened.where, t.model)
     if distributed.rank() == 0:
+        if from_step is not None:
+            checkpoint.make_last(path, from_step)
         cut_back(path / "metrics.jsonl", t.state.step, t.state.epoch if t.state.step_in_epoch == 0 else None)
     distributed.barrier()
     return _train(t, path, opened)

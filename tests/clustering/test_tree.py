@@ -83,6 +83,19 @@ def test_of_many_rows_a_sample_is_clustered(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.left_over.shape == (800,)
 
 
+def test_of_the_other_rows_those_near_a_row_left_over_are_left_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, _ = blobs([100] * 6, spread=0.3)
+    twice = features.repeat(2, 1)
+    whole = find_clusters(features, k=None).left_over
+    monkeypatch.setattr(hierarchy, "sample_rows", lambda n, at_most, seed: np.arange(n // 2))
+    found = find_clusters(twice, k=None).left_over
+    assert whole is not None
+    assert found is not None
+    assert whole.any()
+    np.testing.assert_array_equal(found[:600], whole)
+    assert (found[600:] == whole).mean() > 0.95  # a row's nearest leaf may be another than its own
+
+
 @pytest.mark.parametrize("n", [2, 3, 9, 12])
 def test_few_rows_have_a_tree(n: int) -> None:
     found = find_clusters(torch.randn(n, 8, generator=torch.Generator().manual_seed(0)), k=2)

@@ -138,7 +138,7 @@ EDITED: dict[str, Any] = {
     "epoch": ["x", -3],
     "step_in_epoch": [[], 2**64],
     "seconds": [-1, None, "1"],
-    "broken": [3, {}, [[1]], [["a", "b"]], None],
+    "broken": [3, [[1]], [["a", "b"]], None],
     "files": [3, {"../model.safetensors": {}}, {"/etc/passwd": {}}, {}, None, {"model.safetensors": 3}],
     "settings": [3, None],
     "version": ["1", None, [1]],
@@ -150,8 +150,6 @@ def test_an_edited_state_is_refused(tmp_path: Path, name: str, value: Any) -> No
     _save(tmp_path, 5)
     file = tmp_path / "checkpoints" / "5" / "state.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
-    if (name, value) == ("broken", {}):
-        return
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(tmp_path)
     assert str(file.parent) in str(error.value)

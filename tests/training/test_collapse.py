@@ -48,6 +48,24 @@ def test_collapse_stops_the_run_and_names_the_settings() -> None:
         watch.read()
 
 
+def test_a_run_that_is_stopped_again_and_again_is_judged_as_one() -> None:
+    state = None
+    for begin in range(0, 28, 7):  # never 20 steps in one process
+        watch = _watch()
+        if state is not None:
+            watch.load_state_dict(state, torch.device("cpu"))
+        for step in range(begin, begin + 7):
+            _step(watch, step, same=True, sharp=False, loss=math.log(K))
+            if step % 5 == 4:  # the others are unread when it stops
+                if begin == 21:
+                    with pytest.raises(CollapseError, match="collapsed"):
+                        watch.read()
+                    return
+                watch.read()
+        state = watch.state_dict()
+    raise AssertionError("not recognized")
+
+
 def test_sharp_codes_without_learning_stop_the_run() -> None:
     watch = _watch()
     for step in range(30):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +172,43 @@ def test_resume_through_train_is_bit_identical(tmp_path: Path, monkeypatch: pyte
     resumed = sc.train(out=tmp_path / "cut", resume=True, workers=0)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
-    assert [row.get("train/loss") for row in whole.metrics] == [row.get("train/loss") for row in resumed.metrics]
+    same = [name for name in whole.metrics[0] if name.startswith("collapse/") or name == "train/loss"]
+    assert len(same) == 4
+    for one, other in zip(whole.metrics, resumed.metrics, strict=True):  # the watch goes on where it was
+        assert {name: value for name, value in one.items() if name in same} == {
+            name: value for name, value in other.items() if name in same
+        }
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", tiny.images())
+    out, settings = tmp_path / "run", {**FAST, "epochs": 2, "checkpoint_minutes": 0.0, "keep_checkpoints": 3}
+    whole = sc.train(tmp_path / "images.npy", out=out, **settings)
+    steps = sorted(int(path.name) for path in (out / "checkpoints").iterdir() if path.is_dir())
+    assert steps == [6, 7, 8]
+    (out / "checkpoints" / "8" / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(sc.CheckpointError, match=r"is damaged.*--resume --from 7 --out .* goes on from the checkpoint of step 7"):
+        sc.train(out=out, resume=True)
+    with pytest.raises(sc.CheckpointError, match="no checkpoint of step 5; there are: 6 and 7 and 8"):
+        sc.train(out=out, resume=True, from_step=5)
+    with pytest.raises(sc.ConfigError, match="--from names a checkpoint to resume from; add --resume"):
+        sc.train(tmp_path / "images.npy", out=tmp_path / "other", from_step=5, **settings)
+    again = sc.train(out=out, resume=True, from_step=6)
+    assert again.opened.step == 8
+    assert [row["step"] for row in again.metrics] == [row["step"] for row in whole.metrics]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name
+
+
+def test_a_run_is_resumed_by_several_processes(tmp_path: Path) -> None:
+    """They take one lock, after they have met."""
+    np.save(tmp_path / "images.npy", tiny.images())
+    out = tmp_path / "run"
+    sc.train(tmp_path / "images.npy", out=out, **FAST)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "selfcluster", "train"]
+    done = subprocess.run([*command, "--out", str(out), "--resume"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"{out} has finished: 4 steps" in done.stderr
 
 
 def test_resume_refuses_other_data_and_names_three(tmp_path: Path) -> None:
