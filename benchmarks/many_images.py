@@ -27,7 +27,7 @@ from benchmarks.record import record, seconds_of
 from selfcluster import Run, explore
 from selfcluster.clustering.duplicates import thumbnails
 from selfcluster.data.sources import open_data
-from selfcluster.inference.clusters import clusters_of, find_in_features, readable_features
+from selfcluster.inference.clusters import clusters_of, find_in_features, readable_features, unit_rows
 from selfcluster.inference.embeddings import Embeddings
 from selfcluster.settings.config import DataSettings
 
@@ -45,12 +45,12 @@ def write_rows(file: Path, n: int, width: int) -> None:
 
 def cluster(run: Run, file: Path, width: int) -> dict[str, float]:
     """Cluster the rows; return the number of clusters, and seconds until they were found."""
-    rows = np.load(file, mmap_mode="r")
+    rows = np.load(file, mmap_mode="c")
     data = open_data(np.broadcast_to(np.arange(len(rows), dtype=np.uint8)[:, None, None], (len(rows), 8, 8)), DataSettings())
     embeddings = Embeddings(rows[:, :width], rows[:, width:])
     _, features = readable_features(embeddings)
     found: list[Any] = []
-    seconds = seconds_of(lambda: found.append(find_in_features(features - features.mean(dim=0), "auto", 0)))
+    seconds = seconds_of(lambda: found.append(find_in_features(unit_rows(features, features.mean(dim=0)), "auto", 0)))
     del features
     clusters = clusters_of(run.opened, data, embeddings, found[0], seed=0)
     return {"clusters": len(clusters.summaries), "seconds_to_find": seconds}

@@ -24,13 +24,14 @@ from selfcluster.settings.config import METHOD_SETTINGS, flatten
 
 
 def measure(a: Namespace, method: str, seed: int) -> dict[str, Any]:
-    """Train and evaluate in this process."""
+    """Train and evaluate in this process; the first run also measures the baselines, which are the same for all."""
+    is_first = method == a.methods[0] and seed == 0
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         run = train(a.data, method=method, out=Path(folder) / "run", max_minutes=a.max_minutes, seed=seed, **settings_from(a.set))
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        evaluation = run.evaluate(a.data if a.test else None, test=a.test)
+        evaluation = run.evaluate(a.data if a.test else None, test=a.test, baselines=is_first)
         rows = run.metrics
     settings = flatten(run.config)
     last = [row for row in rows if "train/loss" in row][-1]

@@ -167,6 +167,7 @@ def _evaluate(arguments: Evaluate) -> None:
         finetune_minutes=arguments.finetune_minutes,
         beside=arguments.beside,
         beside_untrained=arguments.beside_untrained,
+        baselines=not arguments.no_baselines,
     )
     _say(result)
     _say(f"written: {result.file}")

@@ -43,7 +43,7 @@ def proposed_pairs(features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"]) 
     """Return pairs of rows that may be copies, the earlier first, each once.
 
     Args:
-        features: centered.
+        features: centered, of unit norm.
         looks: `thumbnails` of the same images.
     """
     first = _first_alike(looks.numpy())

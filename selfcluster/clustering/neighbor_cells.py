@@ -31,15 +31,14 @@ def near_neighbors(
     """Return the k other rows with the largest cosine to each row, nearest first, and these cosines; see `nearest_neighbors`.
 
     Args:
-        rows: finite, on the CPU.
+        rows: finite, of unit norm, on the CPU.
         k: at least 0; m is lower if there are fewer other rows.
         seed: random seed of the cells.
         exact: number of rows up to which all pairs are compared.
     """
     if len(rows) <= max(exact, k + 1):
         return nearest_neighbors(rows, k)
-    unit = normalize(rows)
-    centroids, members = _cells(unit, seed)
+    centroids, members = _cells(rows, seed)
     by_nearness = (centroids @ centroids.T).argsort(dim=1, descending=True)
     index, cosine = torch.empty(len(rows), k, dtype=torch.long), torch.empty(len(rows), k)
     for cell, queries in enumerate(members):
@@ -50,7 +49,7 @@ def near_neighbors(
         while others and (len(searched) < _N_PROBED or sum(map(len, searched)) <= k):
             searched.append(members[others.pop(0)])
         candidates = torch.cat(searched)
-        scores = unit[queries] @ unit[candidates].T
+        scores = rows[queries] @ rows[candidates].T
         scores.diagonal().fill_(-torch.inf)  # the queries come first among the candidates
         cosine[queries], place = scores.topk(k)
         index[queries] = candidates[place]

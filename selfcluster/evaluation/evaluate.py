@@ -35,6 +35,7 @@ def evaluate(
     finetune_minutes: float = 1.0,
     beside: Sequence[str] = (),
     beside_untrained: bool = False,
+    baselines: bool = True,
 ) -> Evaluation:
     """Compare a run's encoder with raw pixels, a pretrained encoder, the untrained encoder, and others.
 
@@ -54,6 +55,7 @@ def evaluate(
         finetune_minutes: time limit of each of these trainings, above 0.
         beside: names of timm networks, or folders of other runs, to evaluate in the same way.
         beside_untrained: whether those of timm keep random weights; otherwise they are pretrained.
+        baselines: measure them too; the pretrained encoder alone takes ten minutes for 60,000 images on two cores.
     Raises:
         ConfigError: a name is unknown, or weights are not available.
         DataError: images cannot be used, or everything that was asked for needs labels and there are none.
@@ -78,7 +80,10 @@ def evaluate(
             notes.insert(0, f"transfer: the encoder was trained on {run.images or 'an array'}, and evaluated on {opened.identity['data']}")
         log, figures = Log(None, run.config.run), {}
         fitted_to = opened.split.train if opened.split is not None else opened.points
-        for representation in representations(run, opened.points.images, tuple(beside), fitted_to=fitted_to, untrained=beside_untrained):
+        compared = representations(
+            run, opened.points.images, tuple(beside), fitted_to=fitted_to, untrained=beside_untrained, baselines=baselines
+        )
+        for representation in compared:
             suite = Suite(representation, opened, run, log, notes, finetune_minutes)
             figures[representation.name] = suite.figures(evaluators)
     identity = {**opened.identity, "step": run.step, "cosines": "centered"}  # figures of versions that did not center are not merged

@@ -179,7 +179,13 @@ class OwnEncoder(Network):
 
 
 def representations(
-    run: OpenRun, images: Images, beside: tuple[str, ...] = (), *, fitted_to: Subset | None = None, untrained: bool = False
+    run: OpenRun,
+    images: Images,
+    beside: tuple[str, ...] = (),
+    *,
+    fitted_to: Subset | None = None,
+    untrained: bool = False,
+    baselines: bool = True,
 ) -> Iterator[Representation]:
     """Yield the baselines, then the encoders in `beside`, then the run's own encoder.
 
@@ -192,16 +198,24 @@ def representations(
         beside: names of timm networks, or folders of other runs. They are created first, so that their errors come early.
         fitted_to: images that patches are fitted to; None for the evaluated ones.
         untrained: whether timm's networks keep random weights.
+        baselines: whether there are any.
     Raises:
         ConfigError: a name is unknown, or its weights are not available.
     """
     others = [_beside(name, run, untrained) for name in beside]
+    if baselines:
+        yield from _baselines(run, images, fitted_to or Subset(images, np.arange(len(images))))
+    yield from others
+    yield OwnEncoder(run)
+
+
+def _baselines(run: OpenRun, images: Images, fitted_to: Subset) -> Iterator[Representation]:
     precision = precision_of(run.config, run.device)
     raw_side = min(_MAX_RAW_PIXELS, images.decode(0).pixels.shape[1]) if images.in_memory else _MAX_RAW_PIXELS
     yield Pixels("raw pixels", raw_side, run.config, run.device)
     if run.config.model.encoder != PATCHES:
         side = patches_pixels(look_at(images, len(images), run.device).short_side)
-        yield _patches(run, fitted_to or Subset(images, np.arange(len(images))), side)
+        yield _patches(run, fitted_to, side)
     if not (is_bundled(run.config.model.encoder) and run.config.model.init == "pretrained"):
         side = frozen_pixels(gpu=False)
         bundled = timm_encoder(BUNDLED, untrained=False, seed=run.config.run.seed, pixels=side)
@@ -211,8 +225,6 @@ def representations(
         load_initial_weights(before.encoder, run.config.model.init)
         name = "untrained encoder" if run.config.model.init == "random" else "encoder before training"
         yield Network(name, before, run.pixels, run.config.model.interpolation, run.config, run.device, precision)
-    yield from others
-    yield OwnEncoder(run)
 
 
 def _patches(run: OpenRun, fitted_to: Subset, side: int) -> Network:

@@ -43,7 +43,7 @@ from selfcluster.runs.run import OpenRun
 from selfcluster.settings.commands import Layer, NClusters
 
 _ROWS = 8192
-"""Rows classified at a time by DeepCluster's top layer."""
+"""Rows that are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -157,33 +157,44 @@ def _find(run: OpenRun, data: Data, embeddings: Embeddings, k: NClusters, seed: 
     center = features.mean(dim=0)
     if k is None and run.config.method != "explore":
         return _prototypes(run, features, center)
-    return find_in_features(features - center, k, seed)
+    return find_in_features(unit_rows(features, center), k, seed)
 
 
 def readable_features(embeddings: Embeddings) -> tuple[Int64[np.ndarray, " r"], Float[Tensor, "r f"]]:
-    """Return the indices of the images that can be read, and their features."""
+    """Return the indices of the images that can be read, and their features, which are copied only if some cannot."""
     readable = np.flatnonzero(~np.isnan(embeddings.features[:, 0]))
-    return readable, torch.from_numpy(embeddings.features[readable])
+    features = embeddings.features
+    return readable, torch.from_numpy(features if len(readable) == len(features) else features[readable])
+
+
+def unit_rows(features: Float[Tensor, "n f"], center: Float[Tensor, " f"]) -> Float[Tensor, "n f"]:
+    """Return the centered rows, scaled to unit length; besides them, little memory is needed."""
+    unit = torch.empty(features.shape)
+    for rows, part in zip(unit.split(_ROWS), features.split(_ROWS), strict=True):
+        rows.copy_(normalize(part - center))
+    return unit
 
 
 def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, *, seed: int, projection: Projection = "pca") -> Clusters:
     """Return the clusters that centroids make of images, with copies, outliers and a map; see `cluster` for the arguments."""
     readable, features = readable_features(embeddings)
     center = features.mean(dim=0)
-    nearest, margins = nearest_centroids(compared(run, features, found.layer, center), found.vectors, torch.from_numpy(found.clusters))
+    unit = unit_rows(features, center)
+    points = unit if found.layer == "features" else in_layer(run, features, "head")
+    nearest, margins = nearest_centroids(points, found.vectors, torch.from_numpy(found.clusters))
     of_image = found.clusters[nearest.numpy()]
     number = by_size(of_image, int(found.clusters.max()) + 1)
     of_image, names = number[of_image], ("",) * len(number)
     is_trained_on_others = run.config.model.init != "random"
     outliers, is_outlier = fit_outlier_model(features, None if is_trained_on_others else torch.from_numpy(of_image), seed=seed)
     looks = torch.from_numpy(embeddings.thumbnails[readable])
-    copies = find_copies(data.images, readable, features - center, looks, threads=n_threads(run.config))
+    copies = find_copies(data.images, readable, unit, looks, threads=n_threads(run.config))
     places = project(features, projection, seed=seed)
     centroids = Centroids(
         vectors=found.vectors,
         clusters=torch.from_numpy(number[found.clusters]),
         names=names,
-        means=mean_directions(features - center, of_image, len(names)),
+        means=mean_directions(unit, of_image, len(names)),
         center=center,
         tree=found.tree,
         layer=found.layer,
@@ -191,6 +202,7 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
         step=run.step,
         digest=data.images.digest(),
     )
+    del unit, points
     return described(
         data,
         embeddings,
@@ -219,8 +231,7 @@ def described(
     **columns: Any,
 ) -> Clusters:
     """Return clusters with their table and summaries; see `cluster_table` for the arguments."""
-    centered = torch.from_numpy(embeddings.features[readable]) - centroids.center
-    distances = _distances(centered, centroids.means, of_image)
+    distances = _distances(readable_features(embeddings)[1], centroids, of_image)
     table = cluster_table(data, readable, of_image, centroids.names, nearest, distances, margins, **columns)
     return Clusters(table, embeddings.features, embeddings.thumbnails, centroids, _summaries(of_image, distances, centroids))
 
@@ -239,7 +250,7 @@ def assign(run: OpenRun, images: Any) -> Assignment:
             raise DataError(_none_readable(data))
         of_image, nearest, margins = nearest_clusters(run, features, centroids)
         is_outlier = centroids.outliers.are_outliers(features)
-        distances = _distances(features - centroids.center, centroids.means, of_image)
+        distances = _distances(features, centroids, of_image)
         return Assignment(cluster_table(data, readable, of_image, centroids.names, nearest, distances, margins, is_outlier.numpy()))
 
 
@@ -287,16 +298,16 @@ def _keep_names(folder: Path) -> None:
             logger.info(f"the names given before are in {file}; selfcluster apply {folder} {file} brings those clusters back")
 
 
-def find_in_features(centered: Float[Tensor, "n f"], k: NClusters, seed: int) -> Found:
+def find_in_features(unit: Float[Tensor, "n f"], k: NClusters, seed: int) -> Found:
     """Return the leaves of a tree of clusters, cut to k clusters, or to as many as stand out."""
-    logger.info(f"clustering {n_images(len(centered))}")
-    found = find_clusters(centered, k=k if isinstance(k, int) else None, seed=seed)
+    logger.info(f"clustering {n_images(len(unit))}")
+    found = find_clusters(unit, k=k if isinstance(k, int) else None, seed=seed)
     if isinstance(k, int):
         n_clusters = k
     elif found.natural > 1:
         n_clusters = found.natural
     else:
-        n_clusters = min(found.tree.n_leaves, max(2, round((len(centered) / 2) ** 0.5)))
+        n_clusters = min(found.tree.n_leaves, max(2, round((len(unit) / 2) ** 0.5)))
         logger.warning(f"no clusters stand out among these images; made {n_clusters}, see --k")
     return Found(found.means, "features", found.tree, found.tree.cut(n_clusters), found.left_over if found.natural > 1 else None)
 
@@ -304,29 +315,29 @@ def find_in_features(centered: Float[Tensor, "n f"], k: NClusters, seed: int) ->
 @torch.no_grad()
 def _prototypes(run: OpenRun, features: Float[Tensor, "n f"], center: Float[Tensor, " f"]) -> Found:
     """Return the method's own prototypes, each its own cluster."""
-    prototypes = run.model.prototypes
+    prototypes, unit = run.model.prototypes, unit_rows(features, center)
     layer: Layer = "head"
     if isinstance(prototypes, Prototypes):
         vectors = prototypes.heads()[0].detach().cpu().clone()
     else:
         classes = torch.cat([prototypes(part.to(run.device))[0].argmax(dim=1).cpu() for part in features.split(_ROWS)])
-        sums = torch.zeros(int(classes.max()) + 1, features.shape[1]).index_add_(0, classes, normalize(features - center))
+        sums = torch.zeros(int(classes.max()) + 1, features.shape[1]).index_add_(0, classes, unit)
         vectors, layer = normalize(sums[torch.bincount(classes) > 0]), "features"
     each = np.arange(len(vectors))
-    nearest, _ = nearest_centroids(compared(run, features, layer, center), vectors, torch.from_numpy(each))
-    tree = ward_of_means(*means_of(normalize(features - center).double().numpy(), nearest.numpy(), len(vectors)))
+    points = unit if layer == "features" else in_layer(run, features, "head")
+    nearest, _ = nearest_centroids(points, vectors, torch.from_numpy(each))
+    tree = ward_of_means(*means_of(unit.numpy(), nearest.numpy(), len(vectors)))
     return Found(vectors, layer, tree, each)
 
 
 def compared(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer, center: Float[Tensor, " f"]) -> Float[Tensor, "n d"]:
-    """Return what is compared with centroids: embeddings, or centered features."""
-    return in_layer(run, features, "head") if layer == "head" else features - center
+    """Return what is compared with centroids, of unit norm: embeddings, or centered features."""
+    return in_layer(run, features, "head") if layer == "head" else unit_rows(features, center)
 
 
-def mean_directions(centered: Float[Tensor, "n f"], clusters: Int64[np.ndarray, " n"], n_clusters: int) -> Float[Tensor, "k f"]:
-    """Return the mean direction of each cluster, zeros for an empty one."""
-    sums = torch.zeros(n_clusters, centered.shape[1]).index_add_(0, torch.from_numpy(clusters), normalize(centered))
-    return normalize(sums)
+def mean_directions(unit: Float[Tensor, "n f"], clusters: Int64[np.ndarray, " n"], n_clusters: int) -> Float[Tensor, "k f"]:
+    """Return the mean direction of the rows of each cluster, zeros for an empty one."""
+    return normalize(torch.zeros(n_clusters, unit.shape[1]).index_add_(0, torch.from_numpy(clusters), unit))
 
 
 def _summaries(clusters: Int64[np.ndarray, " n"], distances: Float[np.ndarray, " n"], centroids: Centroids) -> tuple[Summary, ...]:
@@ -341,12 +352,10 @@ def _summaries(clusters: Int64[np.ndarray, " n"], distances: Float[np.ndarray, "
     )
 
 
-def _distances(centered: Float[Tensor, "n f"], means: Float[Tensor, "k f"], clusters: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Return 1 - cosine of each row with the mean direction of its cluster."""
-    cosines = [
-        (normalize(centered[part]) * means[clusters[part]]).sum(dim=1)
-        for part in np.array_split(np.arange(len(centered)), -(-len(centered) // _ROWS))
-    ]
+def _distances(features: Float[Tensor, "n f"], centroids: Centroids, clusters: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Return 1 - cosine of each centered row with the mean direction of its cluster."""
+    parts = zip(features.split(_ROWS), torch.from_numpy(clusters).split(_ROWS), strict=True)
+    cosines = [(normalize(rows - centroids.center) * centroids.means[of_rows]).sum(dim=1) for rows, of_rows in parts]
     return (1 - torch.cat(cosines)).clamp(min=0).numpy()
 
 

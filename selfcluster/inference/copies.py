@@ -66,7 +66,7 @@ def find_copies(
     Args:
         images: the images.
         index: those that are compared; rows of the other arguments, and of the result.
-        features: centered.
+        features: centered, of unit norm.
         looks: `duplicates.thumbnails`.
         threads: threads that decode.
     """

@@ -27,7 +27,7 @@ from selfcluster.distributed import logger
 from selfcluster.errors import ConfigError, DataError
 from selfcluster.formatting import duration
 from selfcluster.hub import downloaded
-from selfcluster.inference.clusters import Clusters, clusters_of, find_in_features, readable_features, write_clusters
+from selfcluster.inference.clusters import Clusters, clusters_of, find_in_features, readable_features, unit_rows, write_clusters
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.models.encoders import WEIGHTS_TO_EXPLORE, create_encoder, suitable_side, why_refused
 from selfcluster.models.model import Center, ClusterModel, Prototypes
@@ -110,7 +110,7 @@ def explore(
             logger.warning(f"{len(broken):,} images could not be read; see {path / 'skipped.csv'}")
         _check_enough(len(features), k)
         center = features.mean(dim=0)
-        found = find_in_features(features - center, k, seed)
+        found = find_in_features(unit_rows(features, center), k, seed)
         config = replace(config, {"n_prototypes": len(found.vectors), "embedding_width": features.shape[1]})
         _keep_centroids(model, center, found.vectors)
         write_config(path, _resolved(config), opened.where)

@@ -11,7 +11,6 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from selfcluster import distributed
 from selfcluster.clustering.neighbors import margins_of
@@ -20,7 +19,7 @@ from selfcluster.data.dataset import Data
 from selfcluster.errors import CheckpointError
 from selfcluster.inference.centroids import Centroids
 from selfcluster.inference.cluster_table import saved_table
-from selfcluster.inference.clusters import Clusters, compared, current_centroids, described, mean_directions, write_clusters
+from selfcluster.inference.clusters import Clusters, compared, current_centroids, described, mean_directions, unit_rows, write_clusters
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.inference.names import Partition, read_names
 from selfcluster.runs.folder import check_writable
@@ -63,14 +62,15 @@ def _regrouped(run: OpenRun, data: Data, centroids: Centroids, table: pa.Table, 
     readable = np.flatnonzero(named.groups >= 0)
     rows, groups = torch.from_numpy(embeddings.features[readable]), named.groups[readable]
     nearest = table["centroid"].to_numpy()[readable]
-    points = compared(run, rows, centroids.layer, centroids.center)
+    unit = unit_rows(rows, centroids.center)
+    points = unit if centroids.layer == "features" else compared(run, rows, centroids.layer, centroids.center)
     parts, of_part = np.unique(np.stack([nearest, groups], axis=1), axis=0, return_inverse=True)
     of_part = of_part.reshape(-1)
     vectors, tree = _vectors(points, centroids.vectors, parts[:, 0], of_part), centroids.tree
     if len(parts) != tree.n_leaves:
-        tree = ward_of_means(*means_of(normalize(rows - centroids.center).double().numpy(), of_part, len(parts)))
+        tree = ward_of_means(*means_of(unit.numpy(), of_part, len(parts)))
     clusters = torch.from_numpy(parts[:, 1])
-    means = mean_directions(rows - centroids.center, groups, len(named.names))
+    means = mean_directions(unit, groups, len(named.names))
     kept = table.take(pa.array(readable))
     is_odd = kept["is_odd"] if "is_odd" in kept.column_names else None
     return described(

@@ -114,6 +114,8 @@ class Evaluate:
     """Other encoders to measure the same way: names of pretrained timm models, or run folders."""
     beside_untrained: bool = False
     """Use random weights for the timm models in --beside, and download nothing."""
+    no_baselines: bool = False
+    """Leave out raw pixels, patches, the pretrained and the untrained encoder, which take most of the time; earlier results of them are kept."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 

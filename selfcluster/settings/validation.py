@@ -21,6 +21,8 @@ _MINIMUM = {
     "top_lr": 0,
 }
 
+_LARGEST = 2**53
+"""Largest whole number that a float represents exactly."""
 _ABOVE_0 = ("epsilon", "temperature")
 
 
@@ -60,6 +62,8 @@ def check_values(config: Config[Any]) -> None:
     for name, value in flatten(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name} {value} must be finite")
+        if any(isinstance(part, int) and abs(part) > _LARGEST for part in (value if isinstance(value, tuple) else (value,))):
+            raise ConfigError(f"{name} {value} must be at most {_LARGEST:,}")
     crops, optim, augment = config.crops, config.optim, config.augment
     if min(crops.n_crops, default=0) < 1:
         raise ConfigError(f"n_crops {crops.n_crops} must be at least 1 for each size")

@@ -91,7 +91,7 @@ def test_views_are_in_the_order_of_the_index_whatever_is_broken(tmp_path: Path, 
 
 
 def test_prototypes_are_those_nearest_to_the_embeddings(run: sc.Run) -> None:
-    network = list(representations(run.opened, IMAGES))[-1]
+    (network,) = representations(run.opened, IMAGES, baselines=False)
     assert isinstance(network, Network)
     features = network.of_images(IMAGES, np.arange(24), _unseen)
     nearest, n = network.prototypes_of(features)

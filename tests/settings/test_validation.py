@@ -30,6 +30,10 @@ from selfcluster.settings.validation import check
         {"seed": -1},
         {"test_share": 1.0},
         {"workers": -2},
+        {"batch": 2**70},
+        {"crop_pixels": (2**70, 16)},
+        {"seed": 2**70},
+        {"keep_checkpoints": 0},
     ],
 )
 def test_check_refuses_in_one_line_with_the_value(values: dict) -> None:
