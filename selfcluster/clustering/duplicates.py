@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
@@ -18,6 +18,8 @@ from selfcluster.clustering.neighbor_cells import near_neighbors
 
 _N_NEIGHBORS = 8
 """Nearest images that are looked at."""
+_PAIRS = 2**16
+"""Pairs whose thumbnails are compared at a time."""
 _COSINE, _RESEMBLANCE = 0.6, 0.7
 """Lowest cosine of centered features, and of thumbnails without their mean color, of a pair that is proposed."""
 
@@ -53,10 +55,17 @@ def proposed_pairs(features: Float[Tensor, "n f"], looks: Float[Tensor, "n t"]) 
     neighbors, cosine = near_neighbors(features if all_different else features[different], _N_NEIGHBORS)
     is_near = cosine >= _COSINE
     left, right = different[is_near.nonzero()[:, 0]], different[neighbors[is_near]]
-    flat = normalize(looks - looks.unflatten(1, (3, -1)).mean(dim=2).repeat_interleave(thumbnails.side**2, dim=1))
-    resemblance = torch.maximum(*((flat[left] * side[right]).sum(dim=1) for side in (flat, thumbnails.mirrored(flat))))
-    near = torch.stack([left, right], dim=1)[resemblance >= _RESEMBLANCE].sort(dim=1).values.numpy()
+    pairs = torch.stack([left, right], dim=1)
+    near = torch.cat([part[_resemble(looks[part[:, 0]], looks[part[:, 1]])] for part in pairs.split(_PAIRS)]).sort(dim=1).values.numpy()
     return np.unique(np.concatenate([near, np.stack([first, n], axis=1)[first < n]]), axis=0)
+
+
+def _resemble(left: Float[Tensor, "p t"], right: Float[Tensor, "p t"]) -> Bool[Tensor, " p"]:
+    """Return whether the thumbnails of each pair resemble each other without their mean color, straight or mirrored."""
+    left, right = (
+        normalize(rows - rows.unflatten(1, (3, -1)).mean(dim=2).repeat_interleave(thumbnails.side**2, dim=1)) for rows in (left, right)
+    )
+    return torch.maximum((left * right).sum(dim=1), (left * thumbnails.mirrored(right)).sum(dim=1)) >= _RESEMBLANCE
 
 
 def _first_alike(looks: Float[np.ndarray, "n t"]) -> Int64[np.ndarray, " n"]:
