@@ -117,7 +117,7 @@ def test_arguments_in_any_order_become_typed_fields() -> None:
         ("train digits --max-minutes inf", "max_minutes inf must be finite"),
         ("train digits --seed -1", "seed -1 must be between"),
         ("train --resume --out x --preset swav-imagenet", "leave out --preset, --config, --augmentation and --overwrite"),
-        ("train --resume --out x --dry-run", "leave --resume out"),
+        ("train --resume --out x --dry-run", "leave --resume and --from out"),
         ("train --resume --out /no/such/run", "is not a run folder"),
         ("train digits --init pretrained --top-lr 1", "flag --top-lr belongs to deepcluster, not to deepcluster-v2"),
         ("train digits --freeze some", "freeze 'some' must be none, all, but-last, or a number of stages"),
