@@ -162,8 +162,10 @@ def _patches(
     if init != "pretrained":
         raise ConfigError(f"patches are fitted to the images, and take no weights; leave out --init {init}, or choose another --encoder")
     side = pixels or patches_pixels(look_at(images, len(images), device).short_side)
-    network = PatchEncoder(side, n_codes if n_codes is not None else default_codes(len(images)))
-    network.check_images(len(images))
+    n_codes = n_codes if n_codes is not None else default_codes(len(images))
+    with torch.device("meta"):  # a dictionary that is too large needs no memory yet
+        PatchEncoder(side, n_codes).check_images(len(images))
+    network = PatchEncoder(side, n_codes)
     arguments = json.dumps({"side": side, "n_codes": network.n_codes})
     chosen = {"encoder": PATCHES, "init": "random", "encoder_arguments": arguments, "crop_pixels": (side,), **PREPARATION.settings()}
     config = replace(config, chosen)
@@ -188,13 +190,14 @@ def _settings_of(encoder: str | None, init: str) -> dict[str, Any]:
         raise ConfigError("explore does not train, so random weights are of no use; leave --init out, or name weights")
     init = encoder if encoder is not None and is_path else init
     path, network = Path(init).expanduser(), network_of(init)
+    is_folder_or_file = init != "pretrained" and path.exists()
     if is_path and not network:
         missing = (
             "is a file that does not name its architecture" if path.is_file() else "has neither timm's config.json nor a run's config.toml"
         )
         raise ConfigError(f"{encoder!r} {missing}; give the architecture and the weights: --encoder NAME --init FILE")
     named = {} if encoder is None or is_path else {"encoder": encoder}
-    return {**network, **named, "init": str(path.resolve()) if path.exists() else init}
+    return {**network, **named, "init": str(path.resolve()) if is_folder_or_file else init}
 
 
 @torch.no_grad()

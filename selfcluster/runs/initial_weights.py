@@ -28,6 +28,8 @@ def network_of(init: str) -> dict[str, Any]:
         CheckpointError: the description in the folder is damaged.
         ConfigError: the network does not take three channels.
     """
+    if init in ("random", "pretrained"):  # also where a folder is called so
+        return {}
     path = Path(init).expanduser()
     if (path / "config.toml").is_file():
         network = read_config(path)[0].model
@@ -54,15 +56,15 @@ def preparation_for(encoder: str, init: str) -> Preparation | None:
         init: as in `load_initial_weights`.
     """
     path = Path(init).expanduser()
-    if init == "random":
-        return None
+    if init in ("random", "pretrained"):
+        return preparation_of(encoder) if init == "pretrained" else None
     if (path / "config.toml").is_file():
         config = read_config(path)[0]
         m = config.model
         return Preparation(m.pixel_mean, m.pixel_deviation, m.interpolation, config.crops.crop_pixels[0])
     if (described := _timm_config(path)) is not None:
         return Preparation.from_timm(described.get("pretrained_cfg", described))
-    return preparation_of(encoder if init == "pretrained" or path.exists() else init)
+    return preparation_of(encoder if path.exists() else init)
 
 
 def _timm_config(path: Path) -> dict[str, Any] | None:

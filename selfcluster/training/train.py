@@ -164,7 +164,9 @@ def _from_hub(flags: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings with absolute paths of files, so that the run can be resumed from another folder."""
-    files = {name: str(Path(settings[name]).resolve()) for name in ("init", "labels") if name in settings and Path(settings[name]).exists()}
+    words = {"init": ("random", "pretrained"), "labels": ("auto", "none")}  # also where a file or folder is called so
+    given = {name: settings[name] for name in words if settings.get(name) not in (None, *words[name])}
+    files = {name: str(Path(path).resolve()) for name, path in given.items() if Path(path).exists()}
     return {**settings, **files}
 
 

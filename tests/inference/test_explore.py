@@ -106,3 +106,16 @@ def test_the_command_finds_the_number_of_clusters_and_prints_the_page_and_what_c
         == f"next: name clusters on the page, export the names, and selfcluster apply {tmp_path / 'run'} NAMES.csv --copy-to FOLDER"
     )
     assert said[-1] == f"to adapt the encoder to these images: selfcluster train {folder / 'images'} --init {tmp_path / 'run'}"
+
+
+def test_a_folder_called_like_a_word_is_not_meant_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = sc.explore(tiny.images(), out="pretrained", k=2, device="cpu")
+    again = sc.explore(tiny.images(), out="again", k=2, device="cpu")
+    assert again.config.model.init == first.config.model.init == "pretrained"
+
+
+def test_a_dictionary_larger_than_the_patches_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    with pytest.raises(sc.DataError, match=r"have .* patches, fewer than the 100,000,000 of the dictionary; lower --n-codes"):
+        sc.explore(tiny.images(4), encoder="patches", n_codes=10**8, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
