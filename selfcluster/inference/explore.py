@@ -34,7 +34,7 @@ from selfcluster.models.model import Center, ClusterModel, Prototypes
 from selfcluster.models.patches import PATCHES, PREPARATION, SAMPLE, PatchEncoder, default_codes, fit_patches, patches_pixels
 from selfcluster.models.pretrained import Preparation, frozen_pixels
 from selfcluster.runs.checkpoint import save_network
-from selfcluster.runs.folder import claim, prepare, write_config, write_skipped
+from selfcluster.runs.folder import check_free, claim, prepare, write_config, write_skipped
 from selfcluster.runs.initial_weights import network_of, preparation_for
 from selfcluster.runs.lock import locked_run
 from selfcluster.runs.run import OpenRun
@@ -99,6 +99,7 @@ def explore(
     for note in opened.notes:
         logger.info(note)
     with distributed.alone(), locked_run(path):
+        check_free(path, overwrite=overwrite)  # another run may have begun there, and ended, meanwhile
         prepare(path, _resolved(config), opened)
         if encoder == PATCHES:
             assert isinstance(model.encoder, PatchEncoder)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -78,9 +77,10 @@ def save_checkpoint(folder: Path, tensors: NamedTensors, state: CheckpointState,
         CheckpointError: it could not be written, for example because the disk is full.
     """
     checkpoints = folder / "checkpoints"
-    target = next(
-        path for n in itertools.count(1) if not (path := checkpoints / (f"{state.step}-{n}" if n > 1 else f"{state.step}")).exists()
-    )
+    # After every other of this step, so that the later of two has the higher number.
+    there = [path.name.partition("-") for path in checkpoints.glob(f"{state.step}*") if _NAME.fullmatch(path.name)]
+    n = 1 + max((int(number or 1) for step, _, number in there if step == str(state.step)), default=0)
+    target = checkpoints / (f"{state.step}-{n}" if n > 1 else f"{state.step}")
     partial = target.with_name(f".{target.name}.partial")
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)

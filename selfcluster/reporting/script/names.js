@@ -24,9 +24,9 @@ function giveName(cluster, name) {
   for (const listener of nameListeners) listener(cluster);
 }
 
-// RFC 4180: text with a comma, a quote or a line break is quoted, and quotes are doubled.
 // A text that a spreadsheet would take for a formula gets an apostrophe in front, which `apply` removes.
 const neutralized = (text) => (/^'*[=+\-@\t\r]/.test(text) && !/^[+-]?\d+(\.\d+)?$/.test(text) ? `'${text}` : text);
+// RFC 4180: text with a comma, a quote or a line break is quoted, and quotes are doubled.
 const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
 function namesAsCsv() {
