@@ -1,6 +1,6 @@
 """The methods on one data set: train with the recipe's settings and evaluate.
 
-    python -m benchmarks.quality NAME DATA [--test DATA2] [--max-minutes 5] [--seeds 1] [--methods swav ...] [--set encoder=... ...]
+    python -m benchmarks.quality NAME DATA [--test DATA2] [--max-minutes 5] [--seeds 1] [--methods swav ...] [--no-baselines] [--set ...]
 
 Each run is a new process, so that its peak memory can be measured. Results: results/quality-NAME.json.
 """
@@ -25,13 +25,13 @@ from selfcluster.settings.config import METHOD_SETTINGS, flatten
 
 def measure(a: Namespace, method: str, seed: int) -> dict[str, Any]:
     """Train and evaluate in this process; the first run also measures the baselines, which are the same for all."""
-    is_first = method == a.methods[0] and seed == 0
+    with_baselines = not a.no_baselines and method == a.methods[0] and seed == 0
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         run = train(a.data, method=method, out=Path(folder) / "run", max_minutes=a.max_minutes, seed=seed, **settings_from(a.set))
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        evaluation = run.evaluate(a.data if a.test else None, test=a.test, baselines=is_first)
+        evaluation = run.evaluate(a.data if a.test else None, test=a.test, baselines=with_baselines)
         rows = run.metrics
     settings = flatten(run.config)
     last = [row for row in rows if "train/loss" in row][-1]
@@ -59,6 +59,7 @@ def main() -> None:
     p.add_argument("--max-minutes", type=float, default=5.0)
     p.add_argument("--seeds", type=int, default=1)
     p.add_argument("--methods", nargs="*", default=list(METHOD_SETTINGS), choices=list(METHOD_SETTINGS))
+    p.add_argument("--no-baselines", action="store_true", help="skip raw pixels, patches, the pretrained and the untrained encoder")
     p.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
     p.add_argument("--measure", nargs=2, metavar=("METHOD", "SEED"), help=SUPPRESS)
     a = p.parse_args()
