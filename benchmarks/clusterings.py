@@ -1,8 +1,8 @@
-"""Clusters of the pretrained encoder's features against classes: the tree of clusters, k-means, Ward and spectral clustering.
+"""Clusters of an encoder's features against classes: the tree of clusters, k-means, Ward and spectral clustering.
 
-    python -m benchmarks.clusterings NAME DATA [--most 6000] [--classes 5 10 20 40] [--seeds 3]
+    python -m benchmarks.clusterings NAME DATA [--encoder patches | --run RUN] [--most 6000] [--classes 5 10 20 40] [--seeds 3]
 
-On all images (at most `--most`), and on subsets with some of the classes, balanced or long-tailed (sizes fall by a factor of 20). The number
+Features are those of the pretrained encoder, of patches, or of a run. On all images (at most `--most`), and on subsets with some of the classes, balanced or long-tailed (sizes fall by a factor of 20). The number
 of clusters is given, or found ("auto"). Results: results/clusterings-NAME.json.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch.nn.functional import normalize
 
 from benchmarks.command_line import parser
 from benchmarks.record import record
-from selfcluster import ami, explore, kmeans, matched_accuracy, nmi
+from selfcluster import ami, explore, kmeans, load, matched_accuracy, nmi
 from selfcluster.clustering.hierarchy import find_clusters
 from selfcluster.clustering.neighbor_graph import graph_embedding, neighbor_graph
 
@@ -53,13 +54,13 @@ METHODS = {
 }
 
 
-def features_of(data: str, most: int) -> tuple[Tensor, Labels]:
-    """Return the features of the pretrained encoder, and the class of each row."""
+def features_of(a: Namespace) -> tuple[Tensor, Labels]:
+    """Return the features of the encoder, and the class of each row."""
     with tempfile.TemporaryDirectory() as folder:
-        run = explore(data, out=Path(folder) / "run")
-        opened, features = run.opened.data(), torch.from_numpy(run.embed())
+        run = load(a.run) if a.run else explore(a.data, encoder=a.encoder, out=Path(folder) / "run")
+        opened, features = run.opened.data(a.data), torch.from_numpy(run.embed(a.data))
     assert opened.images.labels is not None
-    chosen = np.sort(np.random.default_rng(0).permutation(len(features))[:most])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(features))[: a.most])
     return features[chosen], opened.images.labels.codes[chosen]
 
 
@@ -98,11 +99,13 @@ def main() -> None:
     p = parser(__doc__)
     p.add_argument("name")
     p.add_argument("data")
+    p.add_argument("--encoder")
+    p.add_argument("--run")
     p.add_argument("--most", type=int, default=6000)
     p.add_argument("--classes", type=int, nargs="*", default=[5, 10, 20, 40])
     p.add_argument("--seeds", type=int, default=3)
     a = p.parse_args()
-    features, labels = features_of(a.data, a.most)
+    features, labels = features_of(a)
     found = []
     for subset, seed, rows in subsets(labels, a.classes, a.seeds):
         for figures in measure(features[torch.from_numpy(rows)], labels[rows]):

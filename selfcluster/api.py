@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import pyarrow as pa
@@ -118,7 +118,7 @@ def train(
     preset: str | None = None,
     config: str | Path | None = None,
     augmentation: str | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     from_step: int | None = None,
     overwrite: bool = False,
     **settings: Any,
@@ -132,7 +132,7 @@ def train(
         preset: name of a published experiment, whose settings replace the recipe.
         config: TOML file of settings; its method and images apply unless they are given here.
         augmentation: "photo", "grey" or "glyph"; None for the one that fits the images.
-        resume: resume the run in `out`.
+        resume: resume the run in `out`; "auto" resumes it if it has a checkpoint, and begins it otherwise.
         from_step: resume from the checkpoint of this step; None for the last one.
         overwrite: replace the run in `out`.
         settings: any setting by its name, such as epochs=50; batch="auto" finds the largest batch that fits in memory.

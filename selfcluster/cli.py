@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command. Exit statuses: 0, 2 for a user's mistake, 3 for a collapse, 128 + n after signal n."""
+    """Run a command. Exit statuses: 0, 2 for a user's mistake, 3 for a collapse, 4 for a lost rank, 128 + n after signal n."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # When a rank is lost, torch's threads print stack traces beside the line that says so.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         if command in ("-h", "--help"):
@@ -40,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except SelfclusterError as error:
         _exit(str(error), error.exit_status)
     except Interrupted as interrupted:
-        print(visible(f"selfcluster: {interrupted}"), file=sys.stderr)
-        sys.exit(interrupted.exit_status)
+        _exit(str(interrupted), interrupted.exit_status, kind="")
     except OSError as error:
         _exit(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     except (RuntimeError, MemoryError) as error:
@@ -53,9 +55,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         _exit("stopped", 130)
 
 
-def _exit(message: str, status: int) -> NoReturn:
-    print(visible(f"selfcluster: error: {' '.join(message.split())}"), file=sys.stderr)
+def _exit(message: str, status: int, *, kind: str = "error: ") -> NoReturn:
+    if _is_first_to_stop():
+        print(visible(f"selfcluster: {kind}{' '.join(message.split())}"), file=sys.stderr)
     sys.exit(status)
+
+
+def _is_first_to_stop() -> bool:
+    ranks = sys.modules.get("selfcluster.ranks")  # without it there are none
+    return ranks is None or ranks.is_first_to_stop()
 
 
 def _say(said: object) -> None:
@@ -84,7 +92,7 @@ def _check_paths(arguments: Any) -> None:
     """Check that the images and the run exist, before a command loads torch."""
     if hasattr(arguments, "run"):
         check_run(Path(arguments.run))
-    elif isinstance(arguments, Train) and arguments.resume and arguments.out:
+    elif isinstance(arguments, Train) and arguments.resume is True and arguments.out:
         check_run(Path(arguments.out))
     elif isinstance(arguments, Import):
         check_checkpoint(arguments.file)

@@ -48,8 +48,18 @@ def start(device: str) -> torch.device:
     if chosen.type == "cpu":
         keep_freed_memory()
     if ranks > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        _meet("nccl" if chosen.type == "cuda" else "gloo")
     return chosen
+
+
+def _meet(backend: str) -> None:
+    """Initialize the process group.
+
+    torchrun keeps one store for all its restarts, in which gloo would find the addresses of processes that have ended, and wait for them.
+    """
+    store, rank, n_ranks = next(iter(dist.rendezvous("env://")))  # type: ignore[attr-defined]
+    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=n_ranks)
 
 
 def _parsed(kind: str, local_rank: int) -> torch.device:

@@ -4,11 +4,12 @@
     |-- ConfigError (a ValueError too)    an unknown or wrong setting, preset, method or flag
     |-- DataError (a ValueError too)      images that are missing, unreadable, too few or of the wrong shape
     |-- CheckpointError                   a run or checkpoint that is damaged, in use, or of another config
+    |-- RankError                         another process of a run in several that has ended, or does not answer
     `-- CollapseError                     training that has collapsed: one embedding for every image, or no learning
         `-- DivergenceError               training that has diverged: a loss or an embedding that is not finite
 
 Every message is one line: what is wrong, the offending value, and what to try next. The command line prints it without a
-stack trace and exits with 2 for a user's mistake and 3 for a collapse.
+stack trace and exits with 2 for a user's mistake, 3 for a collapse and 4 for a lost rank.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ class CheckpointError(SelfclusterError):
     """A run folder or checkpoint that cannot be used."""
 
 
+class RankError(SelfclusterError):
+    """Another rank has ended, or does not answer."""
+
+    exit_status = 4
+
+
 class CollapseError(SelfclusterError):
     """Training that has collapsed, or learns nothing."""
 
@@ -56,15 +63,15 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for i
         self.exit_status = 128 + number
 
 
-def known(name: str, names: Any, what: str) -> str:
+def known(name: Any, names: Any, what: str) -> str:
     """Return the name if it is one of the names.
 
     Raises:
         ConfigError: it is not; the message suggests the closest name, or lists them.
     """
-    if name in names:
+    if isinstance(name, str) and name in names:
         return name
-    raise ConfigError(f"unknown {what} {name!r}; {suggestion(name, names) or 'choose from ' + ', '.join(sorted(names)[:12])}")
+    raise ConfigError(f"unknown {what} {name!r}; {suggestion(str(name), names) or 'choose from ' + ', '.join(sorted(names)[:12])}")
 
 
 def suggestion(name: str, names: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from selfcluster.cli import _COMMANDS, main
+from selfcluster.errors import ConfigError
 from selfcluster.runs import log
 from selfcluster.settings.commands import Cluster, Evaluate
 from selfcluster.settings.parser import parse, parse_train
@@ -79,6 +80,11 @@ def test_arguments_in_any_order_become_typed_fields() -> None:
     assert (parsed.images, parsed.method) == ("photos", None)
     assert parsed.settings == {"epochs": 3, "area": ((0.3, 1.0), (0.1, 0.4)), "compile": False, "batch": "auto", "seed": 7}
     assert parse_train(["--method", "sela-v2", "--n-prototypes", "30", "40"]).settings == {"n_prototypes": (30, 40)}
+    assert parse_train(["--resume", "photos", "--out", "x"]) == parse_train(["photos", "--out", "x", "--resume"])
+    assert parse_train(["--resume", "photos"]).resume is True
+    assert parse_train(["photos", "--resume", "auto"]).resume == parse_train(["--resume=auto", "photos"]).resume == "auto"
+    with pytest.raises(ConfigError, match="--resume 'always' must be"):
+        parse_train(["photos", "--resume=always"])
     cluster = parse("cluster", Cluster, ["runs/x", "--k", "auto", "photos", "--seed", "2"])
     assert (cluster.run, cluster.images, cluster.k, cluster.seed, cluster.out) == ("runs/x", "photos", "auto", 2, None)
     assert parse("cluster", Cluster, ["runs/x", "--k", "12"]).k == 12

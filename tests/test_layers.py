@@ -15,7 +15,7 @@ ROOT = Path(selfcluster.__file__).parent
 ROWS = [
     ["errors"],
     ["distributed", "randomness", "optim", "formatting", "temporary", "paths", "hub", "workers", "spreadsheets"],
-    ["settings"],
+    ["ranks", "settings"],
     ["device"],
     ["clustering", "data"],
     ["models"],

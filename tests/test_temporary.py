@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from selfcluster import temporary
 from selfcluster.temporary import remove_with, reserve_file
 
 
@@ -66,3 +68,25 @@ def test_another_process_removes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "file").exists()
     del owner
     assert not (tmp_path / "file").exists()
+
+
+def _hold_until_killed(folder: Path) -> None:
+    owner = Owner(reserve_file(10, suffix=".rows", folder=folder))
+    os.kill(os.getpid(), signal.SIGKILL)
+    del owner
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs file locks")
+def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temporary, "_SETTLED_SECONDS", -1.0)
+    mine, other = Owner(reserve_file(10, suffix=".rows", folder=tmp_path)), tmp_path / "selfcluster-x.images"
+    other.touch()
+    killed = multiprocessing.get_context("fork").Process(target=_hold_until_killed, args=(tmp_path,))
+    killed.start()
+    killed.join()
+    assert len(list(tmp_path.glob("*.rows"))) == 2
+    last = Owner(reserve_file(10, suffix=".rows", folder=tmp_path))
+    assert len(list(tmp_path.glob("*.rows"))) == 2, "that of this process and the new one"
+    assert other.exists()
+    del mine, last
+    assert list(tmp_path.iterdir()) == [other]

@@ -38,7 +38,7 @@ from selfcluster.data.sources import open_data
 from selfcluster.errors import SelfclusterError
 from selfcluster.inference.names import read_names
 from selfcluster.runs.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
-from selfcluster.settings.config import DataSettings, default_config, replace
+from selfcluster.settings.config import DataSettings, default_config, flatten, replace
 from selfcluster.settings.toml import read_toml, to_toml
 from selfcluster.settings.validation import check_values
 
@@ -103,14 +103,14 @@ def images() -> list[bytes]:
 
 
 def tars() -> list[bytes]:
-    found = []
+    found, image = [], images()[0]
     for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         file = io.BytesIO()
         with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
             for name in ("a.jpg", "x" * 150 + "/é.png", "b.cls"):
                 member = tarfile.TarInfo(name)
-                member.size, member.mtime = 700, 1.5
-                archive.addfile(member, io.BytesIO(b"a" * 700))
+                member.size, member.mtime = len(image), 1.5
+                archive.addfile(member, io.BytesIO(image))
         found.append(file.getvalue())
     return found
 
@@ -222,7 +222,7 @@ def targets(folder: Path) -> dict[str, tuple[list[bytes], bool, Callable[[bytes]
         "tar": (tars(), False, packed(".tar")),
         "parquet": (parquets(), False, packed(".parquet")),
         "array": (arrays, False, array),
-        "toml": ([to_toml(config, {}, images="x").encode()], True, toml),
+        "toml": ([to_toml(config, dict.fromkeys(flatten(config), "fuzz"), images="x").encode()], True, toml),
         "checkpoint": (list(whole.values()), True, checkpoint),
         "names": ([b"path,cluster,name\r\na.png,0,cats\r\n'=b.png,1,\r\n", b"cluster,name\n0,cats\n1,dogs\n"], True, names),
         "labels": ([b"path,label\n0,cat\n1,dog\n2,\n"], True, labels),

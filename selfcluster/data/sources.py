@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -168,9 +166,9 @@ def _images_and_labels(path: Path, archive: np.lib.npyio.NpzFile) -> tuple[NDArr
         keys = archive.files
         if "images" not in keys and len(keys) != 1:
             raise DataError(
-                f"{str(path)!r} contains {', '.join(keys) or 'nothing'}; name the array of images 'images' and the labels 'labels'"
+                f"{str(path)!r} contains {', '.join(map(repr, keys)) or 'nothing'}; name the array of images 'images' and the labels 'labels'"
             )
         try:
             return archive["images" if "images" in keys else keys[0]], archive["labels"] if "labels" in keys else None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # zipfile and NumPy raise many kinds for a damaged archive
             raise DataError(f"cannot read {str(path)!r}: {' '.join(str(error).split())}") from None

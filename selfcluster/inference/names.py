@@ -123,9 +123,9 @@ def _checked(name: str, where: str) -> str:
 
 
 def _number(text: str, where: str) -> int:
-    if not re.fullmatch(r"\s*\d{1,9}\s*", text):
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
         raise DataError(f"{where}: the cluster {text!r} is not a number")
-    return int(text)
+    return int(text.strip())
 
 
 def _by_cluster(file: Path, rows: list[dict[str, str]], table: pa.Table, of_cluster: list[_Key]) -> list[_Key | None]:

@@ -119,6 +119,11 @@ def _delete(path: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
+def has_any(folder: Path) -> bool:
+    """Return whether a run folder has a checkpoint, be it damaged."""
+    return (folder / "checkpoints" / _LAST).is_file() or bool(_complete(folder))
+
+
 def _complete(folder: Path) -> dict[int, Path]:
     """Return the folders of the checkpoints that were written completely, by step; of two of a step, the later one."""
     found = [path for path in (folder / "checkpoints").glob("*") if _NAME.fullmatch(path.name) and (path / "state.json").is_file()]
@@ -198,7 +203,7 @@ def _read(folder: Path, step: int | None) -> tuple[Path, CheckpointState]:
         )
     try:
         return path, _state_of(content, step)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{str(file)!r} is damaged: {error}; {way_out}") from None
 
 

@@ -44,8 +44,8 @@ class Train:
     """TOML file of settings, such as the config.toml of another run."""
     out: str | None = None
     """Run folder. Default: runs/<images>-<method>-<n>."""
-    resume: bool = False
-    """Resume the run in --out from its last checkpoint."""
+    resume: bool | Literal["auto"] = False
+    """Resume the run in --out from its last checkpoint; with auto, begin it if it has none yet, for jobs that are restarted with the same command."""
     from_: int | None = None
     """Resume from the checkpoint of this step instead, which becomes the last one."""
     overwrite: bool = False

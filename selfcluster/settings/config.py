@@ -276,6 +276,8 @@ class RunSettings:
     """Keep up to this many GiB of features in memory per process, and larger ones in a file in the run folder."""
     keep_features: bool = True
     """Keep features in the run folder, so that cluster, report, evaluate, embed and assign do not compute them again."""
+    rank_timeout: float = 60.0
+    """With several ranks: seconds without a sign of life after which a rank counts as lost, and the others stop."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; one is also written at the end."""
     keep_checkpoints: int = 2
@@ -350,6 +352,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "tensorboard",
         "wandb",
         "on_collapse",
+        "rank_timeout",
     ]
 )
 """Settings that may change when a run is resumed; any other change would make it another run."""

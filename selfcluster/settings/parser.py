@@ -74,6 +74,7 @@ class _Parser(argparse.ArgumentParser):
         prog = f"selfcluster {name}"
         super().__init__(prog, description=description, epilog=f"example: {example}", add_help=False, allow_abbrev=False)
         usage = [prog]
+        self.switches = {_flag(field.name): get_args(get_args(hint)[1]) for field, hint, _ in _documented_fields(kind) if _is_switch(hint)}
         positional, options = self.add_argument_group("arguments"), self.add_argument_group("options")
         for field, hint, text in _documented_fields(kind):
             required = field.default is dataclasses.MISSING
@@ -97,7 +98,7 @@ class _Parser(argparse.ArgumentParser):
 
     def split(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Return the words of each argument that is given, and the words that belong to no argument."""
-        arguments, unknown = self.parse_known_intermixed_args(words)
+        arguments, unknown = self.parse_known_intermixed_args(_with_values(words, self.switches))
         return vars(arguments), unknown
 
     def exit_with_help(self) -> NoReturn:
@@ -108,9 +109,27 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def _is_switch(hint: Any) -> bool:
+    """Return whether a flag may have one of a few words as its value, or none."""
+    return bool in get_args(hint)
+
+
+def _with_values(words: Sequence[str], switches: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the words with the value of each switch in the same word; the word after a switch is its value only if it can be."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in switches and word in switches[found[-1]]:
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return [f"{word}=true" if word in switches else word for word in found]
+
+
 def _add_flag(group: argparse._ArgumentGroup, name: str, hint: Any, text: str, switch: Any) -> None:
     text = text.replace("%", "%%")
-    if hint is bool:
+    if _is_switch(hint):
+        group.add_argument(_flag(name), dest=name, metavar="[auto]", default=argparse.SUPPRESS, help=text)
+    elif hint is bool:
         group.add_argument(_flag(name), dest=name, action=switch, default=argparse.SUPPRESS, help=text)
     else:
         parts = get_args(hint) if get_origin(hint) is tuple else ()
@@ -221,8 +240,9 @@ def _check_unknown(words: Sequence[str], parser: _Parser) -> None:
 
 def _method_of(train: Train, init: str) -> str:
     """Return the method that the arguments of `train` are for."""
-    file = Path(train.out or "", "config.toml") if train.resume else Path(train.config) if train.config else None
-    content = read_toml(file) if file is not None and (train.config or file.is_file()) else SettingsFile({})
+    of_run = Path(train.out or "", "config.toml")
+    file = of_run if train.resume and of_run.is_file() else Path(train.config) if train.config else None
+    content = read_toml(file) if file is not None else SettingsFile({})
     return profile_of(train.method, train.preset, train.augmentation, content, init).method
 
 

@@ -105,6 +105,7 @@ def check_values(config: Config[Any]) -> None:
     for name in ("log_steps", "keep_checkpoints"):
         _at_least(config.run, name, 1)
     _at_least(config.run, "features_gib", 0)
+    _at_least(config.run, "rank_timeout", 5)
     _within(config.run, "seed", 0, 2**63 - 1)
     _check_objective(config)
 

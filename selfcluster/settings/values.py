@@ -47,7 +47,10 @@ def from_words(flag: str, words: Sequence[str], kind: Any) -> Any:
             return tuple(values)
     elif len(words) == 1:
         for option in _options(kind):
-            if get_origin(option) is not Literal:
+            if option is bool:
+                if words[0] == "true":
+                    return True
+            elif get_origin(option) is not Literal:
                 with contextlib.suppress(ValueError):
                     return option(words[0])
             elif words[0] in get_args(option):

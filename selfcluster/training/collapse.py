@@ -170,11 +170,16 @@ def _keep_newest(kept: deque[Tensor], rows: Tensor, n: int) -> None:
         kept.popleft()
 
 
-def require_finite(x: Tensor, what: str, step: int) -> None:
+def require_finite(x: Tensor, what: str, step: int, *, together: bool = False) -> None:
     """Check that all values are finite; waits for the device.
 
+    Args:
+        x, what: the values, and what they are.
+        step: of training.
+        together: whether the ranks check at the same place, so that all of them raise the error of one; collective.
     Raises:
         DivergenceError: some value is not finite.
     """
-    if not torch.isfinite(x).all():
+    is_bad = not torch.isfinite(x).all()
+    if distributed.any_rank(is_bad) if together else is_bad:
         raise DivergenceError(f"{what} are not finite at step {step}; {_DIVERGED}")

@@ -191,7 +191,7 @@ def save(t: Training, folder: Path) -> None:
     """
     t.watch.require_finite_losses()
     for name, weight in t.model.named_parameters():
-        require_finite(weight, f"weights {name}", t.state.step)
+        require_finite(weight, f"weights {name}", t.state.step, together=True)
     tensors = {
         "model": t.model.state_dict(),
         "method": t.method.state_dict(),

@@ -48,7 +48,7 @@ def step(t: Training, batch: Batch) -> StepResult:
     lr = optim.set_lr(t.optimizers, n)
     out = _forward(t, t.parallel, batch) if len(parts) == 1 else _forward_parts(t, parts)
     if t.device.type == "cpu":
-        require_finite(out.embeddings, "embeddings", n)
+        require_finite(out.embeddings, "embeddings", n, together=True)
     targets: Targets = t.method.assign(out, batch)
     if len(parts) == 1:
         loss = t.method.loss(out, targets)

@@ -8,20 +8,21 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
-from selfcluster import distributed
+from selfcluster import distributed, ranks
 from selfcluster.data.dataset import Data
 from selfcluster.data.inspect import look_at
 from selfcluster.data.readers.cache import CachedImages
 from selfcluster.data.sources import open_data
 from selfcluster.device import start
 from selfcluster.distributed import logger
-from selfcluster.errors import CheckpointError, ConfigError, DataError
+from selfcluster.errors import CheckpointError, CollapseError, ConfigError, DataError
 from selfcluster.formatting import duration, short, table
 from selfcluster.hub import downloaded
+from selfcluster.ranks import stopping_together
 from selfcluster.runs import checkpoint, folder, weights
 from selfcluster.runs.initial_weights import network_of, preparation_for
 from selfcluster.runs.lock import locked_run
@@ -32,6 +33,7 @@ from selfcluster.runs.run import OpenRun
 from selfcluster.settings.adapting import METHOD as METHOD_THAT_ADAPTS
 from selfcluster.settings.config import LENGTHS, Config, default_config, flatten, replace
 from selfcluster.settings.resolve import ResolvedConfig, profile_of, resolve, resumed_config
+from selfcluster.settings.suspects import suspects
 from selfcluster.settings.toml import SettingsFile, read_origins, read_toml
 from selfcluster.settings.validation import check, check_values
 from selfcluster.training import loop
@@ -42,6 +44,7 @@ from selfcluster.training.state import Training, build, restore
 T = TypeVar("T")
 
 
+@stopping_together()
 def train(
     data: Any = None,
     *,
@@ -50,12 +53,20 @@ def train(
     preset: str | None = None,
     config: str | Path | None = None,
     augmentation: str | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     from_step: int | None = None,
     overwrite: bool = False,
     **settings: Any,
 ) -> OpenRun:
     """Train an encoder; see `api.train`, which takes the same arguments."""
+    if resume == "auto":
+        if out is None:
+            raise ConfigError("--resume auto needs --out RUN, the folder of the run to begin or to resume")
+        resume = checkpoint.has_any(Path(out))
+        if resume:
+            settings, preset, config, augmentation = _as_begun(Path(out), config, settings), None, None, None
+        else:
+            overwrite = True  # what a run left that was stopped before its first checkpoint
     if resume:
         if preset is not None or config is not None or augmentation is not None or overwrite:
             raise ConfigError("--resume keeps the settings of the run; leave out --preset, --config, --augmentation and --overwrite")
@@ -78,6 +89,16 @@ def train(
         _on_rank_0(lambda: folder.check_free(path, overwrite=overwrite), path)
         _on_rank_0(lambda: folder.prepare(path, resolved, opened), path)
         return _train(t, path, opened)
+
+
+def _as_begun(path: Path, file: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a command that began a run, without those that were replaced by what they lead to."""
+    stored, from_file = folder.read_config(path)[0], read_toml(Path(file)).settings if file is not None else {}
+    settings = _absolute(_from_hub({**from_file, **settings}))
+    fitted = ("batch",) if settings.get("batch") == "auto" else ()
+    if settings.get("max_minutes") == stored.optim.max_minutes:
+        fitted = (*fitted, *LENGTHS)
+    return {name: value for name, value in settings.items() if name not in fitted}
 
 
 def dry_run(
@@ -118,6 +139,7 @@ def _open(
     check_values(chosen)
     check_extras(chosen.run)
     device = start(chosen.run.device)
+    ranks.watch(chosen.run.rank_timeout)
     for warning in read.warnings:
         logger.warning(warning)
     opened = open_data((read.images or "") if data is None else data, chosen.data)
@@ -213,6 +235,7 @@ def _resume(data: Any, method: str | None, path: Path, from_step: int | None, se
     config = resumed_config(stored, {name: value for name, value in settings.items() if name not in longer})
     check_extras(config.run)
     device = start(config.run.device)
+    ranks.watch(config.run.rank_timeout)
     with _locked(path):
         return _resume_locked(data, path, from_step, config, images, longer, settings.get("max_minutes"), device)
 
@@ -273,7 +296,12 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
             log.say(t.loader.images.note())
         if t.model.has_frozen_stages and not t.model.runs_frozen_apart:
             log.say(f"the frozen stages of {t.config.model.encoder} cannot be run apart from the rest, so they run at every step")
-        loop.fit(t, log, path)
+        try:
+            loop.fit(t, log, path)
+        except CollapseError as error:
+            if likely := suspects(t.config, len(t.method.trained_on)):
+                raise type(error)(f"{error}; most likely since {', and '.join(likely)}") from None
+            raise
         t.loader.broken = distributed.joined(t.loader.broken)
         if distributed.rank() == 0:
             weights.write_model(path, t.model, t.config)

@@ -114,7 +114,7 @@ def test_an_archive_of_one_array_and_of_unknown_ones(tmp_path: Path) -> None:
     np.save(tmp_path / "plain.npy", np.zeros((4, 6, 5), np.uint8))
     (tmp_path / "plain.npy").rename(tmp_path / "plain.npz")
     assert len(open_data(tmp_path / "one.npz", SETTINGS).images) == len(open_data(tmp_path / "plain.npz", SETTINGS).images) == 4
-    with pytest.raises(DataError, match="contains x, y; name the array of images 'images'"):
+    with pytest.raises(DataError, match="contains 'x', 'y'; name the array of images 'images'"):
         open_data(tmp_path / "two.npz", SETTINGS)
 
 
@@ -314,3 +314,17 @@ def test_labels_by_path_and_the_limit_of_size_reach_packed_images(tmp_path: Path
         assert sorted(data.images.labels.codes.tolist()) == [-1, -1, -1, -1, 0, 1]
         with pytest.raises(DataError, match="over the limit"):
             data.images.decode(0)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(10, 99), (8, 1), (8, 32), (8, 64)], ids=["compression", "encrypted", "patched", "strongly encrypted"]
+)
+def test_an_archive_that_cannot_be_unpacked_is_refused(tmp_path: Path, place: int, value: int) -> None:
+    """Found by mutating files: zipfile raises other errors than for a damaged archive."""
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 8, 8), np.uint8))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    for header, offset in ((b"PK\x01\x02", place), (b"PK\x03\x04", place - 2)):
+        content[content.index(header) + offset] |= value
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read .*x\.npz"):
+        open_data(str(tmp_path / "x.npz"), DataSettings())

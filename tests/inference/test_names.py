@@ -64,6 +64,7 @@ def test_a_spreadsheet_with_a_byte_order_mark_and_other_columns_is_read(tmp_path
         ("cluster,name\n", "has no rows"),
         ("cluster,name\n1\n", "line 2 .* too few columns"),
         ("cluster,name\nx,dogs\n", "the cluster 'x' is not a number"),
+        ("cluster,name\n٣,dogs\n", "is not a number"),
         ("cluster,name\n7,dogs\n", "there is no cluster 7; the run has 3, from 0 to 2"),
         ("cluster,name\n1,dogs\n1,cats\n", "line 3 .*: cluster 1 is already named 'dogs'"),
         ("cluster,name\n0,pets\n1,pets\n2,pets\n", "leaves one cluster"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ EDITED: dict[str, Any] = {
     "epoch": ["x", -3],
     "step_in_epoch": [[], 2**64],
     "seconds": [-1, None, "1"],
-    "broken": [3, [[1]], [["a", "b"]], None],
+    "broken": [3, [[1]], [["a", "b"]], [[math.inf, "x"]], None],
     "files": [3, {"../model.safetensors": {}}, {"/etc/passwd": {}}, {}, None, {"model.safetensors": 3}],
     "settings": [3, None],
     "version": ["1", None, [1]],

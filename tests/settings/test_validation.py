@@ -34,6 +34,7 @@ from selfcluster.settings.validation import check
         {"crop_pixels": (2**70, 16)},
         {"seed": 2**70},
         {"keep_checkpoints": 0},
+        {"rank_timeout": 1.0},
     ],
 )
 def test_check_refuses_in_one_line_with_the_value(values: dict) -> None:

@@ -200,6 +200,46 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) 
         assert torch.equal(value, again.model.state_dict()[name]), name
 
 
+def test_one_command_begins_resumes_and_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "images.npy", tiny.images())
+    (tmp_path / "settings.toml").write_text("[run]\nlog_steps = 1\n")
+    images, out = tmp_path / "images.npy", tmp_path / "run"
+    same: dict[str, Any] = {**FAST, "epochs": 2, "config": tmp_path / "settings.toml", "resume": "auto"}
+    del same["log_steps"]
+    whole = sc.train(images, out=tmp_path / "whole", **same)
+    out.mkdir()
+    (out / "environment.json").write_text("{}")  # from a run that was killed before it had settings
+    fit = loop.fit
+    monkeypatch.setattr(loop, "fit", lambda t, log, folder: fit(t, log, folder, stop_at=5))
+    with pytest.raises(loop.Interrupted):
+        sc.train(images, out=out, **same)
+    monkeypatch.undo()
+    with pytest.raises(sc.ConfigError, match=r"cannot resume with lr 0\.5: this run has 1\.0"):
+        sc.train(images, out=out, **{**same, "lr": 0.5})
+    again = sc.train(images, out=out, **same)
+    assert [row["train/loss"] for row in again.metrics if "train/loss" in row] == [
+        row["train/loss"] for row in whole.metrics if "train/loss" in row
+    ]
+    trained = (out / "checkpoints" / "8" / "state.json").read_bytes()
+    assert sc.train(images, out=out, **same).opened.step == 8, "a finished run stays as it is"
+    assert (out / "checkpoints" / "8" / "state.json").read_bytes() == trained
+
+
+def test_one_command_with_a_time_limit_ends_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", tiny.images())
+    same: dict[str, Any] = {**FAST, "epochs": 3, "max_minutes": 5.0, "resume": "auto", "out": tmp_path / "run"}
+    first = sc.train(tmp_path / "images.npy", **same)
+    assert sc.train(tmp_path / "images.npy", **same).opened.step == first.opened.step
+
+
+def test_a_folder_of_others_is_not_begun_in(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(sc.CheckpointError, match="contains files that are not a run's"):
+        sc.train(tiny.images(), out=tmp_path, resume="auto", **FAST)
+    with pytest.raises(sc.ConfigError, match="--resume auto needs --out RUN"):
+        sc.train(tiny.images(), resume="auto", **FAST)
+
+
 def test_a_run_is_resumed_by_several_processes(tmp_path: Path) -> None:
     """They take one lock, after they have met."""
     np.save(tmp_path / "images.npy", tiny.images())

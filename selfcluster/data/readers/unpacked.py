@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
 
 from selfcluster.data.readers.files import LruCache
-from selfcluster.temporary import remove_with
+from selfcluster.temporary import new_folder, remove_with
 
 _SCHEMA = pa.schema([("bytes", pa.large_binary())])
 _N_MAPPED = 4096
@@ -31,7 +30,7 @@ class UnpackedGroups:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="selfcluster-", suffix=".unpacked"))
+        self.folder = new_folder(suffix=".unpacked")
         remove_with(self, self.folder)
         self.writing, self.mapped = multiprocessing.Lock(), LruCache(_map, _N_MAPPED)
 
