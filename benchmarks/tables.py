@@ -46,7 +46,7 @@ def results() -> str:
     """Return docs/results.md."""
     intro = (
         "# Results\n\nGenerated from `benchmarks/results/*.json` by `python -m benchmarks.tables`. Each file contains the command, commit, versions and machine. "
-        "All times were measured on one shared machine with two CPU cores and no GPU; compare times only within a table. A ratio is the median over turns, with "
+        "Unless a GPU is named, times were measured on one shared machine with two CPU cores; compare times only within a table. A ratio is the median over turns, with "
         "its range and the number of turns."
     )
     demo = [[str(run["seed"]), *_cells(run["figures"]["trained encoder"]), f"{run['seconds']:.0f} s"] for run in recorded("demo")["runs"]]
@@ -282,8 +282,9 @@ def _quality(result: dict[str, Any]) -> str:
     """Return the section of one data set."""
     runs = result["runs"]
     n_seeds = len({run["seed"] for run in runs})
+    machine = result["machine"]
     intro = (
-        f"At most {result['max_minutes']:g} minutes of training per run on {result['machine']['cores']} CPU cores, settings from the recipe, "
+        f"At most {result['max_minutes']:g} minutes of training per run on {machine.get('gpu') or str(machine['cores']) + ' CPU cores'}, settings from the recipe, "
         f"{f'mean of {n_seeds} seeds' if n_seeds > 1 else 'one seed'}. Images seen count all training steps; images/s is their number over the total training time, "
         "including clustering."
     )
