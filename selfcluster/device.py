@@ -55,11 +55,13 @@ def start(device: str) -> torch.device:
 def _meet(backend: str) -> None:
     """Initialize the process group.
 
-    torchrun keeps one store for all its restarts, in which gloo would find the addresses of processes that have ended, and wait for them.
+    On one machine torchrun keeps one store for all its restarts, in which gloo would find the addresses of processes that have ended, and wait
+    for them. Several launchers count restarts differently, and can be told to begin a store for each (docs/training.md).
     """
     store, rank, n_ranks = next(iter(dist.rendezvous("env://")))  # type: ignore[attr-defined]
-    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=n_ranks)
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=n_ranks)
 
 
 def _parsed(kind: str, local_rank: int) -> torch.device:

@@ -73,9 +73,11 @@ def tried(disk: Path, whole: Path, words: list[str], kib: int) -> dict[str, Any]
         if done.returncode != 2 or len(lines) != 1 or "Traceback" in done.stderr:
             wrong.append(f"status {done.returncode}: {done.stderr[-400:]}")
         after = digests(disk)
-        is_newer_checkpoint = words[0] == "train"  # checkpoints that had room are kept
         changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
-        changed = [name for name in changed if not (is_newer_checkpoint and "checkpoints/" in name)]
+        if words[0] == "train":  # what a new run has begun with, and checkpoints that had room, are whole and kept
+            changed = [
+                name for name in changed if ".partial" in name or not name.startswith(("new/", "run/checkpoints/", "run/config.toml"))
+            ]
         if changed:
             wrong.append(f"changed: {sorted(changed)[:5]}")
     (disk / "filler").unlink()

@@ -9,14 +9,18 @@ is raised is a finding, and so is a file that takes more than ten seconds; its b
 from __future__ import annotations
 
 import io
+import json
 import random
 import re
 import resource
 import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 import traceback
+from argparse import SUPPRESS
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,51 +233,83 @@ def targets(folder: Path) -> dict[str, tuple[list[bytes], bool, Callable[[bytes]
     }
 
 
-def main() -> None:
-    p = parser(__doc__)
-    p.add_argument("--minutes", type=float, default=10)
-    p.add_argument("--targets", nargs="*")
-    p.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "selfcluster-fuzz")
-    a = p.parse_args()
+def fuzzed(name: str, minutes: float, seed: int, keep: Path) -> dict[str, Any]:
+    """Mutate files for one reader, and return what came of them."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     size = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text()).group(1)) * 1024  # type: ignore[union-attr]
     resource.setrlimit(resource.RLIMIT_AS, (size + _MEMORY, hard))
+    findings, counts = dict[str, int](), {"read": 0, "refused": 0}
+    draw, began, slowest = random.Random(seed), time.monotonic(), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        seeds, is_text, read = targets(Path(folder))[name]
+        while time.monotonic() - began < 60 * minutes:
+            content, start, finding = mutated(seeds, draw, is_text=is_text), time.monotonic(), ""
+            (keep / f"{name}-last").write_bytes(content)
+            try:
+                read(content)
+                counts["read"] += 1
+            except SelfclusterError as error:
+                counts["refused"] += 1
+                if "\n" in str(error):
+                    finding = f"a message of several lines: {str(error)[:80]!r}"
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                finding = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}: {str(error)[:80]!r}"
+            slowest = max(slowest, time.monotonic() - start)
+            if time.monotonic() - start > _SLOW:
+                finding = f"took {time.monotonic() - start:.0f} s"
+            if finding:
+                if finding not in findings:
+                    shutil.copy(keep / f"{name}-last", keep / f"{name}-{seed}-{len(findings)}")
+                findings[finding] = findings.get(finding, 0) + 1
+    return {**counts, "slowest_seconds": slowest, "findings": findings}
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("--minutes", type=float, default=10)
+    p.add_argument("--targets", nargs="*", default=["images", "tar", "parquet", "array", "toml", "checkpoint", "names", "labels"])
+    p.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "selfcluster-fuzz")
+    p.add_argument("--seed", type=int, help=SUPPRESS)
+    a = p.parse_args()
     a.keep.mkdir(exist_ok=True)
+    if a.seed is not None:  # a process of its own for each target, since a library may end it
+        print(json.dumps(fuzzed(a.targets[0], a.minutes, a.seed, a.keep)))
+        return
     results: dict[str, Any] = {}
-    folder = Path(tempfile.mkdtemp())
-    try:
-        for name, (seeds, is_text, read) in targets(folder).items():
-            if a.targets and name not in a.targets:
-                continue
-            draw, findings, counts = random.Random(0), dict[str, int](), {"read": 0, "refused": 0}
-            began, slowest = time.monotonic(), 0.0
-            while time.monotonic() - began < 60 * a.minutes:
-                content, start = mutated(seeds, draw, is_text=is_text), time.monotonic()
-                finding = ""
-                try:
-                    read(content)
-                    counts["read"] += 1
-                except SelfclusterError as error:
-                    counts["refused"] += 1
-                    if "\n" in str(error):
-                        finding = f"a message of several lines: {str(error)[:80]!r}"
-                except BaseException as error:
-                    if isinstance(error, KeyboardInterrupt):
-                        raise
-                    frame = traceback.extract_tb(error.__traceback__)[-1]
-                    finding = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}: {str(error)[:80]!r}"
-                slowest = max(slowest, time.monotonic() - start)
-                if time.monotonic() - start > _SLOW:
-                    finding = f"took {time.monotonic() - start:.0f} s"
-                if finding:
-                    if finding not in findings:
-                        (a.keep / f"{name}-{len(findings)}").write_bytes(content)
-                        print(f"{name}: {finding}", flush=True)
-                    findings[finding] = findings.get(finding, 0) + 1
-            results[name] = {**counts, "slowest_seconds": slowest, "findings": findings}
-            print(name, counts, f"slowest {slowest:.2f} s, {len(findings)} findings", flush=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    for name in a.targets:
+        of_target: dict[str, Any] = {"read": 0, "refused": 0, "slowest_seconds": 0.0, "findings": {}}
+        deadline, seed = time.monotonic() + 60 * a.minutes, 0
+        while (minutes := (deadline - time.monotonic()) / 60) > 0.01:
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.faults.fuzz",
+                "--targets",
+                name,
+                "--minutes",
+                f"{minutes}",
+                "--keep",
+                str(a.keep),
+                "--seed",
+                str(seed),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                found = {"findings": {f"the process ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1][:120]}": 1}}
+                shutil.copy(a.keep / f"{name}-last", a.keep / f"{name}-{seed}-ended")
+            else:
+                found = json.loads(done.stdout.splitlines()[-1])
+            for key in ("read", "refused"):
+                of_target[key] += found.get(key, 0)
+            of_target["slowest_seconds"] = max(of_target["slowest_seconds"], found.get("slowest_seconds", 0.0))
+            for finding, times in found["findings"].items():
+                of_target["findings"][finding] = of_target["findings"].get(finding, 0) + times
+            seed += 1
+        results[name] = of_target
+        print(name, of_target, flush=True)
     print(f"-> {record('faults-fuzz', {'minutes': a.minutes, 'results': results}).name}")
 
 

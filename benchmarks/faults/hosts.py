@@ -50,13 +50,21 @@ def namespaces() -> Iterator[None]:
             ip("netns", "del", host)
 
 
+def kill_all(host: str) -> None:
+    """Kill the processes of a host."""
+    found = subprocess.run(["ip", "netns", "pids", host], check=True, capture_output=True, text=True).stdout.split()
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGKILL)
+
+
 def launched(host: str, out: Path, log: Path) -> subprocess.Popen[bytes]:
-    launcher = f"-m torch.distributed.run --nnodes 2 --nproc-per-node 1 --max-restarts 5 --rdzv-backend c10d --rdzv-endpoint 10.77.0.1:29555 --rdzv-id {out.name} --local-addr {_HOSTS[host]}"
+    launcher = f"-m torch.distributed.run --nnodes 2 --nproc-per-node 1 --max-restarts 5 --rdzv-backend c10d --rdzv-endpoint 10.77.0.1:29555 --rdzv-id {out.name} --local-addr {_HOSTS[host]} --rdzv-conf is_host={int(host.endswith('a'))}"
     command = [sys.executable, *launcher.split(), "-m", "selfcluster", "train", *_SETTINGS.split(), "--out", str(out), "--resume", "auto"]
     link = "sc-" + host[-1]
     return subprocess.Popen(
         ["ip", "netns", "exec", host, *command, "--checkpoint-minutes", "0", "--rank-timeout", "10"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": link, "TP_SOCKET_IFNAME": link},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": link, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         stdout=log.open("ab"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -73,8 +81,7 @@ def trained(folder: Path, name: str, loss: str | None) -> dict[str, Any]:
         if loss is not None:
             wait_for_step(out, 30)
             if loss == "killed":
-                os.killpg(processes[1].pid, signal.SIGKILL)
-                subprocess.run(["ip", "netns", "exec", b, "pkill", "-9", "-f", f"--out {out}"], check=False)
+                kill_all(b)
                 processes[1].wait()
             else:
                 ip("-n", b, "link", "set", "sc-b", "down")
@@ -82,14 +89,12 @@ def trained(folder: Path, name: str, loss: str | None) -> dict[str, Any]:
             ip("-n", b, "link", "set", "sc-b", "up")
             if processes[1].poll() is not None:
                 processes[1] = launched(b, out, logs[1])
-        statuses = [process.wait(timeout=240) for process in processes]
+        statuses = [process.wait(timeout=100) for process in processes]
     except (subprocess.TimeoutExpired, TimeoutError):
         statuses = [process.poll() for process in processes]
     finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        subprocess.run(["pkill", "-9", "-f", f"--out {out}"], check=False)
+        for host in _HOSTS:
+            kill_all(host)
     said = [line for log in logs for line in log.read_text().splitlines() if line.startswith("selfcluster: error")]
     return {"statuses": statuses, "seconds": time.monotonic() - began, "losses": steps_of(out), "said": said}
 
@@ -106,7 +111,7 @@ def main() -> None:
             for trial in range(a.trials):
                 row = trained(Path(name), f"{loss.replace(' ', '-')}-{trial}", loss)
                 losses = row.pop("losses")
-                rows.append({"lost": loss, **row, "same_losses": losses == whole["losses"], "steps": len(losses)})
+                rows.append({"lost": loss, **row, "same_losses": len(losses) == 120 and losses == whole["losses"], "steps": len(losses)})
                 print(rows[-1], flush=True)
     print(f"-> {record('faults-hosts', {'trials': len(rows), 'right': sum(row['same_losses'] for row in rows), 'rows': rows}).name}")
 

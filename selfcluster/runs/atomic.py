@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from selfcluster.errors import ConfigError
 
@@ -14,8 +15,13 @@ from selfcluster.errors import ConfigError
 def write_atomically(file: Path, content: bytes) -> None:
     """Write the file; if anything goes wrong, its previous content stays."""
     partial = file.with_name(f".{file.name}.partial")
-    write_synced(partial, content)
-    os.replace(partial, file)
+    try:
+        write_synced(partial, content)
+        os.replace(partial, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     sync_folder(file.parent)
 
 
@@ -57,6 +63,21 @@ def write_synced(file: Path, content: bytes) -> None:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
+
+
+def append(file: TextIO, line: str) -> None:
+    """Write to an open file and flush it.
+
+    Raises:
+        OSError: it cannot be written; the error names the file, which is closed, since what it holds back cannot be written either.
+    """
+    try:
+        file.write(line)
+        file.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.close()
+        raise OSError(error.errno, error.strerror, file.name) from None
 
 
 def sync_folder(folder: Path) -> None:

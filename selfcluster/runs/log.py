@@ -16,6 +16,7 @@ from typing import TextIO, TypeVar
 from selfcluster import distributed
 from selfcluster.distributed import logger
 from selfcluster.formatting import duration
+from selfcluster.runs.atomic import append
 from selfcluster.runs.metrics import MetricsWriter
 from selfcluster.settings.config import RunSettings
 
@@ -103,9 +104,8 @@ class Log:
             self._write(line)
 
     def _write(self, message: str) -> None:
-        if self._text is not None:
-            self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
-            self._text.flush()
+        if self._text is not None and not self._text.closed:
+            append(self._text, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def close(self) -> None:
         """Close the files."""

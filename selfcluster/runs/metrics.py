@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from selfcluster.errors import ConfigError
-from selfcluster.runs.atomic import write_atomically
+from selfcluster.runs.atomic import append, write_atomically
 from selfcluster.settings.config import RunSettings
 
 Sink = Callable[[int, dict[str, float]], object]
@@ -49,8 +49,7 @@ class MetricsWriter:
 
     def write(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """Write one row."""
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
-        self._file.flush()
+        append(self._file, json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
         for sink in self._sinks:
             sink(step, values)
 

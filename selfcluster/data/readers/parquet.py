@@ -75,7 +75,10 @@ class ParquetImages(EncodedImages):
 
     def encoded(self, index: int) -> bytes:
         group = int(np.searchsorted(self.first, index, side="right")) - 1
-        content = self.store.rows(group, self._read)[index - int(self.first[group])].as_py()
+        rows, row = self.store.rows(group, self._read), index - int(self.first[group])
+        if row >= len(rows):
+            raise DataError(f"its group of rows has {len(rows):,}, fewer than the file says")
+        content = rows[row].as_py()
         if content is None:
             raise DataError("has no bytes")
         return content
