@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Interrupted as interrupted:
         _exit(str(interrupted), interrupted.exit_status, kind="")
     except OSError as error:
-        _exit(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+        advice = "; free some space, and try again" if "No space left" in str(error) else ""
+        _exit(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{advice}", 2)
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise

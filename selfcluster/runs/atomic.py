@@ -58,11 +58,14 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """Write the file and sync it to disk."""
-    with file.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
+    """Write the file and sync it to disk; an OSError names it."""
+    try:
+        with file.open("wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def append(file: TextIO, line: str) -> None:
