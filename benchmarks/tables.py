@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks import plot, speed_tables
 from benchmarks.command_line import parser
+from benchmarks.faults import tables as faults
 from benchmarks.markdown import crops, table
 from benchmarks.record import RESULTS, recorded
 
@@ -64,6 +65,7 @@ def results() -> str:
         _trust(),
         _many_images(),
         *(_quality(recorded(file.stem)) for file in sorted(RESULTS.glob("quality-*.json"))),
+        faults.section(),
         *speed_tables.sections(),
     ]
     return "\n\n".join(parts) + "\n"

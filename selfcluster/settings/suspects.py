@@ -6,7 +6,7 @@ from typing import Any
 
 from selfcluster.settings.config import Config, SwavSettings
 
-_TEMPERATURES = {"epsilon": (0.2, 0.05), "temperature": (0.5, 0.1)}
+_OF_METHOD = {"epsilon": (0.2, 0.05), "temperature": (0.5, 0.1), "top_lr": (5.0, 0.05)}
 """For each: what is too large, and the paper's value."""
 _LARGE_LR = {"lars": 10.0, "sgd": 1.0, "adamw": 0.02}
 """Up to a batch of 1,024, from which on rates grow with it."""
@@ -25,7 +25,7 @@ def suspects(config: Config[Any], n_images: int) -> list[str]:
     """
     objective, optim = config.objective, config.optim
     found = []
-    for name, (limit, paper) in _TEMPERATURES.items():
+    for name, (limit, paper) in _OF_METHOD.items():
         if (value := getattr(objective, name, 0.0)) > limit:
             found.append(f"{name} {value:g} is far above the paper's {paper:g}; lower it")
     if optim.lr > _LARGE_LR[optim.optimizer] * max(1.0, optim.batch / 1024):

@@ -148,7 +148,7 @@ def _message(problem: Problem, h: Health, n_steps: int) -> str:
             )
         case "stuck loss":
             return (
-                f"not learning: {over} the loss {h.loss:.3f} stays at ln K = {h.ln_k:.3f} and does not fall (|mean embedding|^2 is {h.mean_embedding:.3f}); "
+                f"not learning: {over} the loss {h.loss:.3f} {'stays at' if h.loss < 1.1 * h.ln_k else 'is above'} ln K = {h.ln_k:.3f} and does not fall (|mean embedding|^2 is {h.mean_embedding:.3f}); "
                 "raise a small lr or lower a large one, use more and smaller batches, soften the crops (area, augmentation), or use fewer prototypes"
             )
         case "uniform codes":

@@ -17,6 +17,7 @@ from selfcluster.settings.suspects import suspects
         ("swav", {"epsilon": 10.0}, "epsilon 10 is far above the paper's 0.05"),
         ("sela-v2", {"temperature": 50.0}, "temperature 50 is far above the paper's 0.1"),
         ("deepcluster", {"lr": 400.0, "optimizer": "sgd"}, "lr 400 is far above what sgd bears"),
+        ("deepcluster", {"top_lr": 100.0}, "top_lr 100 is far above the paper's 0.05"),
         ("swav", {"n_prototypes": 3000, "batch": 32}, "n_prototypes 3000 is 94 times the batch"),
         ("deepcluster-v2", {"n_prototypes": (1500,)}, "n_prototypes 1500 leaves 1.2 images for each"),
     ],

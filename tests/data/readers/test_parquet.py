@@ -148,6 +148,15 @@ def test_bad_bytes_are_broken_images_and_no_others(tmp_path: Path) -> None:
         assert images.decode(index).pixels.shape == (3, 20, 20)
 
 
+def test_a_group_with_fewer_rows_than_the_footer_says_breaks_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by mutating files."""
+    images = opened(tmp_path)
+    monkeypatch.setattr(images, "_read", lambda group: iter([pa.array(PNGS[:1], pa.large_binary())]))
+    assert images.encoded(0) == PNGS[0]
+    with pytest.raises(DataError, match="its group of rows has 1, fewer than the file says"):
+        images.encoded(1)
+
+
 def test_a_damaged_group_breaks_its_own_images(tmp_path: Path) -> None:
     path = packing.parquet(tmp_path / "x.parquet", {"image": PNGS}, group=3, use_dictionary=False)
     chunk = pq.read_metadata(path).row_group(1).column(0)
