@@ -208,7 +208,12 @@ def _patches() -> str:
                     *(f"{r[key]['median']:.0f} s" for key in ("fit_seconds", "features_seconds")),
                 ]
             )
-    return f"{intro}\n\n{table(['', 'training', 'test', 'side', 'codes', 'kNN', 'fit', 'features'], rows)}"
+    final = table(["", "training", "test", "side", "codes", "kNN", "fit", "features"], rows)
+    searches = {
+        file.stem.removeprefix("patches-search-"): recorded(file.stem)["found"] for file in sorted(RESULTS.glob("patches-search-*.json"))
+    }
+    changes = [[change, *(f"{found[change]['kNN']:.1f} %" for found in searches.values())] for change in next(iter(searches.values()))]
+    return f"{intro}\n\n{final}\n\nOne setting changed at a time, kNN of one seed with small dictionaries, to choose the defaults:\n\n{table(['', *searches], changes)}"
 
 
 def _number_of_clusters() -> str:

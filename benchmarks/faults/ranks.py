@@ -34,8 +34,10 @@ _SETTINGS = (
 _DISTURBED = """
 import sys, torch
 from selfcluster.data import crops
-exact = crops.normalize
-crops.normalize = lambda *a, **k: torch.nextafter(x := exact(*a, **k), torch.full_like(x, torch.inf))
+exact = crops._normalize
+def disturbed(x, out):
+    return out.copy_(torch.nextafter(exact(x, out), torch.tensor(torch.inf)))
+crops._normalize = disturbed
 from selfcluster.cli import main
 main(sys.argv[1:])
 """
@@ -231,7 +233,8 @@ def main() -> None:
             if what in a.only:
                 found[what] = work(folder)
                 print(what, json.dumps(found[what], indent=1), flush=True)
-    print(f"-> {record('faults-ranks', found).name}")
+    name = "faults-ranks" if len(a.only) > 1 else f"faults-ranks-{a.only[0]}"
+    print(f"-> {record(name, found).name}")
 
 
 if __name__ == "__main__":

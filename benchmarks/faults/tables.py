@@ -149,6 +149,7 @@ def _memory(result: dict[str, Any]) -> list[_Row]:
 _KINDS: dict[str, Callable[[dict[str, Any]], list[_Row]]] = {
     "signals": _signals,
     "ranks": _ranks,
+    "ranks-losses": _ranks,
     "hosts": _hosts,
     "disk-full": _disk_full,
     "collapse": _collapse,
