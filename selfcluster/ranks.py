@@ -48,15 +48,19 @@ class Watch:
         self.who: dict[int, str] = {}
         store.set(f"who/{rank}", f"process {os.getpid()} on {self.host}")
         self._left = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to give signs of life, in a thread, once every rank has said who it is."""
         self.who = {rank: self.store.get(f"who/{rank}").decode() for rank in range(self.n_ranks)}
-        threading.Thread(target=self._run, name="selfcluster-ranks", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="selfcluster-ranks", daemon=True)
+        self._thread.start()
 
     def leave(self) -> None:
         """Stop watching; the other ranks do not miss this one."""
         self._left.set()
+        if self._thread is not None:
+            self._thread.join(_GRACE_BEATS * self.beat)  # in the store when Python ends, it would abort the process
         with suppress(RuntimeError):  # the store has ended with rank 0
             self.store.set(f"left/{self.rank}", "")
 
