@@ -31,7 +31,7 @@ bench: .venv/benched
 	$(BIN)/python -m benchmarks.levers
 	$(BIN)/python -m benchmarks.startup
 
-# Faults injected into runs; two and a half hours on two cores, most of it for mutated files and collapses.
+# Faults injected into runs; hours on two cores, most of them for mutated files and collapses.
 faults: .venv/installed
 	$(BIN)/python -m benchmarks.faults.signals
 	$(BIN)/python -m benchmarks.faults.ranks

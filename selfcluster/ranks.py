@@ -99,7 +99,8 @@ class Watch:
         try:
             return self.store.compare_set(f"said/{self.host}", "", f"{self.rank}") == f"{self.rank}".encode()
         except RuntimeError:  # it has ended: with rank 0, unless a launcher keeps it
-            return int(os.environ.get("LOCAL_RANK", "0")) == (not _launcher_keeps_store() and self.who[0].endswith(f" on {self.host}"))
+            lost_is_here = not _launcher_keeps_store() and self.who[0].endswith(f" on {self.host}")
+            return os.environ.get("LOCAL_RANK", "0") == ("1" if lost_is_here else "0")
 
     def _counts(self) -> dict[int, int]:
         return {rank: self.store.add(f"beat/{rank}", 0) for rank in range(self.n_ranks) if rank != self.rank}

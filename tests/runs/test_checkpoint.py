@@ -244,6 +244,25 @@ def test_a_full_device_is_an_os_error(tmp_path: Path) -> None:
         atomic.write_synced(Path("/dev/full"), b"x")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="needs /dev/full")
+def test_a_log_on_a_full_device_is_named_and_closed() -> None:
+    with Path("/dev/full").open("a") as file:
+        with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+            atomic.append(file, "x\n")
+        assert file.closed
+
+
+def test_a_file_that_cannot_be_replaced_leaves_no_partial_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    atomic.write_atomically(tmp_path / "x", b"before")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        atomic.write_atomically(tmp_path / "x", b"after")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"before")]
+
+
 def test_a_folder_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "new" / "place"
     with pytest.raises(FileNotFoundError), folder_written_whole(target) as partial:
