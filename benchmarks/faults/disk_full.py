@@ -74,10 +74,9 @@ def tried(disk: Path, whole: Path, words: list[str], kib: int) -> dict[str, Any]
             wrong.append(f"status {done.returncode}: {done.stderr[-400:]}")
         after = digests(disk)
         changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
-        if words[0] == "train":  # what a new run has begun with, and checkpoints that had room, are whole and kept
-            changed = [
-                name for name in changed if ".partial" in name or not name.startswith(("new/", "run/checkpoints/", "run/config.toml"))
-            ]
+        if words[0] in ("train", "explore"):  # what a new run has begun with, and checkpoints that had room, are whole and kept
+            begun = ("new/", "explored/", "run/checkpoints/", "run/config.toml")
+            changed = [name for name in changed if ".partial" in name or not name.startswith(begun)]
         if changed:
             wrong.append(f"changed: {sorted(changed)[:5]}")
         if "--copy-to" in words:  # the clusters are whole, and new

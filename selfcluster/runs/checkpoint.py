@@ -77,6 +77,23 @@ def save_checkpoint(folder: Path, tensors: NamedTensors, state: CheckpointState,
         CheckpointError: it could not be written, for example because the disk is full.
     """
     checkpoints = folder / "checkpoints"
+    try:
+        target = _write(checkpoints, tensors, state)
+    except OSError as error:
+        reason = error.strerror or error
+        previous = "the previous checkpoint is kept. Free some space and use --resume"
+        if not (checkpoints / _LAST).is_file():
+            previous = "there is no previous checkpoint. Free some space and start again with --overwrite"
+        raise CheckpointError(f"cannot write a checkpoint of step {state.step} into {str(checkpoints)!r}: {reason}; {previous}") from None
+    earlier = sorted((step, path) for step, path in _complete(folder).items() if step < state.step)
+    kept = {target, *(path for _, path in earlier[max(0, len(earlier) - keep + 1) :])}
+    for other in checkpoints.iterdir():
+        if other.is_dir() and other not in kept:
+            _delete(other)
+
+
+def _write(checkpoints: Path, tensors: NamedTensors, state: CheckpointState) -> Path:
+    """Write a checkpoint, make it the last one, and return its folder; raise OSError, with nothing of it left, if that is not possible."""
     # After every other of this step, so that the later of two has the higher number.
     there = [path.name.partition("-") for path in checkpoints.glob(f"{state.step}*") if _NAME.fullmatch(path.name)]
     n = 1 + max((int(number or 1) for step, _, number in there if step == str(state.step)), default=0)
@@ -97,18 +114,10 @@ def save_checkpoint(folder: Path, tensors: NamedTensors, state: CheckpointState,
         os.rename(partial, target)
         sync_folder(checkpoints)
         write_json(checkpoints / _LAST, {"step": state.step, "folder": target.name})
-    except OSError as error:
+    except OSError:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = error.strerror or error
-        previous = "the previous checkpoint is kept. Free some space and use --resume"
-        if not (checkpoints / _LAST).is_file():
-            previous = "there is no previous checkpoint. Free some space and start again with --overwrite"
-        raise CheckpointError(f"cannot write checkpoint {str(target)!r}: {reason}; {previous}") from None
-    earlier = sorted((step, path) for step, path in _complete(folder).items() if step < state.step)
-    kept = {target, *(path for _, path in earlier[max(0, len(earlier) - keep + 1) :])}
-    for other in checkpoints.iterdir():
-        if other.is_dir() and other not in kept:
-            _delete(other)
+        raise
+    return target
 
 
 def _delete(path: Path) -> None:
@@ -247,9 +256,11 @@ def save_network(folder: Path, config: Config[Any], model: ClusterModel, *, step
         config: settings of the run.
         model: the network.
         step, epoch, seconds: how long it was trained.
+    Raises:
+        OSError: it could not be written.
     """
     state = CheckpointState(step, epoch, seconds=seconds, settings=flatten(config))
-    save_checkpoint(folder, {"model": model.state_dict()}, state)
+    _write(folder / "checkpoints", {"model": model.state_dict()}, state)
 
 
 def check_resumable(folder: Path, step: int | None = None) -> None:

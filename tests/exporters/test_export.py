@@ -23,6 +23,7 @@ from selfcluster.exporters import run_folder, torchvision_weights
 from selfcluster.exporters.export import FORMATS
 from selfcluster.exporters.verification import Source, plain_copy, probe
 from selfcluster.inference.centroids import read_centroids
+from selfcluster.runs import checkpoint
 from selfcluster.runs.folder import read_model
 from tests import tiny
 
@@ -334,6 +335,18 @@ def test_only_an_export_is_replaced_and_only_on_request(small: sc.Run, tmp_path:
     with pytest.raises(sc.ConfigError, match=r"cannot write .*Not a directory; choose another --out"):
         small.export("timm", out=out / "notes.txt" / "below")
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_full_disk_is_said_of_the_export_not_of_its_checkpoint(small: sc.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(file: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_synced", full_disk)
+    with pytest.raises(
+        sc.ConfigError, match=r"cannot write '[^']*there': No space left on device; choose another --out, or free some space"
+    ):
+        small.export("whole", out=tmp_path / "there")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("format", ["timm", "whole", "onnx"])
