@@ -111,7 +111,8 @@ def main() -> None:
         for figures in measure(features[torch.from_numpy(rows)], labels[rows]):
             found.append({"subset": subset, "seed": seed, "images": len(rows), **figures})
             print({key: round(value, 3) if isinstance(value, float) else value for key, value in found[-1].items()}, flush=True)
-    print(record(f"clusterings-{a.name}", {"name": a.name, "found": found}).name)
+    encoder = "trained" if a.run else a.encoder or "pretrained"
+    print(record(f"clusterings-{a.name}", {"name": a.name, "encoder": encoder, "found": found}).name)
 
 
 if __name__ == "__main__":

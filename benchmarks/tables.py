@@ -219,15 +219,17 @@ def _patches() -> str:
 def _number_of_clusters() -> str:
     """Return the section on clusters of features."""
     intro = (
-        "## Number of clusters\n\nClusters of the pretrained encoder's features, frozen: matched accuracy with as many clusters as classes, and with as many as `--k auto` finds; balanced and long-tailed subsets "
+        "## Number of clusters\n\nClusters of the features of the pretrained encoder, or of the one that the name of the set says, frozen: matched accuracy with as many clusters as classes, and with as many as `--k auto` finds; balanced and long-tailed subsets "
         "of the classes, mean over the seeds. The tree of clusters is that of `cluster` and `explore`; the others are centered k-means (spherical, the best of 10 starts), Ward on 64 principal components and "
         "spectral clustering on the graph of neighbors."
     )
     methods = ("tree", "k-means", "Ward, 64 components", "spectral", "tree, auto")
-    rows, hits = [], []
+    rows: list[list[str]] = []
+    hits: dict[str, list[bool]] = {}
     for file in sorted(RESULTS.glob("clusterings-*.json")):
         result = recorded(file.stem)
-        hits += [
+        of_encoder = hits.setdefault(result.get("encoder", "pretrained"), [])
+        of_encoder += [
             max(r["clusters"] / r["classes"], r["classes"] / r["clusters"]) <= 1.3 for r in result["found"] if r["method"] == "tree, auto"
         ]
         for subset in dict.fromkeys(r["subset"] for r in result["found"]):
@@ -235,7 +237,8 @@ def _number_of_clusters() -> str:
             accuracies = [f"{100 * statistics.mean(r['accuracy'] for r in of_subset[m]):.1f} %" for m in methods]
             numbers = ", ".join(str(r["clusters"]) for r in of_subset["tree, auto"])
             rows.append([f"{result['name']}: {subset}", f"{of_subset['tree'][0]['classes']}", *accuracies[:-1], numbers, accuracies[-1]])
-    summary = f"The number found is within a factor of 1.3 of the number of classes in {sum(hits)} of {len(hits)} cases."
+    cases = "; ".join(f"{encoder} encoder: {sum(of)} of {len(of)}" for encoder, of in sorted(hits.items()))
+    summary = f"Cases where the number found is within a factor of 1.3 of the number of classes: {cases}."
     return f"{intro}\n\n{table(['', 'classes', 'tree', 'k-means', 'Ward', 'spectral', 'found', 'with these'], rows)}\n\n{summary}"
 
 
