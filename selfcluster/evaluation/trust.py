@@ -59,9 +59,9 @@ def measure(
     encode: Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n f"]],
     images: Images,
     index: Int64[np.ndarray, " r"],
-    features: Float[Tensor, "r f"],
-    looks: Float[Tensor, "r t"],
-    clusters: Int64[Tensor, " r"],
+    features: Float[Tensor, "n f"],
+    looks: Float[Tensor, "n t"],
+    clusters: Int64[Tensor, " n"],
     *,
     pixels: int,
     interpolation: Interpolation = "bilinear",
@@ -74,7 +74,7 @@ def measure(
     Args:
         encode: from normalized images of side `pixels` to features.
         images: source of the images.
-        index: those that can be read; the next arguments have a row for each.
+        index: those that can be read; the next arguments have a row for each image, read or not.
         features: output of the encoder.
         looks: `duplicates.thumbnails`.
         clusters: cluster of each.
@@ -85,15 +85,17 @@ def measure(
     """
     if len(index) < FEWEST:
         return None
-    chosen = np.sort(randomness.permutation(len(index), seed, _KEY)[:_N_IMAGES])
+    places = np.sort(randomness.permutation(len(index), seed, _KEY)[:_N_IMAGES])
+    chosen = index[places]
     rows, changed_looks = [], []
-    prepared = prepared_images(images, index=index[chosen], pixels=pixels, interpolation=interpolation, batch=_BATCH, threads=threads)
+    prepared = prepared_images(images, index=chosen, pixels=pixels, interpolation=interpolation, batch=_BATCH, threads=threads)
     for place, (batch, _) in enumerate(prepared):
-        draws = torch.from_numpy(randomness.uniform(seed, _KEY, chosen[place * _BATCH :][: len(batch)], n=5))
+        draws = torch.from_numpy(randomness.uniform(seed, _KEY, places[place * _BATCH :][: len(batch)], n=5))
         changed = crops.normalize(without_color(batch, draws, mirror=mirror))
         rows.append(encode(changed))
         changed_looks.append(thumbnails(changed))
-    color, largest = _cluster_by_color(looks, clusters, seed)
+    some = index[randomness.permutation(len(index), seed, _KEY)[:_MOST_COLORS]]
+    color, largest = _cluster_by_color(looks[some], clusters[some])
     return Trust(
         n=len(chosen),
         found=_found(torch.cat(rows), features[chosen]),
@@ -136,12 +138,11 @@ def _colorless(looks: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
     return (channels - channels.mean(dim=2, keepdim=True)).flatten(1)
 
 
-def _cluster_by_color(looks: Float[Tensor, "n t"], clusters: Int64[Tensor, " n"], seed: int) -> tuple[float, float]:
+def _cluster_by_color(looks: Float[Tensor, "n t"], clusters: Int64[Tensor, " n"]) -> tuple[float, float]:
     """Return how often images of the nearest mean color tell the cluster, and the share of the largest cluster."""
-    chosen = torch.from_numpy(randomness.permutation(len(looks), seed, _KEY)[:_MOST_COLORS])
-    colors, of_images = looks[chosen].unflatten(1, (3, -1)).mean(dim=2), clusters[chosen]
+    colors = looks.unflatten(1, (3, -1)).mean(dim=2)
     distances = torch.cdist(colors, colors).fill_diagonal_(torch.inf)
-    nearest = distances.topk(min(_N_NEIGHBORS, len(chosen) - 1), largest=False).indices
-    votes = torch.zeros(len(chosen), int(clusters.max()) + 1).scatter_add_(1, of_images[nearest], torch.ones(nearest.shape))
-    sizes = torch.bincount(of_images)
-    return float((votes.argmax(dim=1) == of_images).float().mean()), float(sizes.max() / len(chosen))
+    nearest = distances.topk(min(_N_NEIGHBORS, len(looks) - 1), largest=False).indices
+    votes = torch.zeros(len(looks), int(clusters.max()) + 1).scatter_add_(1, clusters[nearest], torch.ones(nearest.shape))
+    sizes = torch.bincount(clusters)
+    return float((votes.argmax(dim=1) == clusters).float().mean()), float(sizes.max() / len(looks))

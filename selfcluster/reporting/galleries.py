@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
 from selfcluster.clustering.neighbors import nearest_neighbors
+from selfcluster.reporting.blocks import unit_sums
 
 _SIZES = ((12, 8, 8), (6, 3, 3), (3, 2, 2))
 """Typical images, border cases and least typical images of a gallery, in full rows; the first that fits the page is used."""
@@ -68,7 +67,9 @@ def cluster_galleries(table: pa.Table, features: NDArray[np.float32], *, n_large
     numbers, starts = np.unique(cluster[order], return_index=True)
     members = np.split(order, starts[1:])
     n_typical, n_border, n_least = next((sizes for sizes in _SIZES if len(numbers) * sum(sizes) <= n_large), _SIZES[-1])
-    means = torch.stack([normalize(torch.from_numpy(features[rows])).mean(dim=0) for rows in members])
+    place = np.full(len(table), -1)
+    place[order] = np.repeat(np.arange(len(members)), [len(rows) for rows in members])
+    means = unit_sums(features, place, len(members))
     similar = numbers[nearest_neighbors(means, n_similar)[0].numpy()]
     labels = pc.dictionary_encode(table["label"]).combine_chunks() if "label" in table.column_names else None
     galleries = []

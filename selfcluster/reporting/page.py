@@ -56,7 +56,8 @@ class Page:
         environment: environment of the run.
         evaluation: contents of an evaluation file; None without an evaluation.
         table: one row per image in the order of the data, as in `clusters.Clusters`, with the `COLUMNS` and optionally label.
-        features: (n, F) float32, in the order of the table; NaN for an unreadable image.
+        features: (n, F) float32, in the order of the table; NaN for an unreadable image. They may be mapped from a file, and are read in
+            blocks, since those of a million images need not fit into memory twice.
         images: the images of the table.
         folder: of the run, for commands to paste.
         trust: tests of encoder and clusters; None where there are none.

@@ -66,7 +66,8 @@ def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
     shown = page.table.take(pa.array(rows))
     point = {int(row): i for i, row in enumerate(rows)}
     sheets, large_place, n_unreadable = _thumbnails(page, shown, [point[row] for row in gallery_rows])
-    neighbors, _ = nearest_neighbors(torch.from_numpy(page.features[rows]), page.limits.n_neighbors)
+    # Images that could be read when they were clustered, but not now, must not be neighbors.
+    neighbors, _ = nearest_neighbors(torch.from_numpy(page.features[rows]).nan_to_num(), page.limits.n_neighbors)
 
     groups = defaultdict(list)
     for i, (index, first) in enumerate(zip(shown["index"].to_pylist(), shown["duplicate_of"].to_pylist(), strict=True)):

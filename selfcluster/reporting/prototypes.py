@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 _CHUNK_BYTES = 2**26
@@ -40,6 +40,7 @@ class PrototypeGalleries:
 @torch.no_grad()
 def prototype_galleries(
     features: Float[Tensor, "n f"],
+    readable: Int64[Tensor, " r"],
     scores: Callable[[Tensor], Tensor],
     *,
     n_prototypes: tuple[int, ...],
@@ -49,18 +50,20 @@ def prototype_galleries(
     """Return the most used prototypes of the first head, each with the images nearest to it.
 
     Args:
-        features: one row per image, in the order of the table; rows that are not finite are skipped.
+        features: one row per image, in the order of the table.
+        readable: rows to look at; those that are not finite are skipped.
         scores: maps features (b, f) to scores of the first head (b, K), on the CPU.
         n_prototypes: number of prototypes of each head.
         n_shown: prototypes to return, at most.
         n_images: images per prototype, at most.
     """
     k = n_prototypes[0]
-    readable = torch.isfinite(features).all(dim=1).nonzero()[:, 0]
     n_nearest = torch.zeros(k, dtype=torch.int64)
     best, rows = torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
     for part in readable.split(max(1, _CHUNK_BYTES // (4 * k))):
-        new = scores(features[part])
+        kept = features[part]
+        is_finite = torch.isfinite(kept).all(dim=1)
+        part, new = part[is_finite], scores(kept[is_finite])
         n_nearest += torch.bincount(new.argmax(dim=1), minlength=k)
         candidates, candidate_rows = torch.cat([best, new]), torch.cat([rows, part[:, None].expand(-1, k)])
         best, place = candidates.topk(min(n_images, len(candidates)), dim=0)

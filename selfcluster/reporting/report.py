@@ -48,6 +48,7 @@ class _ClusteredImages:
     table: pa.Table
     """As in `clusters.Clusters`."""
     features: Float[Tensor, "n f"]
+    """Mapped from the run's cache where they are kept: a copy of them may not fit into memory."""
     thumbnails: Float[Tensor, "n t"]
     centroids: Centroids
 
@@ -85,9 +86,6 @@ def report(
     with distributed.alone():
         opened = run.data(data)
         clustered = (_saved_clusters(run, opened) if k is None else None) or _new_clusters(run, opened, k, seed)
-        # Images that could not be read when they were clustered are not on the page.
-        features = clustered.features.clone()
-        features[torch.from_numpy(clustered.table["cluster"].to_numpy() < 0)] = torch.nan
         limits = limits or Limits()
         logger.info(f"building a page of {n_images(min(limits.n_points, len(clustered.table)))}: neighbors and thumbnails")
 
@@ -96,7 +94,10 @@ def report(
 
         prototypes = None  # the clusters are the prototypes, or made of them
         if clustered.centroids.layer != "head" and run.config.method != "explore":
-            prototypes = prototype_galleries(features, scores, n_prototypes=run.config.n_prototypes, n_shown=limits.n_prototypes)
+            readable = torch.from_numpy(np.flatnonzero(clustered.table["cluster"].to_numpy() >= 0))
+            prototypes = prototype_galleries(
+                clustered.features, readable, scores, n_prototypes=run.config.n_prototypes, n_shown=limits.n_prototypes
+            )
         page = Page(
             name=run.path.resolve().name,
             where=opened.where or "an array",
@@ -105,8 +106,7 @@ def report(
             environment=read_environment(run.path),
             evaluation=_evaluation(run, opened),
             table=clustered.table,
-            # Images that could be read when they were clustered, but not now, must not be neighbors.
-            features=features.nan_to_num().numpy(),
+            features=clustered.features.numpy(),
             images=opened.images,
             folder=str(run.path),
             trust=_trust(run, opened, clustered),
@@ -160,9 +160,9 @@ def _trust(run: OpenRun, data: Data, clustered: _ClusteredImages) -> Trust | Non
             encode,
             data.images,
             index,
-            clustered.features[index],
-            clustered.thumbnails[index],
-            clusters_of_images[index],
+            clustered.features,
+            clustered.thumbnails,
+            clusters_of_images,
             pixels=config.crops.crop_pixels[0],
             interpolation=config.model.interpolation,
             mirror=config.augment.flip > 0,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from jaxtyping import Float, Int64
 from torch.nn.functional import normalize
 
 from selfcluster.clustering.tree import Tree
+from selfcluster.reporting.blocks import mean_row, unit_blocks, unit_sums
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ def tree_figures(tree: Tree, table: pa.Table, features: Float[np.ndarray, "n f"]
     """
     leaf, cluster = (table[name].to_numpy().astype(np.int64) for name in ("centroid", "cluster"))
     rows, n_leaves = np.flatnonzero(leaf >= 0), tree.n_leaves
-    of_rows = torch.from_numpy(leaf[rows])
-    kept = torch.from_numpy(features[rows])
-    unit = normalize(kept - kept.mean(dim=0))
-    sums = torch.zeros(n_leaves, unit.shape[1]).index_add_(0, of_rows, unit)
+    center = mean_row(features, rows)
+    sums = unit_sums(features, leaf, n_leaves, center)
+    directions = normalize(sums)
     distances = np.zeros(len(table), dtype=np.float32)
-    distances[rows] = (1 - (unit * normalize(sums)[of_rows]).sum(dim=1)).numpy()
+    for part, unit in unit_blocks(features, rows, center):
+        distances[part] = (1 - (unit * directions[leaf[part]]).sum(dim=1)).numpy()
     given = np.full(n_leaves, -1)
     given[leaf[rows]] = cluster[rows]
     in_nodes = _in_nodes(tree)

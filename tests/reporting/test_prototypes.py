@@ -16,7 +16,9 @@ def test_chunks_do_not_change_the_result(chunk_bytes: int, monkeypatch: pytest.M
     model = tiny.training().model
     z = torch.nn.functional.normalize(torch.randn(50, 16, generator=torch.Generator().manual_seed(0)))
     z[4] = torch.nan
-    found = prototype_galleries(z, lambda rows: model.prototypes(rows)[0].detach(), n_prototypes=(8,), n_shown=5, n_images=6)
+    found = prototype_galleries(
+        z, torch.arange(50), lambda rows: model.prototypes(rows)[0].detach(), n_prototypes=(8,), n_shown=5, n_images=6
+    )
     readable = [i for i in range(50) if i != 4]
     scores = model.prototypes(z[readable])[0].detach()
     counts = torch.bincount(scores.argmax(dim=1), minlength=8)
@@ -31,6 +33,6 @@ def test_chunks_do_not_change_the_result(chunk_bytes: int, monkeypatch: pytest.M
 
 def test_an_unused_prototype_is_not_shown() -> None:
     z = torch.eye(4)[:2]
-    found = prototype_galleries(z, lambda rows: rows @ torch.eye(4), n_prototypes=(4, 3), n_shown=10)
+    found = prototype_galleries(z, torch.arange(2), lambda rows: rows @ torch.eye(4), n_prototypes=(4, 3), n_shown=10)
     assert [one.prototype for one in found.galleries] == [0, 1]
     assert (found.n_used, found.n_heads) == (2, 2)
