@@ -75,7 +75,7 @@ class Run:
         """Return the features of images, a row for each; see `embeddings.embed`."""
         return embeddings.embed(self.opened, images, layer=layer)
 
-    def cluster(self, images: Any = None, *, k: NClusters = None, seed: int = 0, projection: Projection = "pca") -> Clusters:
+    def cluster(self, images: Any = None, *, k: NClusters = None, seed: int = 0, projection: Projection = "tsne") -> Clusters:
         """Cluster images, and save the clusters in the run folder; see `clusters.cluster`."""
         return clusters.cluster(self.opened, images, k=k, seed=seed, projection=projection, keep=True)
 

@@ -100,8 +100,9 @@ class Browser:
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
 
     def colors(self, scheme: str) -> None:
-        """Set the color scheme of the system, "light" or "dark"."""
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        """Set the color scheme of the system, "light" or "dark", without motion, so that a click lands where the element was."""
+        features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        self.call("Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in features.items()])
 
     def middle_of(self, selector: str) -> tuple[float, float]:
         """Scroll to an element, and return the position of its center in the window."""

@@ -64,9 +64,10 @@ def clustered(images: Images, k: int = 4, features: NDArray[np.float32] | None =
         "is_outlier": scattered(nearest[:, 0].numpy() > np.quantile(nearest[:, 0].numpy(), 0.99), False, np.bool_),
     }
     looks = raw_pixels(images, pixels=thumbnails.side)[rows]
-    same = find_copies(images, rows, known, looks, threads=1).first
-    first = scattered(np.where(same >= 0, rows[same], -1), -1, np.int64)
+    copies = find_copies(images, rows, known, looks, threads=1)
+    first = scattered(np.where(copies.first >= 0, rows[copies.first], -1), -1, np.int64)
     columns["duplicate_of"] = pa.array(first, mask=first < 0)
+    columns["copy"] = pa.array(scattered(np.array(copies.kinds, dtype=object), 0, object), type=pa.string(), mask=first < 0)
     if labels is not None:
         columns["label"] = pa.array(labels, type=pa.string())
     return Clustered(pa.table(columns), features, ward_of_means(*means_of(centered.double().numpy(), assignments, k)))
@@ -77,7 +78,7 @@ def page(images: Images, made: Clustered | None = None, **changed: Any) -> Page:
     made = made or clustered(images)
     given: dict[str, Any] = dict(
         name="tiny",
-        where="an array",
+        where="",
         config=tiny.config("swav"),
         metrics=[],
         environment=Environment(),

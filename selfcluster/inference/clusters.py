@@ -115,7 +115,7 @@ def cluster(
     *,
     k: NClusters = None,
     seed: int = 0,
-    projection: Projection = "pca",
+    projection: Projection = "tsne",
     keep: bool = False,
 ) -> Clusters:
     """Put every image in a cluster.
@@ -127,7 +127,7 @@ def cluster(
             the method's own prototypes (the first head's, if there are several; for DeepCluster, the mean features of its top layer's
             classes), or for "auto" if the run was not trained.
         seed: random seed of the sample that clusters are found on, and of the map.
-        projection: method of the map: "pca" or "umap" (extra `umap`).
+        projection: method of the map: "tsne", "pca" or "umap" (extra `umap`).
         keep: save the clusters in the run's folder, for `assign` and the report, if the images are the run's own; see `write_clusters`.
     Raises:
         ConfigError: k below 2, or umap is not installed.
@@ -175,7 +175,7 @@ def unit_rows(features: Float[Tensor, "n f"], center: Float[Tensor, " f"]) -> Fl
     return unit
 
 
-def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, *, seed: int, projection: Projection = "pca") -> Clusters:
+def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, *, seed: int, projection: Projection = "tsne") -> Clusters:
     """Return the clusters that centroids make of images, with copies, outliers and a map; see `cluster` for the arguments."""
     readable, features = readable_features(embeddings)
     center = features.mean(dim=0)

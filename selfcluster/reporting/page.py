@@ -50,7 +50,7 @@ class Page:
 
     Args:
         name: name of the run.
-        where: location of the images, in words.
+        where: location of the images; "" for an array.
         config: settings of the run.
         metrics: rows of metrics.jsonl, oldest first.
         environment: environment of the run.

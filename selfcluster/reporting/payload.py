@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,22 +19,20 @@ import torch
 from numpy.typing import NDArray
 
 from selfcluster.clustering.neighbors import nearest_neighbors
+from selfcluster.reporting.copies import Json, copy_groups
 from selfcluster.reporting.galleries import ClusterGallery, sample_rows
 from selfcluster.reporting.page import Page
 from selfcluster.reporting.thumbnails import Sheets, cut_tiles, make_sheets, small_side
 from selfcluster.reporting.tree import tree_figures
 
-_MAX_DUPLICATE_GROUPS = 60
-"""Groups of near-duplicates on the page."""
+_MAX_COPY_GROUPS, _MAX_COPIES = 500, 12
+"""Groups of copies on the page, and images of each."""
 
 _MAX_LEAVES = 512
 """Leaves of a tree that the page can cut: it contains a product for every two of them."""
 
 _COLUMNS = {"small": 64, "large": 16}
 """Thumbnails in a row of a sheet. A browser decodes a whole sheet at a time, so a sheet has fewer of the large ones."""
-
-Json = dict[str, object]
-"""An object of JSON."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,11 @@ class Payload:
     sheets: dict[str, Sheets]
     """Thumbnails by size: small for every point, and large for some, unless the images themselves are small."""
     n_points: int
-    n_duplicate_groups: int
-    """Groups of near-duplicates, including those that are not shown."""
+    n_copy_groups: int
+    """Groups of copies, including those that are not shown."""
+    n_outliers: int
+    n_odd: int
+    """Odd images that are no outliers."""
     n_unreadable: int
     """Images that could be read when they were clustered, but not now."""
 
@@ -68,11 +68,8 @@ def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
     sheets, large_place, n_unreadable = _thumbnails(page, shown, [point[row] for row in gallery_rows])
     # Images that could be read when they were clustered, but not now, must not be neighbors.
     neighbors, _ = nearest_neighbors(torch.from_numpy(page.features[rows]).nan_to_num(), page.limits.n_neighbors)
-
-    groups = defaultdict(list)
-    for i, (index, first) in enumerate(zip(shown["index"].to_pylist(), shown["duplicate_of"].to_pylist(), strict=True)):
-        groups[index if first is None else first].append(i)
-    duplicates = sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)
+    copies, n_copy_groups = copy_groups(page.images, shown, n_groups=_MAX_COPY_GROUPS, n_each=_MAX_COPIES, threads=page.threads)
+    is_outlier, is_odd = (_flags(shown, name) for name in ("is_outlier", "is_odd"))
 
     # Another clustering of the run has another key, so that names given to clusters are not mixed up.
     key = hashlib.sha256(f"{page.name} {page.environment.started}".encode("utf-8", "backslashreplace"))
@@ -97,11 +94,14 @@ def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
             for c in clusters
         ],
         "prototypes": [{"number": p.prototype, "n": p.n_nearest, "points": [point[row] for row in p.rows]} for p in prototypes],
-        "duplicates": duplicates[:_MAX_DUPLICATE_GROUPS],
+        "copies": copies,
         "tree": _tree(page, rows),
+        "is_outlier": packed(is_outlier.astype(np.uint8)),
+        "is_odd": packed(is_odd.astype(np.uint8)),
         **_columns(shown, clusters, neighbors.numpy(), large_place),
     }
-    return Payload(data, sheets, len(rows), len(duplicates), n_unreadable)
+    n_odd = int((is_odd & ~is_outlier).sum())
+    return Payload(data, sheets, len(rows), n_copy_groups, int(is_outlier.sum()), n_odd, n_unreadable)
 
 
 def _tree(page: Page, rows: NDArray[np.int64]) -> Json | None:
@@ -159,8 +159,6 @@ def _columns(shown: pa.Table, clusters: list[ClusterGallery], neighbors: NDArray
         "y": packed(np.round(65535 * ((y - (y.min() + y.max()) / 2) / extent + 0.5))),
         "distance": scaled(shown["distance"].to_numpy()),
         "margin": scaled(shown["margin"].to_numpy()),
-        "is_outlier": _flags(shown, "is_outlier"),
-        "is_odd": _flags(shown, "is_odd"),
         "neighbors": {**packed(neighbors.reshape(-1)), "each": neighbors.shape[1]},
         "large": packed(large_place + 1),  # unsigned: 0 for none
     }
@@ -171,10 +169,10 @@ def _columns(shown: pa.Table, clusters: list[ClusterGallery], neighbors: NDArray
     return columns
 
 
-def _flags(table: pa.Table, name: str) -> Json:
+def _flags(table: pa.Table, name: str) -> NDArray[np.bool_]:
     """Return truth values; a table of an older version may lack them."""
     known = pc.fill_null(table[name], False).to_numpy() if name in table.column_names else np.zeros(table.num_rows)
-    return packed(known.astype(np.uint8))
+    return known.astype(bool)
 
 
 def front_coded(texts: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -25,13 +25,30 @@ from selfcluster.reporting.galleries import cluster_galleries
 from selfcluster.reporting.metrics_table import metrics_table
 from selfcluster.reporting.page import Page
 from selfcluster.reporting.payload import build_payload
+from selfcluster.reporting.summary import summary, title
 from selfcluster.reporting.verdict import judge
 from selfcluster.runs.environment import Environment
 from selfcluster.settings.config import flatten
 
 _HERE = Path(__file__).parent
 
-_SCRIPTS = ("data", "colors", "names", "tree", "thumbs", "viewer", "clusters", "map", "pointers", "search", "pictures", "start")
+_SCRIPTS = (
+    "data",
+    "colors",
+    "names",
+    "tree",
+    "thumbs",
+    "viewer",
+    "clusters",
+    "mosaic",
+    "map",
+    "captions",
+    "pointers",
+    "search",
+    "lists",
+    "prototypes",
+    "start",
+)
 """Files of the script, in order; together they are one function."""
 
 _METHOD_NAMES = {"swav": "SwAV", "deepcluster": "DeepCluster", "deepcluster-v2": "DeepCluster-v2", "sela-v2": "SeLa-v2"}
@@ -52,7 +69,7 @@ def build(page: Page) -> bytes:
     """
     unreadable = page.table["path"].filter(pc.less(page.table["cluster"], 0))
     if len(unreadable) == page.table.num_rows:
-        raise DataError(f"none of the {page.table.num_rows:,} images of {page.where} can be read; there is nothing to show")
+        raise DataError(f"none of the {page.table.num_rows:,} images of {page.where or 'the array'} can be read; there is nothing to show")
     clusters = cluster_galleries(page.table, page.features, n_large=page.limits.n_large)
     style, script = style_text(), script_text()
     text = _TEMPLATES.get_template("page.html.jinja").render(
@@ -62,7 +79,16 @@ def build(page: Page) -> bytes:
         unreadable=unreadable.slice(0, _MAX_UNREADABLE).to_pylist(),
         n_unreadable=len(unreadable),
         has_labels="label" in page.table.column_names,
-        verdict=judge(page.metrics, page.config, (page.evaluation or {}).get("figures"), page.trust, folder=page.folder),
+        title=title(page.table.num_rows - len(unreadable), len(clusters)),
+        summary=summary(page.table, page.trust),
+        verdict=judge(
+            page.metrics,
+            page.config,
+            (page.evaluation or {}).get("figures"),
+            page.trust,
+            folder=page.folder,
+            where=page.where or "DATA",
+        ),
         curves=curves(page.metrics, page.config),
         evaluated=metrics_table(page.evaluation),
         facts=dict(_facts(page)),
@@ -96,7 +122,7 @@ def _facts(page: Page) -> Iterator[tuple[str, str]]:
     """Yield the main settings and figures of the run, each with a name."""
     config, optim = page.config, page.config.optim
     crops = zip(config.crops.n_crops, config.crops.crop_pixels, strict=True)
-    yield "Images", page.where
+    yield "Images", page.where or "an array"
     origins = {"random": "", "pretrained": ", pretrained"}
     start = origins.get(config.model.init, f", initialized from {config.model.init}")
     yield "Encoder", f"{config.model.encoder}, {page.features.shape[1]:,} features{start}"

@@ -100,7 +100,7 @@ def report(
             )
         page = Page(
             name=run.path.resolve().name,
-            where=opened.where or "an array",
+            where=opened.where or "",
             config=run.config,
             metrics=run.metrics,
             environment=read_environment(run.path),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from selfcluster.evaluation.metric_titles import knn_metrics
 from selfcluster.evaluation.trust import Trust
+from selfcluster.models.patches import PATCHES
 from selfcluster.reporting.curves import Rows, series
 from selfcluster.settings.config import BUNDLED, Config
 from selfcluster.training.health import WINDOW_STEPS, Health, Problem, falls, ln_k, problem_of
@@ -77,6 +78,8 @@ class Verdict:
     state: VerdictState
     signs: tuple[Sign, ...]
     """The reasons; those that decide come first."""
+    command: str = ""
+    """The command that would help most; "" where a setting must change first, see the signs."""
 
     @property
     def headline(self) -> str:
@@ -101,6 +104,7 @@ def judge(
     trust: Trust | None = None,
     *,
     folder: str = "RUN",
+    where: str = "DATA",
 ) -> Verdict:
     """Return the verdict that follows from the metrics of a run.
 
@@ -109,7 +113,7 @@ def judge(
         config: of the run.
         figures: of an evaluation, by representation and metric; None where there is none.
         trust: tests of encoder and clusters; None where there are none.
-        folder: of the run, for commands to paste.
+        folder, where: the run's folder and its images, for commands to paste.
     Returns:
         the verdict; "unknown" where no loss was recorded.
     """
@@ -117,7 +121,8 @@ def judge(
     is_doubtful = any(sign.means == "doubt" for sign in tested)
     losses = _latest(rows, "train/loss")
     if config.method == "explore" or not losses:
-        return Verdict("doubtful" if is_doubtful else "not trained" if config.method == "explore" else "unknown", tested)
+        frozen: VerdictState = "doubtful" if is_doubtful else "not trained" if config.method == "explore" else "unknown"
+        return Verdict(frozen, tested, _command(frozen, config, "", folder, where))
     health = Health(
         loss=sum(losses) / len(losses),
         loss_falls=falls(losses),
@@ -132,7 +137,36 @@ def judge(
     signs += [*_course(rows, config, longer), *_floors(figures or {}), *tested]
     meanings = {sign.means for sign in signs}
     state: VerdictState = next((state for state, kind in _DECIDE.items() if kind in meanings), "healthy")
-    return Verdict(state, tuple(sorted(signs, key=lambda sign: (sign.means != _DECIDE[state], sign.means == "note"))))
+    ordered = sorted(signs, key=lambda sign: (sign.means != _DECIDE[state], sign.means == "note"))
+    return Verdict(state, tuple(ordered), _command(state, config, longer, folder, where))
+
+
+def _command(state: VerdictState, config: Config[Any], longer: str, folder: str, where: str) -> str:
+    """Return the command that would help most."""
+    match state:
+        case "undertrained":
+            return longer
+        case "doubtful" if config.method != "explore" or config.model.encoder == PATCHES:
+            return f"selfcluster explore {shlex.quote(where)}"
+        case "doubtful":
+            return f"selfcluster train {shlex.quote(where)} --init {shlex.quote(folder)}"
+        case "healthy" | "not trained":
+            return f"selfcluster apply {shlex.quote(folder)} NAMES.csv --copy-to FOLDER"
+        case _:
+            return ""
+
+
+def what_clusters_follow(trust: Trust) -> str:
+    """Return what clusters follow, in a word or three, by the test of mean colors."""
+    excess = _excess(trust)
+    if excess < _MUCH_COLOR:
+        return "more than color"
+    return "only color or brightness" if trust.cluster_by_color >= _ONLY_COLOR else "color in part"
+
+
+def _excess(trust: Trust) -> float:
+    """Return the share of the images outside the largest cluster whose cluster their mean color tells."""
+    return (trust.cluster_by_color - trust.largest) / max(1 - trust.largest, 1e-9)
 
 
 def _tests(trust: Trust, *, is_frozen: bool) -> Iterator[Sign]:
@@ -145,14 +179,14 @@ def _tests(trust: Trust, *, is_frozen: bool) -> Iterator[Sign]:
     else:
         advice = "Try another --encoder." if is_frozen else "Train longer, or use a pretrained encoder: selfcluster explore."
         yield Sign("doubt", f"{found}, no more than {pixels}. {advice}")
-    excess = (trust.cluster_by_color - trust.largest) / max(1 - trust.largest, 1e-9)
+    follows = f"Clusters follow {what_clusters_follow(trust)}"
     by_color = f"The mean color of an image tells the cluster of {_percent(trust.cluster_by_color)} of the images"
-    if trust.cluster_by_color >= _ONLY_COLOR and excess >= _MUCH_COLOR:
-        yield Sign("doubt", f"Clusters only follow color or brightness. {by_color}.")
-    elif excess >= _MUCH_COLOR:
-        yield Sign("note", f"Clusters follow color in part. {by_color}, where the largest cluster has {_percent(trust.largest)}.")
+    if _excess(trust) < _MUCH_COLOR:
+        yield Sign("good", f"{follows}. {by_color}, where the largest cluster has {_percent(trust.largest)}.")
+    elif trust.cluster_by_color >= _ONLY_COLOR:
+        yield Sign("doubt", f"{follows}. {by_color}.")
     else:
-        yield Sign("good", f"Clusters follow more than color. {by_color}, where the largest cluster has {_percent(trust.largest)}.")
+        yield Sign("note", f"{follows}. {by_color}, where the largest cluster has {_percent(trust.largest)}.")
 
 
 def _latest(rows: Rows, name: str) -> list[float]:

@@ -160,7 +160,7 @@ class Cluster:
     """Copy the images into this new folder, a subfolder for each cluster, the most typical first."""
     links: bool = False
     """With --copy-to: link instead of copy."""
-    map: Literal["pca", "umap"] = "pca"
+    map: Literal["tsne", "pca", "umap"] = "tsne"
     """Projection for the map of the images."""
     seed: int = 0
     """Random seed."""

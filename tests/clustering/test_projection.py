@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.manifold import trustworthiness
 
+from selfcluster.clustering import projection
 from selfcluster.clustering.projection import check_projection, project
 from selfcluster.errors import ConfigError
 
@@ -28,9 +31,38 @@ def test_pca_keeps_groups_apart_and_is_the_same_every_time() -> None:
     np.testing.assert_allclose(project(3 * FEATURES.flip(0), "pca")[::-1], places, atol=1e-6)
 
 
-def test_few_or_equal_points() -> None:
-    for features in (torch.eye(4)[:0], torch.eye(4)[:1], torch.eye(4)[:2], torch.ones(5, 4), torch.rand(6, 1)):
-        places = project(features, "pca")
+def test_tsne_keeps_groups_apart_and_is_the_same_every_time() -> None:
+    places = project(FEATURES, "tsne")
+    assert apart(places)
+    np.testing.assert_array_equal(places, project(FEATURES, "tsne"))
+
+
+def test_rows_that_are_no_landmarks_lie_between_those_that_are_like_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection, "_LANDMARKS", 30)
+    places = project(FEATURES, "tsne")
+    assert apart(places)
+    assert len(np.unique(places, axis=0)) == 60
+
+
+def test_neighbors_on_the_map_are_neighbors_of_the_features_more_often_than_by_principal_components() -> None:
+    draw = torch.Generator().manual_seed(0)
+    features = torch.eye(64).repeat_interleave(8, dim=0) + 0.1 * torch.randn(512, 64, generator=draw)
+    tsne, pca = (trustworthiness(features.numpy(), project(features, name), n_neighbors=5) for name in ("tsne", "pca"))  # type: ignore[arg-type]
+    assert tsne > 0.95 > pca
+
+
+@pytest.mark.parametrize("name", ["pca", "tsne"])
+def test_few_or_equal_points(name: Any) -> None:
+    for features in (
+        torch.eye(4)[:0],
+        torch.eye(4)[:1],
+        torch.eye(4)[:2],
+        torch.ones(5, 4),
+        torch.rand(6, 1),
+        torch.ones(20, 4),
+        torch.rand(20, 1),
+    ):
+        places = project(features, name)
         assert places.shape == (len(features), 2)
         assert np.isfinite(places).all()
 
@@ -45,5 +77,5 @@ def test_umap_keeps_groups_apart() -> None:
 
 
 def test_refuses_unknown_projections() -> None:
-    with pytest.raises(ConfigError, match="must be pca or umap"):
-        check_projection("tsne")
+    with pytest.raises(ConfigError, match="must be tsne, pca or umap"):
+        check_projection("trimap")

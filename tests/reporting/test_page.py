@@ -144,7 +144,8 @@ def _place_of_a_dot(page: browser.Browser) -> tuple[float, float]:
     return tuple(
         page.value(
             "(c => { const d = new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer); const b = c.getBoundingClientRect();"
-            "const i = d.findIndex(p => p !== d[0]); return [b.x + i % c.width + 1, b.y + Math.floor(i / c.width) + 2]; })(document.querySelector('#canvas'))"
+            "const isColored = p => { const c = [p & 255, (p >> 8) & 255, (p >> 16) & 255]; return Math.max(...c) - Math.min(...c) > 60; };"
+            "const i = d.findIndex(isColored); return [b.x + i % c.width + 1, b.y + Math.floor(i / c.width) + 2]; })(document.querySelector('#canvas'))"
         )
     )
 
@@ -244,10 +245,10 @@ def test_clusters_are_sorted(page: browser.Browser) -> None:
     assert page.value("document.querySelector('.card .name').value") == "aaa"
 
 
-def _exported(page: browser.Browser, folder: Path) -> list[dict[str, str]]:
+def _exported(page: browser.Browser, folder: Path, button: str = "#export") -> list[dict[str, str]]:
     folder.mkdir()
     page.downloads_to(folder)
-    page.click("#export")
+    page.click(button)
     began = time.monotonic()
     while not (kept := list(folder.glob("*.csv"))):
         assert time.monotonic() - began < 10
@@ -375,13 +376,57 @@ def test_nothing_is_wider_than_the_window(width: int, height: int, page: browser
     assert page.value("document.documentElement.scrollWidth") <= width
 
 
-def test_prototypes_and_duplicates_are_shown(page: browser.Browser) -> None:
+def test_prototypes_are_shown(page: browser.Browser) -> None:
     galleries = page.value(
         "[...document.querySelectorAll('#prototype-galleries > div')].map(e => [e.textContent, e.querySelectorAll('.thumb').length])"
     )
     assert galleries == [["Prototype 1 · nearest to 40 images", 3], ["Prototype 6 · nearest to 21 images", 3]]
-    duplicates = page.value("[...document.querySelectorAll('#duplicate-groups .thumb')].map(e => e.getAttribute('aria-label')).sort()")
-    assert duplicates == ["photo-009.png", "photo-copy.png"]
+
+
+TILES = "[...document.querySelectorAll('#mosaic .tile')].map(e => e.getAttribute('aria-label'))"
+
+
+def test_the_first_screen_has_a_tile_for_each_cluster_and_a_click_leads_to_it(page: browser.Browser) -> None:
+    sizes = [int(text.split(", ")[1].split()[0]) for text in page.value(TILES)]
+    assert len(sizes) == 4
+    assert sizes == sorted(sizes, reverse=True)
+    boxes = page.value(
+        "(m => [...m.children].map(e => e.getBoundingClientRect()).concat(m.getBoundingClientRect()).map(b => [b.x, b.y, b.width, b.height]))"
+        "(document.querySelector('#mosaic'))"
+    )
+    *tiles, (left, top, width, height) = boxes
+    assert top + height < 900
+    assert sum(w * h for _, _, w, h in tiles) == pytest.approx(width * height, rel=0.01)
+    assert tiles[0][2] * tiles[0][3] / (width * height) == pytest.approx(sizes[0] / 61, abs=0.01)
+    assert all(x >= left - 1 and y >= top - 1 and x + w <= left + width + 1 and y + h <= top + height + 1 for x, y, w, h in tiles)
+    page.click("#mosaic .tile")
+    assert page.value("document.activeElement.className") == "name"
+    assert page.value("document.activeElement.closest('.card').querySelector('.size').textContent") == f"{sizes[0]} images"
+
+
+def test_the_mosaic_follows_the_cut_and_names(page: browser.Browser) -> None:
+    _cut(page, 2)
+    assert len(page.value(TILES)) == 2
+    page.click(".card .name")
+    page.type("cats")
+    page.until("[...document.querySelectorAll('#mosaic .tile')].some(e => e.textContent === 'cats')")
+
+
+def test_copies_are_shown_with_the_one_to_keep(page: browser.Browser, photos: Path, tmp_path: Path) -> None:
+    words = page.value("[...document.querySelectorAll('#copy-groups .words')].map(e => [...e.children].map(c => c.textContent))")
+    bytes_of = {name: max(1, round((photos / name).stat().st_size / 1e3)) for name in ("photo-009.png", "photo-copy.png")}
+    assert sorted(text[1] for text in words) == sorted(bytes_of)
+    assert sorted(text[0] for text in words) == ["exact", "keep"]
+    assert all(text[2] == f"48 × 48, {bytes_of[text[1]]} kB" for text in words)
+    rows = _exported(page, tmp_path / "copies", "#export-copies")
+    assert {row["advice"]: row["path"] for row in rows} == {"keep": "photo-009.png", "copy": "photo-copy.png"}
+
+
+def test_outliers_are_shown_and_exported(page: browser.Browser, tmp_path: Path) -> None:
+    shown = page.value("[...document.querySelectorAll('#outliers-photos .thumb')].map(e => e.getAttribute('aria-label'))")
+    assert len(shown) == 1
+    rows = _exported(page, tmp_path / "outliers", "#export-strays")
+    assert [(row["kind"], row["path"].replace("'", "")) for row in rows] == [("outlier", shown[0].replace("'", ""))]
 
 
 def test_curves_can_be_read(page: browser.Browser) -> None:

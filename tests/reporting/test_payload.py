@@ -103,11 +103,13 @@ def test_another_clustering_has_another_key(page: Page) -> None:
     assert len(keys) == 2
 
 
-def test_duplicates_are_groups_of_the_table(page: Page) -> None:
+def test_copies_are_groups_of_the_table(page: Page) -> None:
     array = tiny.images(40)
     array[7], array[21] = array[3], array[3]
     images = ArrayImages(array)
     copied = pages.page(images)
     payload = build_payload(copied, cluster_galleries(copied.table, copied.features, n_large=10))
-    assert payload.data["duplicates"] == [[3, 7, 21]]
-    assert payload.n_duplicate_groups == 1
+    (group,) = payload.data["copies"]
+    assert (group["points"], group["n"], group["keep"]) == ([3, 7, 21], 3, 0)
+    assert group["sizes"] == [(20, 20, 0)] * 3
+    assert payload.n_copy_groups == 1

@@ -1,5 +1,5 @@
 // Clusters as cards: an editable name, and the most typical images, border cases and least typical images.
-const CARDS_AT_A_TIME = 24;
+const CARDS_AT_A_TIME = isPhone ? 3 : 24;
 const MEMBERS_AT_A_TIME = 300;
 
 const orders = {

@@ -51,6 +51,9 @@ function collectMembers() {
 }
 collectMembers();
 
+// A phone shows less at a time, so that its page stays short.
+const isPhone = matchMedia("(max-width: 560px)").matches;
+
 const get = (id) => document.getElementById(id);
 
 // Creates an element. Text is never parsed as markup.

@@ -7,6 +7,8 @@ const view = { scale: 1, x: 0.5, y: 0.5, width: 0, height: 0, ratio: 1 }; // x a
 const MOST_ZOOM = 400;
 const thumbSide = () => Math.min(84, 34 * view.scale ** 0.3); // side of a thumbnail on the map, in CSS pixels
 
+const NEAR = 5; // scale from which dots become images, unless it was chosen otherwise
+let chosenImages = null; // whether images are drawn, once it was chosen
 let asImages = false;
 let colorBy = "cluster";
 let focused = -1; // the only cluster shown, or -1
@@ -20,10 +22,15 @@ let groupColors = null;
 const isHighlighted = (i) => (focused < 0 || clusterOf[i] === focused) && (!matched || matched[i] === 1);
 const groupOf = (i) => (colorBy === "label" ? (labelOf[i] ? labelOf[i] - 1 : labels.length) : clusterOf[i]);
 
-// CSS pixels per unit of the map, all of which fits at scale 1; and the position of a point on the screen.
+// CSS pixels per unit of the map, down and across, all of which fits at scale 1. A wide frame is filled by stretching: distances on the map
+// say who is near, not how far.
 const unit = () => Math.min(view.width, view.height) * 0.94 * view.scale;
-const screenX = (i) => (xs[i] / 65535 - view.x) * unit() + view.width / 2;
-const screenY = (i) => (view.y - ys[i] / 65535) * unit() + view.height / 2;
+const stretch = () => Math.min(1.6, Math.max(1, view.width / Math.max(1, view.height)));
+const across = () => unit() * stretch();
+const xOnScreen = (x) => (x / 65535 - view.x) * across() + view.width / 2;
+const yOnScreen = (y) => (view.y - y / 65535) * unit() + view.height / 2;
+const screenX = (i) => xOnScreen(xs[i]);
+const screenY = (i) => yOnScreen(ys[i]);
 
 // Little-endian, as typed arrays are on all current machines.
 const asPixel = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
@@ -73,18 +80,18 @@ function drawDots(radius) {
   const [paper, faint] = isDark() ? [asPixel([26, 28, 31]), asPixel([50, 53, 58])] : [asPixel([255, 255, 255]), asPixel([228, 228, 224])];
   pixels.fill(paper);
   const dot = dotOf(radius * view.ratio, width);
-  const size = unit() * view.ratio;
-  const left = width / 2 - view.x * size;
-  const top = height / 2 + view.y * size;
-  const each = size / 65535;
+  const [sizeX, sizeY] = [across() * view.ratio, unit() * view.ratio];
+  const left = width / 2 - view.x * sizeX;
+  const top = height / 2 + view.y * sizeY;
+  const [eachX, eachY] = [sizeX / 65535, sizeY / 65535];
   const allHighlighted = focused < 0 && !matched;
   // Highlighted points are covered by thumbnails, if these are drawn.
   const passes = [...(allHighlighted ? [] : [false]), ...(asImages ? [] : [true])];
   for (const highlighted of passes) {
     for (let i = 0; i < n; i++) {
       if (!allHighlighted && isHighlighted(i) !== highlighted) continue;
-      const px = (left + xs[i] * each) | 0;
-      const py = (top - ys[i] * each) | 0;
+      const px = (left + xs[i] * eachX) | 0;
+      const py = (top - ys[i] * eachY) | 0;
       if (px < dot.reach || py < dot.reach || px >= width - dot.reach || py >= height - dot.reach) continue;
       setDot(dot, py * width + px, highlighted ? groupColors[groupOf(i)] : faint);
     }
@@ -98,7 +105,6 @@ let byTypicality = null;
 function drawThumbs() {
   byTypicality ||= Uint32Array.from({ length: n }, (_, i) => i).sort((a, b) => distances[a] - distances[b]);
   drawnThumbs = new Map();
-  const size = unit();
   const reach = thumbSide();
   // Cells are fixed to the map, not to the screen, so that panning does not change the thumbnails.
   for (const i of byTypicality) {
@@ -106,7 +112,7 @@ function drawThumbs() {
     const x = screenX(i);
     const y = screenY(i);
     if (x < -reach || y < -reach || x > view.width + reach || y > view.height + reach) continue;
-    const cell = cellOf(xs[i], ys[i], size);
+    const cell = cellOf(xs[i], ys[i]);
     if (!drawnThumbs.has(cell)) drawnThumbs.set(cell, i);
   }
   const side = (reach - 2) * view.ratio;
@@ -114,19 +120,19 @@ function drawThumbs() {
     const place = placeOfThumb(i, side > content.sheets.small.side * 1.3);
     const image = sheetImage(place.size, place.sheet);
     if (!image) continue;
-    const [x, y] = cellCorner(i, size);
+    const [x, y] = cellCorner(i);
     const from = place.side;
     pen.drawImage(image, place.column * from, place.row * from, from, from, x * view.ratio, y * view.ratio, side, side);
   }
 }
 
-const cellOf = (x, y, size) => Math.floor(((x / 65535) * size) / thumbSide()) * 65536 + Math.floor(((y / 65535) * size) / thumbSide());
+const columnOf = (x) => Math.floor(((x / 65535) * across()) / thumbSide());
+const rowOf = (y) => Math.floor(((y / 65535) * unit()) / thumbSide());
+const cellOf = (x, y) => columnOf(x) * 65536 + rowOf(y);
 
-function cellCorner(i, size) {
+function cellCorner(i) {
   const side = thumbSide();
-  const column = Math.floor(((xs[i] / 65535) * size) / side);
-  const row = Math.floor(((ys[i] / 65535) * size) / side);
-  return [column * side - view.x * size + view.width / 2 + 1, view.y * size - (row + 1) * side + view.height / 2 + 1];
+  return [columnOf(xs[i]) * side - view.x * across() + view.width / 2 + 1, view.y * unit() - (rowOf(ys[i]) + 1) * side + view.height / 2 + 1];
 }
 
 const sheetImages = new Map();
@@ -159,8 +165,11 @@ function draw() {
   if (!view.width) return;
   if (!groupColors) prepareColors();
   const smallest = n > 20000 ? 1.3 : n > 4000 ? 1.9 : n > 500 ? 2.6 : 4;
+  asImages = chosenImages ?? view.scale >= NEAR;
+  get("dots").setAttribute("aria-pressed", asImages);
   drawDots(Math.min(6, smallest * view.scale ** 0.4));
   if (asImages) drawThumbs();
+  drawCaptions();
   if (hovered >= 0) ring(hovered);
 }
 
@@ -168,8 +177,8 @@ function ring(i) {
   pen.strokeStyle = getComputedStyle(plot).color;
   pen.lineWidth = 2 * view.ratio;
   pen.beginPath();
-  if (asImages && drawnThumbs.get(cellOf(xs[i], ys[i], unit())) === i) {
-    const [x, y] = cellCorner(i, unit());
+  if (asImages && drawnThumbs.get(cellOf(xs[i], ys[i])) === i) {
+    const [x, y] = cellCorner(i);
     pen.rect(x * view.ratio, y * view.ratio, (thumbSide() - 2) * view.ratio, (thumbSide() - 2) * view.ratio);
   } else pen.arc(screenX(i) * view.ratio, screenY(i) * view.ratio, 8 * view.ratio, 0, 2 * Math.PI);
   pen.stroke();
@@ -178,18 +187,17 @@ function ring(i) {
 // The point at a position of the screen, or -1.
 function pointAt(x, y, within = 14) {
   if (asImages) {
-    const size = unit();
-    const onMap = [((x - view.width / 2) / size + view.x) * 65535, (view.y - (y - view.height / 2) / size) * 65535];
-    const there = drawnThumbs.get(cellOf(onMap[0], onMap[1], size));
+    const onMap = [((x - view.width / 2) / across() + view.x) * 65535, (view.y - (y - view.height / 2) / unit()) * 65535];
+    const there = drawnThumbs.get(cellOf(...onMap));
     if (there !== undefined) return there;
   }
   let best = -1;
   let nearest = within * within;
-  const size = unit();
-  const [left, top, each] = [view.width / 2 - view.x * size - x, view.height / 2 + view.y * size - y, size / 65535];
+  const [left, top] = [xOnScreen(0) - x, yOnScreen(0) - y];
+  const [eachX, eachY] = [across() / 65535, unit() / 65535];
   for (let i = 0; i < n; i++) {
-    const dx = left + xs[i] * each;
-    const dy = top - ys[i] * each;
+    const dx = left + xs[i] * eachX;
+    const dy = top - ys[i] * eachY;
     const d = dx * dx + dy * dy;
     if (d < nearest && isHighlighted(i)) [best, nearest] = [i, d];
   }
@@ -201,13 +209,13 @@ function zoomBy(factor, x = view.width / 2, y = view.height / 2) {
   view.scale = Math.min(MOST_ZOOM, Math.max(1, view.scale * factor));
   const after = unit();
   // The position under the pointer stays fixed.
-  view.x += (x - view.width / 2) * (1 / before - 1 / after);
+  view.x += ((x - view.width / 2) * (1 / before - 1 / after)) / stretch();
   view.y -= (y - view.height / 2) * (1 / before - 1 / after);
   settle();
 }
 
 function moveBy(dx, dy) {
-  view.x -= dx / unit();
+  view.x -= dx / across();
   view.y += dy / unit();
   settle();
 }
@@ -282,9 +290,8 @@ function goToOnMap(point) {
 get("in").addEventListener("click", () => zoomBy(1.6));
 get("out").addEventListener("click", () => zoomBy(1 / 1.6));
 get("all").addEventListener("click", () => zoomBy(0));
-get("dots").addEventListener("click", (event) => {
-  asImages = !asImages;
-  event.target.setAttribute("aria-pressed", asImages);
+get("dots").addEventListener("click", () => {
+  chosenImages = !asImages;
   redraw();
 });
 get("focus").addEventListener("change", (event) => {

@@ -11,6 +11,8 @@ const nameListeners = [];
 const numberedName = (cluster) => `Cluster ${clusters[cluster].number}`;
 const givenName = (cluster) => givenNames[clusters[cluster].key] ?? clusters[cluster].name;
 const nameOf = (cluster) => givenName(cluster) || numberedName(cluster);
+// The given name, or the most frequent label unless it is a number.
+const shortName = (cluster) => givenName(cluster) || (/^\d*$/.test(clusters[cluster].label ?? "") ? "" : clusters[cluster].label);
 
 function giveName(cluster, name) {
   const { key, name: former } = clusters[cluster];
@@ -38,8 +40,10 @@ function namesAsCsv() {
   return lines.join("\r\n") + "\r\n";
 }
 
-get("export").addEventListener("click", () => {
-  const address = URL.createObjectURL(new Blob([namesAsCsv()], { type: "text/csv;charset=utf-8" }));
-  made("a", { href: address, download: `${content.name}-names.csv` }).click();
+function download(name, text) {
+  const address = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
+  made("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
-});
+}
+
+get("export").addEventListener("click", () => download(`${content.name}-names.csv`, namesAsCsv()));

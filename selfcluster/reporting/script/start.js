@@ -12,6 +12,7 @@ for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) 
   addEventListener(event, () => {
     isPrinting = printing;
     applyTheme();
+    for (const fold of document.querySelectorAll("details.fold")) fold.open = printing || isWide.matches;
     draw(); // now, since printing does not wait for the next frame
   });
 }
@@ -63,3 +64,7 @@ listClusters();
 applyTheme();
 measurePlot();
 new ResizeObserver(measurePlot).observe(plot);
+new ResizeObserver(showMosaic).observe(mosaic);
+// What only some look for is folded away on a phone.
+const isWide = matchMedia("(min-width: 700px)");
+for (const fold of document.querySelectorAll("details.fold")) fold.open = isWide.matches;

@@ -54,7 +54,7 @@ function strip(points, label, className = "", wantLarge = true) {
 
 document.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  const next = step && event.target.matches(".strip > .thumb") && event.target[step > 0 ? "nextElementSibling" : "previousElementSibling"];
+  const next = step && event.target.matches(".strip > .thumb, .mosaic > .tile") && event.target[step > 0 ? "nextElementSibling" : "previousElementSibling"];
   if (!next) return;
   event.preventDefault();
   event.target.tabIndex = -1;

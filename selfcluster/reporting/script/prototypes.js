@@ -1,5 +1,5 @@
-// Prototypes and near-duplicates: rows of thumbnails.
-const PROTOTYPES_AT_A_TIME = 24;
+// Prototypes: rows of thumbnails.
+const PROTOTYPES_AT_A_TIME = isPhone ? 6 : 24;
 
 function morePrototypes() {
   const box = get("prototype-galleries");
@@ -17,9 +17,4 @@ function morePrototypes() {
 if (get("prototype-galleries")) {
   morePrototypes();
   get("more-prototypes").addEventListener("click", morePrototypes);
-}
-if (get("duplicate-groups")) {
-  for (const [i, group] of content.duplicates.entries()) {
-    get("duplicate-groups").append(strip(group.slice(0, 12), `Near-duplicates, group ${i + 1}, ${group.length} images`));
-  }
 }
