@@ -59,6 +59,8 @@ class Page:
         features: (n, F) float32, in the order of the table; NaN for an unreadable image. They may be mapped from a file, and are read in
             blocks, since those of a million images need not fit into memory twice.
         images: the images of the table.
+        looks: (n, T) a few pixels of each, see `duplicates.thumbnails`; None where neighbors by pixels are not shown.
+        originals: address of the folder of the image files, relative to the page; "" where there is none, and the page has thumbnails only.
         folder: of the run, for commands to paste.
         trust: tests of encoder and clusters; None where there are none.
         tree: of the table's centroids; None for a page whose clusters cannot be cut anew.
@@ -76,6 +78,8 @@ class Page:
     table: pa.Table
     features: NDArray[np.float32]
     images: Images
+    looks: NDArray[np.float32] | None = None
+    originals: str = ""
     folder: str = "RUN"
     trust: Trust | None = None
     tree: Tree | None = None

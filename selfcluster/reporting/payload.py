@@ -68,6 +68,7 @@ def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
     sheets, large_place, n_unreadable = _thumbnails(page, shown, [point[row] for row in gallery_rows])
     # Images that could be read when they were clustered, but not now, must not be neighbors.
     neighbors, _ = nearest_neighbors(torch.from_numpy(page.features[rows]).nan_to_num(), page.limits.n_neighbors)
+    pixel_neighbors = _by_pixels(page, rows)
     copies, n_copy_groups = copy_groups(page.images, shown, n_groups=_MAX_COPY_GROUPS, n_each=_MAX_COPIES, threads=page.threads)
     is_outlier, is_odd = (_flags(shown, name) for name in ("is_outlier", "is_odd"))
 
@@ -96,6 +97,8 @@ def build_payload(page: Page, clusters: list[ClusterGallery]) -> Payload:
         "prototypes": [{"number": p.prototype, "n": p.n_nearest, "points": [point[row] for row in p.rows]} for p in prototypes],
         "copies": copies,
         "tree": _tree(page, rows),
+        "originals": page.originals,
+        "pixel_neighbors": pixel_neighbors,
         "is_outlier": packed(is_outlier.astype(np.uint8)),
         "is_odd": packed(is_odd.astype(np.uint8)),
         **_columns(shown, clusters, neighbors.numpy(), large_place),
@@ -120,6 +123,15 @@ def _tree(page: Page, rows: NDArray[np.int64]) -> Json | None:
         "leaf": packed(table["centroid"].to_numpy()[rows]),
         "distance": scaled(tree.distances[rows]),
     }
+
+
+def _by_pixels(page: Page, rows: NDArray[np.int64]) -> Json | None:
+    """Return the nearest neighbors of each point by a few centered pixels; None where the page has none."""
+    if page.looks is None:
+        return None
+    looks = torch.from_numpy(page.looks[rows]).nan_to_num()
+    neighbors, _ = nearest_neighbors(looks - looks.mean(dim=0), page.limits.n_neighbors)
+    return {**packed(neighbors.numpy().reshape(-1)), "each": neighbors.shape[1]}
 
 
 def _thumbnails(page: Page, shown: pa.Table, first: Sequence[int]) -> tuple[dict[str, Sheets], NDArray[np.int64], int]:

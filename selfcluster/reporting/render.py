@@ -1,7 +1,8 @@
 """The page as one HTML file, which opens from disk and loads nothing.
 
 Styles, script, curves and thumbnails are all inside. The content security policy allows the style sheet and the script by their hashes,
-images from the file itself, and nothing else, so that no file name can inject markup or reach the network.
+images from the file itself and, where the images lie in a folder, from disk, and nothing else, so that no file name can inject markup or
+reach the network.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def build(page: Page) -> bytes:
         settings=flatten(page.config),
         style=Markup(style),
         script=Markup(script),
-        policy=f"default-src 'none'; img-src data: blob:; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; img-src data: blob:{' file:' if page.originals else ''}; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
     )
     # Bytes of a path that are not text are escaped.
     return text.encode("utf-8", "backslashreplace")

@@ -7,9 +7,11 @@ run.report(k=20)     # with 20 new clusters
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,8 @@ from torch import Tensor
 
 from selfcluster import distributed
 from selfcluster.data.dataset import Data
+from selfcluster.data.readers.folder import FolderImages
+from selfcluster.data.readers.images import Images
 from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError
@@ -108,6 +112,8 @@ def report(
             table=clustered.table,
             features=clustered.features.numpy(),
             images=opened.images,
+            looks=clustered.thumbnails.numpy(),
+            originals=_address(opened.images, file.parent),
             folder=str(run.path),
             trust=_trust(run, opened, clustered),
             tree=clustered.centroids.tree,
@@ -169,6 +175,16 @@ def _trust(run: OpenRun, data: Data, clustered: _ClusteredImages) -> Trust | Non
             seed=config.run.seed,
             threads=n_threads(config),
         )
+
+
+def _address(images: Images, folder: Path) -> str:
+    """Return the address of a folder of image files relative to another folder; "" for images that are no files of one folder."""
+    if not isinstance(images, FolderImages):
+        return ""
+    try:
+        return quote(os.path.relpath(images.root.resolve(), folder.resolve()).replace(os.sep, "/")) + "/"
+    except (ValueError, UnicodeEncodeError):  # another drive, or a name that is not text
+        return ""
 
 
 def _evaluation(run: OpenRun, data: Data) -> dict[str, Any] | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -93,7 +95,7 @@ def test_the_policy_blocks_foreign_scripts_and_images(window: browser.Browser, f
 
 
 def test_file_names_with_markup_are_shown_as_text(page: browser.Browser) -> None:
-    assert page.value("document.querySelectorAll('img, b b, dd b, td b, i').length") == 0
+    assert page.value("document.querySelectorAll('img:not(#viewer-original), b b, dd b, td b, i').length") == 0
     labels = page.value("[...document.querySelectorAll('.thumb')].map(e => e.getAttribute('aria-label'))")
     page.click("#query")
     for name in AWKWARD:
@@ -335,6 +337,26 @@ def test_all_images_of_a_cluster_can_be_shown(page: browser.Browser) -> None:
     assert page.value("document.querySelectorAll('.card .members .thumb').length") == size
     page.click(".card .card-foot button")
     assert page.value("document.querySelector('.card .members')") is None
+
+
+def test_the_image_itself_is_shown_where_it_lies_and_neighbors_by_pixels(window: browser.Browser, photos: Path, tmp_path: Path) -> None:
+    images = open_data(str(photos), DataSettings()).images
+    made = pages.clustered(images)
+    for originals in (quote(os.path.relpath(photos, tmp_path)) + "/", "nowhere/"):
+        (tmp_path / "report.html").write_bytes(build(pages.page(images, made, looks=made.features, originals=originals)))
+        window.open(tmp_path / "report.html")
+        window.complaints.clear()
+        window.value("document.querySelectorAll('#mosaic .tile')[0].click()")
+        window.value("document.querySelector('.card .thumb').click()")
+        assert window.value("document.querySelectorAll('#viewer-pixel-neighbors .thumb').length") == 8
+        if originals != "nowhere/":
+            window.until("!document.querySelector('#viewer-original').hidden")
+            assert window.value("document.querySelector('#viewer-original').naturalWidth") == 48
+            assert window.complaints == []
+        else:
+            window.frames(10)
+            assert window.value("document.querySelector('#viewer-original').hidden")
+            assert not any("Content Security Policy" in complaint for complaint in window.complaints)
 
 
 def test_arrows_move_within_a_row_of_images(page: browser.Browser) -> None:

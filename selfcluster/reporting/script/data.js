@@ -23,6 +23,7 @@ const indices = unpacked(content.index);
 const isOutlier = unpacked(content.is_outlier);
 const isOdd = unpacked(content.is_odd);
 const neighbors = unpacked(content.neighbors);
+const pixelNeighbors = content.pixel_neighbors && unpacked(content.pixel_neighbors);
 const largePlace = unpacked(content.large);
 const labels = content.labels || [];
 const labelOf = content.label ? unpacked(content.label) : null;

@@ -27,12 +27,35 @@ function showInViewer(point) {
   get("viewer-facts").replaceChildren(
     ...facts.map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", { textContent: value }))),
   );
-  const each = content.neighbors.each;
-  const near = Array.from(neighbors.subarray(point * each, (point + 1) * each));
-  get("viewer-neighbors").replaceChildren(...strip(near, "").childNodes);
+  showNear("viewer-neighbors", content.neighbors, neighbors, point);
+  if (pixelNeighbors) showNear("viewer-pixel-neighbors", content.pixel_neighbors, pixelNeighbors, point);
+  showOriginal(point);
   get("back").hidden = visited.length < 2;
 }
 
+function showNear(id, { each }, of, point) {
+  get(id).replaceChildren(...strip(Array.from(of.subarray(point * each, (point + 1) * each)), "").childNodes);
+}
+
+// The image itself, where the page lies where it was made; the thumbnail stays where it does not, or until it is loaded.
+const original = get("viewer-original");
+
+function showOriginal(point) {
+  original.hidden = true;
+  if (content.originals) original.src = content.originals + paths[point].split("/").map(encodeURIComponent).join("/");
+}
+original.addEventListener("load", () => (original.hidden = false));
+
+get("copy-path").addEventListener("click", async () => {
+  getSelection().selectAllChildren(get("viewer-path")); // for Ctrl-C, where the clipboard is closed to pages from disk
+  try {
+    await navigator.clipboard.writeText(get("viewer-path").textContent);
+    get("copy-path").textContent = "Copied";
+  } catch {
+    get("copy-path").textContent = "Selected: press Ctrl-C";
+  }
+  setTimeout(() => (get("copy-path").textContent = "Copy path"), 2500);
+});
 get("back").addEventListener("click", () => {
   visited.pop();
   showInViewer(visited[visited.length - 1]);
