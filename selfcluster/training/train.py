@@ -292,6 +292,9 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
     precision = str(t.precision).removeprefix("torch.")
     try:
         log.say(f"{'resuming' if t.state.step else 'training'} {path} on {t.device} in {precision}")
+        likely = suspects(t.config, len(t.method.trained_on))
+        for setting in likely:
+            log.say(f"far from what works elsewhere: {setting}")
         if isinstance(t.loader.images, CachedImages):
             log.say(t.loader.images.note())
         if t.model.has_frozen_stages and not t.model.runs_frozen_apart:
@@ -299,7 +302,7 @@ def _train(t: Training, path: Path, data: Data) -> OpenRun:
         try:
             loop.fit(t, log, path)
         except CollapseError as error:
-            if likely := suspects(t.config, len(t.method.trained_on)):
+            if likely:
                 raise type(error)(f"{error}; most likely since {', and '.join(likely)}") from None
             raise
         t.loader.broken = distributed.joined(t.loader.broken)

@@ -63,6 +63,13 @@ def test_the_folder_contains_what_the_docs_say(run: sc.Run) -> None:
     assert run.metrics[0]["train/loss"] > 0
 
 
+def test_settings_far_from_what_works_are_named_before_the_first_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sc.train(tiny.images(), out=tmp_path / "run", **{**FAST, "epsilon": 0.5})
+    said = "far from what works elsewhere: epsilon 0.5 is far above the paper's 0.05; lower it"
+    assert said in caplog.text
+    assert said in (tmp_path / "run" / "log.txt").read_text("utf-8")
+
+
 def test_a_run_loads_with_the_same_weights_and_embeds_the_same(run: sc.Run) -> None:
     again = sc.load(run.path)
     assert again.config == run.config
