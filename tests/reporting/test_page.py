@@ -312,7 +312,7 @@ def test_a_page_without_a_tree_has_no_control_for_it(window: browser.Browser, ph
     (tmp_path / "report.html").write_bytes(build(pages.page(images, tree=None)))
     window.open(tmp_path / "report.html")
     assert len(window.value(SIZES)) == 4
-    assert window.value("document.querySelector('#cut-tools').hidden")
+    assert window.value("document.querySelector('#cut').hidden && document.querySelector('#as-found').hidden")
     assert window.complaints == []
 
 
@@ -329,6 +329,29 @@ def test_what_is_arranged_in_the_page_can_be_read_by_apply(page: browser.Browser
     found = read_names(kept, table, ("",) * 4)
     assert sorted(found.names) == ["cats", "dogs"]
     assert sorted(np.bincount(found.groups)) == sorted([sizes[0] + sizes[2], sizes[1]])
+
+
+NAMES = "[...document.querySelectorAll('.card .name')].map(e => e.value)"
+
+
+def test_clusters_are_merged_rejected_and_the_names_taken_back(page: browser.Browser) -> None:
+    page.value("document.querySelector('.card .merge').focus()")
+    assert page.value("document.querySelectorAll('.card .merge')[0].length") == 4
+    similar = page.value("document.querySelector('.card .similar .link').textContent")
+    assert page.value("document.querySelector('.card .merge').options[1].textContent").startswith(similar)
+    page.value("(s => { s.value = s.options[1].value; s.dispatchEvent(new Event('change')); })(document.querySelector('.card .merge'))")
+    (name,) = {text for text in page.value(NAMES) if text}
+    assert page.value(NAMES).count(name) == 2
+    page.value("[...document.querySelectorAll('.card-foot button')].filter(e => e.textContent === 'Not a cluster').pop().click()")
+    assert page.value(NAMES)[-1] == "not a cluster"
+    page.click(".card:last-child .name")
+    page.type("x")
+    page.value("document.activeElement.blur()")
+    assert page.value(NAMES)[-1] == "not a clusterx"
+    for n_named in (3, 2, 0):
+        page.click("#undo")
+        assert sum(map(bool, page.value(NAMES))) == n_named
+    assert page.value("document.querySelector('#undo').disabled")
 
 
 def test_all_images_of_a_cluster_can_be_shown(page: browser.Browser) -> None:

@@ -1,6 +1,7 @@
 // Clusters as cards: an editable name, and the most typical images, border cases and least typical images.
 const CARDS_AT_A_TIME = isPhone ? 3 : 24;
 const MEMBERS_AT_A_TIME = 300;
+const NO_CLUSTER = "not a cluster"; // a name like others: what is none becomes one pile
 
 const orders = {
   size: (a, b) => clusters[b].size - clusters[a].size || a - b,
@@ -18,7 +19,10 @@ function card(cluster) {
   item.dataset.cluster = cluster;
   const input = made("input", { className: "name", value: givenName(cluster), placeholder: numberedName(cluster), maxLength: 200, autocomplete: "off" });
   input.setAttribute("aria-label", `Name of cluster ${c.number}`);
+  let before = { ...givenNames };
+  input.addEventListener("focus", () => (before = { ...givenNames }));
   input.addEventListener("input", () => giveName(cluster, input.value));
+  input.addEventListener("change", () => remember(before));
   input.addEventListener("keydown", (event) => event.key === "Enter" && input.blur());
   const swatch = made("span", { className: "swatch" });
   swatch.setAttribute("aria-hidden", "true");
@@ -70,6 +74,11 @@ function foot(cluster, item) {
     parting.addEventListener("click", () => split(cluster));
     element.append(parting);
   }
+  element.append(merging(cluster));
+  const rejecting = made("button", { type: "button", className: "link", textContent: "Not a cluster" });
+  rejecting.setAttribute("aria-label", `${nameOf(cluster)} is not a cluster`);
+  rejecting.addEventListener("click", () => rename([cluster], NO_CLUSTER));
+  element.append(rejecting);
   all.addEventListener("click", () => showMembers(cluster, item, element, all));
   if (c.similar.length) {
     const similar = made("span", { className: "similar" }, "Similar: ");
@@ -83,6 +92,30 @@ function foot(cluster, item) {
     element.append(similar);
   }
   return element;
+}
+
+// A list to merge the cluster with another one, the most similar first: both get one name.
+function merging(cluster) {
+  const list = made("select", { className: "merge" }, made("option", { value: "", textContent: "Merge with…" }));
+  list.setAttribute("aria-label", `Merge ${nameOf(cluster)} with`);
+  list.addEventListener("focus", () => {
+    const similar = clusters[cluster].similar.map((number) => clusters.findIndex((c) => c.number === number));
+    const others = clusters.map((_, other) => other).filter((other) => other !== cluster && !similar.includes(other));
+    list.length = 1;
+    for (const other of [...similar, ...others]) list.append(made("option", { value: String(other), textContent: labeledName(other) }));
+  });
+  list.addEventListener("change", () => {
+    const other = Number(list.value);
+    rename([cluster, other], givenName(other) || givenName(cluster) || labeledName(other));
+  });
+  return list;
+}
+
+const labeledName = (cluster) => givenName(cluster) || (shortName(cluster) ? `${numberedName(cluster)}, ${shortName(cluster)}` : numberedName(cluster));
+
+function rename(places, name) {
+  remember();
+  for (const place of places) giveName(place, name);
 }
 
 function showMembers(cluster, item, before, button) {
@@ -143,7 +176,11 @@ get("more").addEventListener("click", () => {
 nameListeners.push((cluster) => {
   for (const link of document.querySelectorAll(`[data-named="${cluster}"]`)) link.textContent = nameOf(cluster);
   nameInTable();
-  for (const item of get("cards").children) item.querySelector(".meta").textContent = metaOf(Number(item.dataset.cluster));
+  for (const item of get("cards").children) {
+    const [place, input] = [Number(item.dataset.cluster), item.querySelector(".name")];
+    item.querySelector(".meta").textContent = metaOf(place);
+    if (input !== document.activeElement) input.value = givenName(place);
+  }
 });
 
 // The table has the clusters that the page was made with, and is hidden while others are shown.

@@ -14,16 +14,35 @@ const nameOf = (cluster) => givenName(cluster) || numberedName(cluster);
 // The given name, or the most frequent label unless it is a number.
 const shortName = (cluster) => givenName(cluster) || (/^\d*$/.test(clusters[cluster].label ?? "") ? "" : clusters[cluster].label);
 
-function giveName(cluster, name) {
-  const { key, name: former } = clusters[cluster];
-  if (name.trim() !== former) givenNames[key] = name.trim();
-  else delete givenNames[key];
+function keepNames(changed) {
   try {
     localStorage.setItem(STORE, JSON.stringify(givenNames));
   } catch {
     get("not-kept").hidden = false;
   }
-  for (const listener of nameListeners) listener(cluster);
+  for (const cluster of changed) for (const listener of nameListeners) listener(cluster);
+}
+
+function giveName(cluster, name) {
+  const { key, name: former } = clusters[cluster];
+  if (name.trim() !== former) givenNames[key] = name.trim();
+  else delete givenNames[key];
+  keepNames([cluster]);
+}
+
+// What can be taken back: each function restores what was there before.
+const earlier = [];
+
+function canBeUndone(restore) {
+  earlier.push(restore);
+  get("undo").disabled = false;
+}
+
+function remember(names = { ...givenNames }) {
+  canBeUndone(() => {
+    givenNames = names;
+    keepNames(clusters.keys());
+  });
 }
 
 // A text that a spreadsheet would take for a formula gets an apostrophe in front, which `apply` removes.

@@ -50,7 +50,6 @@ if (tree) {
 const nodeOfFound = new Map([...foundAt].map(([node, place]) => [place, node]));
 const asFound = content.clusters.map((_, place) => nodeOfFound.get(place) ?? -place - 1);
 let cut = asFound;
-let earlier = [];
 
 function cutTo(k) {
   let nodes = [tree.sizes.length - 1];
@@ -117,8 +116,13 @@ function arrange(ids) {
   for (const listener of cutListeners) listener();
 }
 
+function rememberCut() {
+  const before = cut;
+  canBeUndone(() => arrange(before));
+}
+
 function change(ids) {
-  earlier.push(cut);
+  rememberCut();
   arrange(ids);
 }
 
@@ -131,7 +135,6 @@ function split(cluster) {
 function showCut() {
   get("cut").value = clusters.length;
   get("cut-n").textContent = counted(clusters.length);
-  get("undo").disabled = !earlier.length;
   get("as-found").disabled = cut === asFound;
   get("map-table").hidden = cut !== asFound;
 }
@@ -148,16 +151,20 @@ function restoreCut() {
 }
 
 if (tree) {
-  get("cut-tools").hidden = false;
+  for (const part of document.querySelectorAll("#cut-tools [hidden]")) part.hidden = false;
   get("cut").max = Math.min(tree.sizes.slice(0, nLeaves).filter(Boolean).length, Math.max(100, 4 * content.clusters.length));
   showCut();
   let isMoving = false;
   get("cut").addEventListener("input", () => {
-    if (!isMoving) earlier.push(cut);
+    if (!isMoving) rememberCut();
     isMoving = true;
     arrange(cutTo(Number(get("cut").value)));
   });
   get("cut").addEventListener("change", () => (isMoving = false));
-  get("undo").addEventListener("click", () => arrange(earlier.pop()));
   get("as-found").addEventListener("click", () => change(asFound));
 }
+
+get("undo").addEventListener("click", () => {
+  earlier.pop()();
+  get("undo").disabled = !earlier.length;
+});
