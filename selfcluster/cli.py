@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
 from selfcluster.formatting import visible
 from selfcluster.paths import check_checkpoint, check_images, check_run
-from selfcluster.settings.commands import Apply, Assign, Cluster, Demo, Embed, Evaluate, Explore, Export, Import, Report, Train
+from selfcluster.settings.commands import Apply, Assign, Cluster, Demo, Doctor, Embed, Evaluate, Explore, Export, Import, Report, Train
 from selfcluster.settings.config import BUNDLED
 from selfcluster.settings.parser import parse, parse_train
 
@@ -307,6 +307,15 @@ def _demo(arguments: Demo) -> None:
     _say("next, on your own images: selfcluster train FOLDER --dry-run")
 
 
+def _doctor(arguments: Doctor) -> None:
+    from selfcluster import doctor
+
+    for name, found in doctor.describe():
+        _say(f"{name:<16} {found}")
+    if not arguments.quick:
+        doctor.check(_say)
+
+
 def _command(*words: str | None) -> str:
     """Return a command to paste, without the words that are None."""
     return shlex.join(["selfcluster", *(word for word in words if word)])
@@ -324,5 +333,6 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "export": (Export, _export),
     "import": (Import, _import),
     "demo": (Demo, _demo),
+    "doctor": (Doctor, _doctor),
 }
 """In the order in which `--help` lists them."""

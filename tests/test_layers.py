@@ -25,7 +25,8 @@ ROWS = [
     ["evaluation", "exporters"],
     ["reporting"],
     ["api", "terminal"],
-    ["estimators", "cli"],
+    ["estimators", "doctor"],
+    ["cli"],
     ["__main__"],
 ]
 ROW = {place: number for number, places in enumerate(ROWS) for place in places}

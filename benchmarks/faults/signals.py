@@ -83,6 +83,7 @@ def main() -> None:
     p.add_argument("--trials", type=int, default=60)
     p.add_argument("--seconds", type=float, default=12)
     a = p.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would the runs
     draw, done, wrong = random.Random(0), Counter[str](), []
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"

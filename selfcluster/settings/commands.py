@@ -272,6 +272,17 @@ class Import:
 
 
 @dataclass(frozen=True)
+class Doctor:
+    """Say what is installed and which devices there are, and test it by a small run of each kind, in a minute.
+
+    selfcluster doctor
+    """
+
+    quick: bool = False
+    """Run nothing."""
+
+
+@dataclass(frozen=True)
 class Demo:
     """Train SwAV on the handwritten digits that come with scikit-learn, and evaluate it.
 
