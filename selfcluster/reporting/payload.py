@@ -121,7 +121,8 @@ def _tree(page: Page, rows: NDArray[np.int64]) -> Json | None:
         "shares": tree.label_shares.round(4).tolist(),
         "products": scaled(tree.products.reshape(-1)),
         "leaf": packed(table["centroid"].to_numpy()[rows]),
-        "distance": scaled(tree.distances[rows]),
+        "directions": base64.b64encode(tree.directions[rows].tobytes()).decode(),
+        "n_directions": tree.directions.shape[1],
     }
 
 

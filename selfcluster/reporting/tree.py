@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float, Int64
-from torch.nn.functional import normalize
+import torch
+from jaxtyping import Float, Int8, Int64
 
 from selfcluster.clustering.tree import Tree
 from selfcluster.reporting.blocks import mean_row, unit_blocks, unit_sums
+
+_DIRECTIONS = 48
+"""Directions, those in which the leaves differ most, along which the page knows the images."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class TreeFigures:
     """Most frequent label of each node; None without labels."""
     label_shares: Float[np.ndarray, " nodes"]
     """Its share of the labeled images."""
-    distances: Float[np.ndarray, " n"]
-    """1 - cosine of each image with the mean direction of its leaf."""
+    directions: Int8[np.ndarray, "n d"]
+    """Centered unit features along the leading principal directions, in steps of `step`; from these the page ranks images within new clusters."""
+    step: float
 
 
 def tree_figures(tree: Tree, table: pa.Table, features: Float[np.ndarray, "n f"]) -> TreeFigures:
@@ -48,10 +52,11 @@ def tree_figures(tree: Tree, table: pa.Table, features: Float[np.ndarray, "n f"]
     rows, n_leaves = np.flatnonzero(leaf >= 0), tree.n_leaves
     center = mean_row(features, rows)
     sums = unit_sums(features, leaf, n_leaves, center)
-    directions = normalize(sums)
-    distances = np.zeros(len(table), dtype=np.float32)
+    axes = torch.linalg.svd(sums.double(), full_matrices=False).Vh[:_DIRECTIONS].float()
+    along = np.zeros((len(table), len(axes)), dtype=np.float32)
     for part, unit in unit_blocks(features, rows, center):
-        distances[part] = (1 - (unit * directions[leaf[part]]).sum(dim=1)).numpy()
+        along[part] = (unit @ axes.T).numpy()
+    step = max(float(np.abs(along).max(initial=0)), 1e-12) / 127
     given = np.full(n_leaves, -1)
     given[leaf[rows]] = cluster[rows]
     in_nodes = _in_nodes(tree)
@@ -66,7 +71,8 @@ def tree_figures(tree: Tree, table: pa.Table, features: Float[np.ndarray, "n f"]
         products=(sums @ sums.T).double().numpy(),
         labels=labels,
         label_shares=shares,
-        distances=distances,
+        directions=np.round(along / step).astype(np.int8),
+        step=step,
     )
 
 

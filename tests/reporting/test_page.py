@@ -307,6 +307,23 @@ def test_clusters_are_cut_coarser_and_split_and_the_page_remembers(page: browser
     assert page.value("document.querySelector('#as-found').disabled")
 
 
+def test_typical_images_of_a_new_cluster_are_nearest_to_its_own_mean(page: browser.Browser, photos: Path) -> None:
+    _cut(page, 2)
+    page.click(".card .card-foot button")
+    members = page.value("[...document.querySelectorAll('.card .members .thumb')].map(e => e.getAttribute('aria-label'))")
+    images = open_data(str(photos), DataSettings()).images
+    place = {path: row for row, path in enumerate(images.paths().to_pylist())}
+    features = pages.clustered(images).features
+    unit = (features - features.mean(axis=0)) / np.linalg.norm(features - features.mean(axis=0), axis=1, keepdims=True)
+    rows = [place[path] for path in members]
+    cosines = unit[rows] @ unit[rows].mean(axis=0)
+    assert np.corrcoef(cosines, -np.arange(len(rows)))[0, 1] > 0.9
+    shown = page.value("[...document.querySelector('.card .strip').querySelectorAll('.thumb')].map(e => e.getAttribute('aria-label'))")
+    assert shown == members[: len(shown)]
+    page.click(".card .thumb")
+    assert "Margin" not in page.value("document.querySelector('#viewer-facts').textContent")
+
+
 def test_a_page_without_a_tree_has_no_control_for_it(window: browser.Browser, photos: Path, tmp_path: Path) -> None:
     images = open_data(str(photos), DataSettings()).images
     (tmp_path / "report.html").write_bytes(build(pages.page(images, tree=None)))

@@ -25,13 +25,17 @@ def test_nodes_hold_the_images_of_their_leaves() -> None:
     assert found.label_shares.tolist() == pytest.approx([1, 1, 1, 0.5, 0.75])
 
 
-def test_cohesion_and_distances_are_those_of_centered_features() -> None:
+def test_cohesion_and_directions_are_those_of_centered_features() -> None:
     found = tree_figures(TREE, TABLE, FEATURES)
     rows = torch.from_numpy(FEATURES[:5])
     unit = normalize(rows - rows.mean(dim=0))
     for node, members in {0: [0, 1], 3: [0, 1, 2], 4: [0, 1, 2, 3, 4]}.items():
         assert found.cohesion[node] == pytest.approx(float(unit[members].mean(dim=0).norm()), abs=1e-6)
-    assert found.distances[:2] == pytest.approx((1 - unit[:2] @ normalize(unit[:2].sum(dim=0), dim=0)).numpy(), abs=1e-6)
+    directions = torch.from_numpy(found.directions[:5].astype(np.float32)) * found.step
+    # All three leaves lie in the three directions, so that products with them are exact but for rounding.
+    for members in ([0, 1], [0, 1, 2], [0, 1, 2, 3, 4]):
+        expected = unit[:5] @ unit[members].sum(dim=0)
+        assert (directions @ directions[members].sum(dim=0)).numpy() == pytest.approx(expected.numpy(), abs=0.05 * len(members))
     assert found.products[0, 2] == pytest.approx(float(unit[:2].sum(dim=0) @ unit[3:5].sum(dim=0)), abs=1e-5)
 
 

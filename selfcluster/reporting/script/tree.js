@@ -4,7 +4,7 @@ const tree = content.tree;
 const nLeaves = tree ? (tree.sizes.length + 1) / 2 : 0;
 const merges = tree && unpacked(tree.merges);
 const leafOf = tree && unpacked(tree.leaf);
-const leafDistances = tree && unpacked(tree.distance);
+const directions = tree && new Int8Array(bytesOf(tree.directions).buffer);
 const products = tree && unpacked(tree.products);
 const CUT_STORE = `selfcluster-cut-${content.key}`;
 const cutListeners = [];
@@ -71,9 +71,24 @@ function clusterAt(id, number) {
   };
 }
 
-// Fills the galleries of a new cluster. An image is as typical of it as it is of its leaf.
+// The sum of some points' directions, and how far a point goes along it.
+function directionOf(points) {
+  const sum = new Float64Array(tree.n_directions);
+  for (const point of points) for (let d = 0; d < sum.length; d++) sum[d] += directions[point * sum.length + d];
+  return sum;
+}
+
+function along(point, sum) {
+  let product = 0;
+  for (let d = 0; d < sum.length; d++) product += directions[point * sum.length + d] * sum[d];
+  return product;
+}
+
+// Fills the galleries of a new cluster: the most typical images are those that go farthest in its mean direction.
 function fill(c, members) {
-  members.sort((a, b) => leafDistances[a] - leafDistances[b]);
+  const sum = directionOf(members);
+  const typicality = new Map(members.map((point) => [point, along(point, sum)]));
+  members.sort((a, b) => typicality.get(b) - typicality.get(a));
   c.typical = members.slice(0, 12);
   c.least_typical = members.slice(12).slice(-8).reverse();
 }

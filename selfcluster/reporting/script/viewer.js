@@ -18,8 +18,9 @@ function showInViewer(point) {
   const facts = [
     ["Cluster", nameOf(cluster)],
     ...(labelOf && labelOf[point] ? [["Label", labels[labelOf[point] - 1]]] : []),
-    ["Distance to its cluster's mean", valueOf(content.distance, distances, point).toFixed(3)],
-    ["Margin to the next cluster", valueOf(content.margin, margins, point).toFixed(3)],
+    // These are of the clusters that the page was made with.
+    ...(cut === asFound ? [["Distance to its cluster's mean", valueOf(content.distance, distances, point).toFixed(3)]] : []),
+    ...(cut === asFound ? [["Margin to the next cluster", valueOf(content.margin, margins, point).toFixed(3)]] : []),
     ...(isOutlier[point] ? [["Outlier", "yes, as one image in a hundred"]] : []),
     ...(isOdd[point] ? [["Odd", "between groups; it is in the nearest cluster"]] : []),
     ["Index", counted(indices[point])],
