@@ -150,7 +150,13 @@ def _with_share(
         seen = "held out of training"
     else:
         train_index, test_index = hold_out(images, test_share, run.config.run.seed)
-        seen = "seen in training (without labels)" if is_own else "not of the run's own data"
+        seen = (
+            "clustered without labels"
+            if is_own and run.config.method == "explore"
+            else "seen in training (without labels)"
+            if is_own
+            else "not of the run's own data"
+        )
     train, test = _labeled(images, train_index, labels), _labeled(images, test_index, labels)
     clustered = test if held_out else _labeled(images, np.arange(len(images)), labels)
     notes = (

@@ -52,7 +52,7 @@ def describe_assigned(table: pa.Table) -> str:
     if n_used > _N_SHOWN:
         lines.append(f"... and {n_used - _N_SHOWN:,} smaller ones")
     n_outliers, n_unreadable = pc.sum(table["is_outlier"]).as_py(), int((clusters < 0).sum())
-    lines.append(f"outliers: {n_outliers:,} ({n_outliers / max(1, len(table)):.1%}; 1 % of the images that were clustered)")
+    lines.append(f"outliers: {n_outliers:,} ({n_outliers / max(1, len(table)):.1%}; of the images that were clustered, 1 % are)")
     if n_unreadable:
         lines.append(f"{n_unreadable:,} images cannot be read (cluster -1)")
     return "\n".join(lines)

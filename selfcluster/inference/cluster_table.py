@@ -18,6 +18,8 @@ from selfcluster.errors import CheckpointError
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.spreadsheets import with_texts_neutralized
 
+GUESSED = "selfcluster.guessed"
+"""Key in the metadata of a table whose clusters did not stand out, so that their number is a guess."""
 TABLE = "clusters.parquet"
 """Name of the file in a run's folder."""
 

@@ -8,7 +8,7 @@ that new images can be assigned to the same clusters, and the clusters be cut fi
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
 from selfcluster.formatting import n_images
 from selfcluster.inference.centroids import Centroids, by_size, read_centroids, write_centroids
-from selfcluster.inference.cluster_table import TABLE, cluster_table, read_table, write_table
+from selfcluster.inference.cluster_table import GUESSED, TABLE, cluster_table, read_table, write_table
 from selfcluster.inference.copies import find_copies
 from selfcluster.inference.embeddings import Embeddings, embeddings_of, in_layer
 from selfcluster.inference.names import write_names
@@ -107,6 +107,8 @@ class Found:
     """Cluster of each centroid."""
     is_odd: Bool[np.ndarray, " r"] | None = None
     """See `Clusters.table`; None if density was not asked."""
+    is_guess: bool = False
+    """Whether no clusters stood out, so that their number follows from that of the images alone."""
 
 
 def cluster(
@@ -125,7 +127,7 @@ def cluster(
         images: anything that `train` accepts; None for the run's own.
         k: a number, for the tree of clusters of the features cut to that many; "auto" for as many as stand out, see `find_clusters`; None for
             the method's own prototypes (the first head's, if there are several; for DeepCluster, the mean features of its top layer's
-            classes), or for "auto" if the run was not trained.
+            classes), or for "auto" if the run was explored, or began from weights that were there: its features are more than its prototypes.
         seed: random seed of the sample that clusters are found on, and of the map.
         projection: method of the map: "tsne", "pca" or "umap" (extra `umap`).
         keep: save the clusters in the run's folder, for `assign` and the report, if the images are the run's own; see `write_clusters`.
@@ -155,7 +157,7 @@ def _find(run: OpenRun, data: Data, embeddings: Embeddings, k: NClusters, seed: 
     _, features = readable_features(embeddings)
     _check_enough(len(features), k, data)
     center = features.mean(dim=0)
-    if k is None and run.config.method != "explore":
+    if k is None and run.config.model.init == "random":
         return _prototypes(run, features, center)
     return find_in_features(unit_rows(features, center), k, seed)
 
@@ -203,7 +205,7 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
         digest=data.images.digest(),
     )
     del unit, points
-    return described(
+    clusters = described(
         data,
         embeddings,
         readable,
@@ -218,6 +220,7 @@ def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, 
         duplicate_of=np.where(copies.first >= 0, readable[copies.first], -1),
         copy=np.array(copies.kinds, dtype=object),
     )
+    return replace(clusters, table=clusters.table.replace_schema_metadata({GUESSED: "yes"})) if found.is_guess else clusters
 
 
 def described(
@@ -309,7 +312,9 @@ def find_in_features(unit: Float[Tensor, "n f"], k: NClusters, seed: int) -> Fou
     else:
         n_clusters = min(found.tree.n_leaves, max(2, round((len(unit) / 2) ** 0.5)))
         logger.warning(f"no clusters stand out among these images; made {n_clusters}, see --k")
-    return Found(found.means, "features", found.tree, found.tree.cut(n_clusters), found.left_over if found.natural > 1 else None)
+    stand_out = found.natural > 1
+    is_guess = not stand_out and not isinstance(k, int)
+    return Found(found.means, "features", found.tree, found.tree.cut(n_clusters), found.left_over if stand_out else None, is_guess)
 
 
 @torch.no_grad()

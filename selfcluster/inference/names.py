@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
+from selfcluster.distributed import logger
 from selfcluster.errors import DataError
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.spreadsheets import neutralized, restored
@@ -76,7 +77,9 @@ def read_names(file: Path, table: pa.Table, names: tuple[str, ...]) -> Partition
     _check_similar(sizes)
     if len(sizes) < 2:
         raise DataError(f"{str(file)!r} leaves one cluster; keep at least two names apart")
-    numbers = {key: number for number, (key, _) in enumerate(sorted(sizes.items(), key=lambda item: -item[1]))}
+    first = {key: cluster for cluster, key in reversed([*zip(table["cluster"].to_pylist(), keys, strict=True)])}
+    in_order = sorted(sizes, key=lambda key: (-sizes[key], first[key]))  # of equal ones, that which had the lower number
+    numbers = {key: number for number, key in enumerate(in_order)}
     return Partition(np.array([-1 if key is None else numbers[key] for key in keys]), tuple(name for name, _ in numbers))
 
 
@@ -87,9 +90,15 @@ def _n_clusters(table: pa.Table) -> int:
 def _rows(file: Path) -> list[dict[str, str]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            rows, columns = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            head = opened.readline()
+            opened.seek(0)
+            delimiter = max(",;\t", key=head.count)  # spreadsheets write that of their country
+            reader = csv.DictReader(opened, strict=True, delimiter=delimiter)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            rows, columns = list(reader), list(reader.fieldnames)
+    except UnicodeDecodeError:
+        raise DataError(f"cannot read names from {str(file)!r}: it is not UTF-8; save it as CSV UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise DataError(f"cannot read names from {str(file)!r}: {getattr(error, 'strerror', None) or error}") from None
     for column in ("cluster", "name"):
         if column not in columns:
@@ -137,6 +146,10 @@ def _by_cluster(file: Path, rows: list[dict[str, str]], table: pa.Table, of_clus
             raise DataError(f"{where}: there is no cluster {cluster}; the run has {len(of_cluster)}, from 0 to {len(of_cluster) - 1}")
         if named.setdefault(cluster, row["name"]) != row["name"]:
             raise DataError(f"{where}: cluster {cluster} is already named {named[cluster]!r}; to split it, name its images (column path)")
+    for cluster, name in sorted(named.items()):
+        former = of_cluster[cluster][0]
+        if name and former and former != name:
+            logger.warning(f"cluster {cluster}, which was called {former!r}, is now {name!r}; numbers change when clusters merge or split")
     keys = [
         (named[cluster], -1) if named.get(cluster) else ("", cluster) if cluster in named else key for cluster, key in enumerate(of_cluster)
     ]

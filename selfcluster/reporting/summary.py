@@ -7,12 +7,13 @@ import pyarrow.compute as pc
 
 from selfcluster.evaluation.trust import Trust
 from selfcluster.formatting import n_images
+from selfcluster.inference.cluster_table import GUESSED
 from selfcluster.reporting.verdict import what_clusters_follow
 
 
-def title(n: int, n_clusters: int) -> str:
-    """Return the title of the page."""
-    return f"{n_images(n)} in {n_clusters:,} cluster{'' if n_clusters == 1 else 's'}"
+def title(n: int, n_clusters: int) -> tuple[str, str]:
+    """Return the two parts of the title of the page: how many images, in how many clusters."""
+    return n_images(n), f"{n_clusters:,} cluster{'' if n_clusters == 1 else 's'}"
 
 
 def summary(table: pa.Table, trust: Trust | None) -> str:
@@ -29,6 +30,8 @@ def summary(table: pa.Table, trust: Trust | None) -> str:
         *([f"{odd:,} odd one{'' if odd == 1 else 's'} between groups"] if odd else []),
     ]
     sentence = f"{', '.join(counts[:-1])} and {counts[-1]}."
+    if GUESSED.encode() in (table.schema.metadata or {}):
+        sentence += " No clusters stand out, so their number is a guess; make them coarser or finer."
     follows = f" Clusters follow {what_clusters_follow(trust)}." if trust is not None else ""
     return sentence[0].upper() + sentence[1:] + follows
 

@@ -270,7 +270,9 @@ def _clusters(rows: Rows, k: int) -> Iterator[Sign]:
 def _loss(rows: Rows, h: Health, problem: Problem | None, longer: str) -> Iterator[Sign]:
     """Yield signs of whether the loss has left ln K, and whether it still falls."""
     _, values = series(rows, "train/loss")
-    if h.has_left_ln_k:
+    if h.has_left_ln_k and len(values) == 1:
+        yield Sign("good", f"The loss is {h.loss:.2f}, below ln K = {h.ln_k:.2f}.")
+    elif h.has_left_ln_k:
         yield Sign("good", f"The loss fell from {values[0]:.2f} to {h.loss:.2f}, below ln K = {h.ln_k:.2f}.")
     elif problem in (None, "same embedding"):
         yield Sign(
@@ -312,7 +314,7 @@ def _course(rows: Rows, config: Config[Any], longer: str) -> Iterator[Sign]:
     if _is_stopped(rows, config):
         done = f"{step:,.0f} of {optim.max_steps:,} steps" if optim.max_steps else f"{epoch:,.0f} of {optim.epochs:,} epochs"
         yield Sign("unfinished", f"Training stopped after {done}. Resume with: {longer}.")
-    if epoch < _FEW_PASSES and step < _FEW_STEPS:
+    if epoch < _FEW_PASSES and step < _FEW_STEPS and config.model.init == "random":
         times = "once" if epoch == 1 else f"{epoch:.0f} times"
         yield Sign(
             "unfinished",

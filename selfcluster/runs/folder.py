@@ -91,7 +91,9 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{str(folder)!r} contains files that are not a run's; choose another --out")
     if there and not overwrite:
         found = (
-            "already contains a run; use --resume to continue it, or" if is_run else "contains a run that was stopped before it began; use"
+            "already contains a run; use train --resume to continue one that is trained, or"
+            if is_run
+            else "contains a run that was stopped before it began; use"
         )
         raise CheckpointError(f"{str(folder)!r} {found} --overwrite to replace it")
 

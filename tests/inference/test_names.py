@@ -56,11 +56,33 @@ def test_a_spreadsheet_with_a_byte_order_mark_and_other_columns_is_read(tmp_path
     assert ("dogs", "d.jpg") in partition(tmp_path, "\ufeffcluster,name,note\r\n1, dogs ,mine\r\n")
 
 
+@pytest.mark.parametrize("text", ["cluster;name\r\n1;dogs\r\n", "Cluster\tName\n1\tdogs\n"])
+def test_spreadsheets_of_other_countries_are_read(tmp_path: Path, text: str) -> None:
+    assert ("dogs", "d.jpg") in partition(tmp_path, text)
+
+
+def test_another_encoding_is_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_bytes("cluster,name\n1,Käfer\n".encode("latin-1"))
+    with pytest.raises(DataError, match="it is not UTF-8; save it as CSV UTF-8"):
+        read_names(tmp_path / "names.csv", TABLE, NAMES)
+
+
+def test_a_cluster_that_is_called_otherwise_is_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    partition(tmp_path, "cluster,name\n0,cats\n1,dogs\n", ("ticks", "dogs", ""))
+    assert "cluster 0, which was called 'ticks', is now 'cats'; numbers change when clusters merge or split" in caplog.text
+    assert "dogs" not in caplog.text
+
+
+def test_clusters_of_one_size_keep_their_order(tmp_path: Path) -> None:
+    text = "path,cluster,name\ne.jpg,2,\nd.jpg,1,\nc.jpg,0,\nb.jpg,0,\na.jpg,0,\n"
+    assert partition(tmp_path, text) == [("", "a.jpg", "b.jpg", "c.jpg"), ("", "d.jpg"), ("", "e.jpg")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "has no column 'cluster'"),
-        ("cluster;name\n1;dogs\n", "has no column 'cluster' .it has cluster;name."),
+        ("number;name\n1;dogs\n", "has no column 'cluster' .it has number, name."),
         ("cluster,name\n", "has no rows"),
         ("cluster,name\n1\n", "line 2 .* too few columns"),
         ("cluster,name\nx,dogs\n", "the cluster 'x' is not a number"),

@@ -151,7 +151,7 @@ function moreCards(upTo = get("cards").childElementCount + CARDS_AT_A_TIME) {
   cards.append(...listed.slice(cards.childElementCount, upTo).map(card));
   const left = listed.length - cards.childElementCount;
   get("more").hidden = left <= 0;
-  get("more").textContent = `Show ${counted(Math.min(left, CARDS_AT_A_TIME))} more of ${counted(left)} clusters`;
+  get("more").textContent = `Show ${counted(Math.min(left, CARDS_AT_A_TIME))} more of ${counted(listed.length)} clusters`;
 }
 
 function goToCluster(cluster) {

@@ -150,6 +150,7 @@ function split(cluster) {
 function showCut() {
   get("cut").value = clusters.length;
   get("cut-n").textContent = counted(clusters.length);
+  get("n-clusters").textContent = `${counted(clusters.length)} cluster${clusters.length === 1 ? "" : "s"}`;
   get("as-found").disabled = cut === asFound;
   get("map-table").hidden = cut !== asFound;
 }
