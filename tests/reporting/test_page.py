@@ -491,6 +491,18 @@ def test_outliers_are_shown_and_exported(page: browser.Browser, tmp_path: Path) 
     assert [(row["kind"], row["path"].replace("'", "")) for row in rows] == [("outlier", shown[0].replace("'", ""))]
 
 
+def test_on_paper_every_thumbnail_is_a_picture_of_its_own(page: browser.Browser) -> None:
+    shown = "[...document.querySelectorAll('.thumb, .photo')].filter(e => e.offsetParent).map(e => e.style.backgroundImage.slice(5, 9))"
+    page.until("document.images.length >= 0 && document.querySelectorAll('.card .thumb').length > 0")
+    page.frames(10)
+    assert set(page.value(shown)) == {"blob"}
+    page.value("window.dispatchEvent(new Event('beforeprint'))")
+    assert set(page.value(shown)) == {"data"}
+    assert page.value("[...document.querySelectorAll('details.fold')].every(e => e.open)")
+    page.value("window.dispatchEvent(new Event('afterprint'))")
+    assert set(page.value(shown)) == {"blob"}
+
+
 def test_curves_can_be_read(page: browser.Browser) -> None:
     assert page.value("document.querySelector('.curve svg').getAttribute('aria-label')").startswith("Loss: from 2.08 to 1.62")
     x, y = page.middle_of(".curve svg")

@@ -135,20 +135,6 @@ function cellCorner(i) {
   return [columnOf(xs[i]) * side - view.x * across() + view.width / 2 + 1, view.y * unit() - (rowOf(ys[i]) + 1) * side + view.height / 2 + 1];
 }
 
-const sheetImages = new Map();
-
-function sheetImage(size, sheet) {
-  const address = sheetAddress(size, sheet);
-  if (!sheetImages.has(address)) {
-    const image = new Image();
-    image.addEventListener("load", redraw);
-    image.src = address;
-    sheetImages.set(address, image);
-  }
-  const image = sheetImages.get(address);
-  return image.complete && image.naturalWidth ? image : null;
-}
-
 let isScheduled = false;
 
 // Draws the map once per frame, however often this is called.

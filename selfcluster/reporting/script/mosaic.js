@@ -45,8 +45,10 @@ function showMosaic() {
   if (mosaic.firstChild) mosaic.firstChild.tabIndex = 0;
 }
 
+// In shares of the mosaic, which is narrower on paper.
 function placed(element, box) {
-  Object.assign(element.style, { left: `${box.x}px`, top: `${box.y}px`, width: `${box.w}px`, height: `${box.h}px` });
+  const [across, down] = [100 / mosaic.clientWidth, 100 / mosaic.clientHeight];
+  Object.assign(element.style, { left: `${box.x * across}%`, top: `${box.y * down}%`, width: `${box.w * across}%`, height: `${box.h * down}%` });
   return element;
 }
 

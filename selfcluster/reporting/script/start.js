@@ -12,6 +12,11 @@ for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) 
   addEventListener(event, () => {
     isPrinting = printing;
     applyTheme();
+    for (const element of document.querySelectorAll(".thumb, .photo, .picture")) {
+      if (!shownAt.has(element)) continue;
+      if (printing) cutOut(element);
+      else showThumb(element, ...shownAt.get(element));
+    }
     for (const fold of document.querySelectorAll("details.fold")) fold.open = printing || isWide.matches;
     draw(); // now, since printing does not wait for the next frame
   });
@@ -63,6 +68,10 @@ for (let i = 0; i < clusters.length; i++) {
 listClusters();
 applyTheme();
 measurePlot();
+for (const element of document.querySelectorAll(".card .thumb")) {
+  const { size, sheet } = placeOfThumb(...shownAt.get(element));
+  sheetImage(size, sheet); // so that it is there when the page is printed
+}
 new ResizeObserver(measurePlot).observe(plot);
 new ResizeObserver(showMosaic).observe(mosaic);
 // What only some look for is folded away on a phone.

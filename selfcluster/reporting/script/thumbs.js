@@ -11,6 +11,21 @@ function sheetAddress(size, sheet) {
   return sheetAddresses.get(id);
 }
 
+// The sheet as an image that a canvas can draw, or null until it is loaded.
+const sheetImages = new Map();
+
+function sheetImage(size, sheet) {
+  const address = sheetAddress(size, sheet);
+  if (!sheetImages.has(address)) {
+    const image = new Image();
+    image.addEventListener("load", redraw);
+    image.src = address;
+    sheetImages.set(address, image);
+  }
+  const image = sheetImages.get(address);
+  return image.complete && image.naturalWidth ? image : null;
+}
+
 // The position of a point's thumbnail: sheet, row and column, and the number of rows of the sheet.
 function placeOfThumb(point, wantLarge) {
   const size = wantLarge && largePlace[point] ? "large" : "small";
@@ -27,11 +42,25 @@ function placeOfThumb(point, wantLarge) {
 let nLarge = 0;
 for (let i = 0; i < n; i++) nLarge = Math.max(nLarge, largePlace[i]);
 
+const shownAt = new WeakMap(); // what showThumb was called with, by element
+
 function showThumb(element, point, wantLarge) {
+  shownAt.set(element, [point, wantLarge]);
   const { size, sheet, columns, rows, row, column } = placeOfThumb(point, wantLarge);
   element.style.backgroundImage = `url("${sheetAddress(size, sheet)}")`;
   element.style.backgroundSize = `${columns * 100}% ${rows * 100}%`;
   element.style.backgroundPosition = `${columns > 1 ? (100 * column) / (columns - 1) : 0}% ${rows > 1 ? (100 * row) / (rows - 1) : 0}%`;
+}
+
+// On paper every thumbnail is a picture of its own: a printer would get the whole sheet for each.
+function cutOut(element) {
+  const [point, wantLarge] = shownAt.get(element);
+  const { size, sheet, side, row, column } = placeOfThumb(point, wantLarge);
+  const image = sheetImage(size, sheet);
+  if (!image) return;
+  const own = made("canvas", { width: side, height: side });
+  own.getContext("2d").drawImage(image, column * side, row * side, side, side, 0, 0, side, side);
+  Object.assign(element.style, { backgroundImage: `url("${own.toDataURL("image/jpeg", 0.85)}")`, backgroundSize: "100% 100%", backgroundPosition: "0 0" });
 }
 
 const nameOfPoint = (point) => `${paths[point]}, ${nameOf(clusterOf[point])}`;
