@@ -137,6 +137,7 @@ def _explore(arguments: Explore) -> None:
     run, clusters = explore(arguments.images, **{name: value for name, value in vars(arguments).items() if name != "images"})
     page = report(run)
     _say(describe(clusters))
+    _say(f"table: {run.path / 'clusters.parquet'}")
     _say(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}")
     _say(f"next: name clusters on the page, export the names, and {_command('apply', str(run.path), 'NAMES.csv', '--copy-to', 'FOLDER')}")
     if arguments.encoder != "patches":
@@ -192,7 +193,8 @@ def _embed(arguments: Embed) -> None:
     unreadable = f"; {written.n_unreadable:,} could not be read" if written.n_unreadable else ""
     speed = f"{written.n_computed / max(written.seconds, 1e-9):,.0f} images/s" if written.n_computed else "computed before"
     _say(f"{written.n:,} embeddings of width {written.width}, {speed}{unreadable}: {written.file}")
-    _say(f"next: {_command('cluster', arguments.run, arguments.images)}")
+    next_verb = "report" if (run.path / "clusters.parquet").is_file() else "cluster"  # cluster would replace those that are there
+    _say(f"next: {_command(next_verb, arguments.run, arguments.images)}")
 
 
 def _cluster(arguments: Cluster) -> None:
@@ -304,7 +306,7 @@ def _demo(arguments: Demo) -> None:
     _say(run.evaluate())
     _say("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")
     _say(f"look at them: {_command('report', str(run.path))}")
-    _say("next, on your own images: selfcluster train FOLDER --dry-run")
+    _say("next, on your own images: selfcluster explore FOLDER")
 
 
 def _doctor(arguments: Doctor) -> None:

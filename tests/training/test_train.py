@@ -152,7 +152,9 @@ def test_a_used_folder_is_refused_but_for_resume_and_overwrite(run: sc.Run, tmp_
     out = tmp_path / "run"
     shutil.copytree(run.path, out)
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(sc.CheckpointError, match="already contains a run; use train --resume to continue one that is trained, or --overwrite to replace it"):
+    with pytest.raises(
+        sc.CheckpointError, match="already contains a run; use train --resume to continue one that is trained, or --overwrite to replace it"
+    ):
         sc.train(tiny.images(), out=out, **FAST)
     sc.train(tiny.images(), out=out, overwrite=True, **{**FAST, "max_steps": 2})
     assert json.loads((out / "checkpoints" / "last.json").read_text())["step"] == 2
