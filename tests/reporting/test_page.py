@@ -421,6 +421,24 @@ def test_every_control_has_an_accessible_name(page: browser.Browser) -> None:
     assert page.value("document.querySelectorAll('#map table tbody tr').length") == 4
 
 
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: npm install --no-save axe-core")
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (1440, "dark"), (390, "light")])
+def test_axe_finds_nothing(width: int, scheme: str, page: browser.Browser) -> None:
+    page.size(width, 900)
+    page.colors(scheme)
+    page.value(f"{AXE.read_text('utf-8')}; 1")
+    for opens in ("1", "document.querySelector('.card .thumb').click()"):  # the page, and the dialog
+        page.value(opens)
+        found = page.value(
+            "axe.run(document).then(r => ({passed: r.passes.length, wrong: r.violations.map(v => [v.id, v.impact, v.nodes[0].html])}))"
+        )
+        assert found["passed"] > 10
+        assert found["wrong"] == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_dark_mode_follows_the_system_and_the_switch(scheme: str, page: browser.Browser, tmp_path: Path) -> None:
     page.colors(scheme)
