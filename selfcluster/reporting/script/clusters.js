@@ -1,6 +1,7 @@
 // Clusters as cards: an editable name, and the most typical images, border cases and least typical images.
 const CARDS_AT_A_TIME = isPhone ? 3 : 24;
 const MEMBERS_AT_A_TIME = 300;
+const BARS = 40;
 const NO_CLUSTER = "not a cluster"; // a name like others: what is none becomes one pile
 
 const orders = {
@@ -118,6 +119,29 @@ function rename(places, name) {
   for (const place of places) giveName(place, name);
 }
 
+// How far the images are from the mean of their cluster; what is odd or an outlier stands at the far end, if it is.
+function histogram(members) {
+  const values = members.map((point) => valueOf(content.distance, distances, point));
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const bars = Array.from({ length: BARS }, () => [0, 0]);
+  members.forEach((point, i) => {
+    const bar = bars[Math.min(BARS - 1, Math.floor((BARS * (values[i] - low)) / (high - low || 1)))];
+    bar[0]++;
+    if (isOdd[point] || isOutlier[point]) bar[1]++;
+  });
+  const most = Math.max(...bars.map(([all]) => all));
+  const text = `Distance from the mean, ${low.toFixed(2)} to ${high.toFixed(2)}; dark: odd ones and outliers`;
+  const element = made("div", { className: "histogram", role: "img", "aria-label": text });
+  for (const [all, odd] of bars) {
+    const [bar, part] = [made("span"), made("span")];
+    bar.style.height = `${(100 * all) / most}%`;
+    part.style.height = `${all ? (100 * odd) / all : 0}%`;
+    bar.append(part);
+    element.append(bar);
+  }
+  return made("div", {}, made("p", { className: "kind", textContent: text }), element);
+}
+
 function showMembers(cluster, item, before, button) {
   const old = item.querySelector(".members");
   const members = membersOf[cluster];
@@ -129,6 +153,7 @@ function showMembers(cluster, item, before, button) {
   const shown = Math.min(members.length, (old ? old.shown : 0) + MEMBERS_AT_A_TIME);
   const box = made("div", { className: "members" });
   box.shown = shown;
+  if (cut === asFound && members.length > BARS) box.append(histogram(members));
   box.append(
     made("p", { className: "kind", textContent: "Most typical first" }),
     strip(members.slice(0, shown), `Images of cluster ${clusters[cluster].number}`, "tiny", false),
