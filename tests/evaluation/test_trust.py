@@ -80,7 +80,7 @@ def test_a_color_histogram_is_doubtful() -> None:
     assert found.cluster_by_color > 0.9
     assert state(found) == "doubtful"
     texts = [sign.text for sign in judge(HEALTHY, SWAV, trust=found).signs if sign.means == "doubt"]
-    assert any("Clusters only follow color" in text for text in texts)
+    assert any("Clusters follow only color" in text for text in texts)
 
 
 def test_clusters_of_color_are_doubtful_whatever_the_encoder_knows() -> None:

@@ -150,7 +150,7 @@ def test_a_table_of_an_older_version_is_read(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_map_shows_the_two_directions_of_most_variance(run: Run) -> None:
-    table = cluster(run.opened, k=3).table
+    table = cluster(run.opened, k=3, projection="pca").table
     places = np.delete(np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1), 7, axis=0)
     centered = normalize(rows(run, "features")).double()
     centered = centered - centered.mean(dim=0)
