@@ -116,8 +116,9 @@ def main() -> None:
         found["provoked"] = provoked("digits", a.steps)
     if "healthy" in a.only:
         rows = healthy(a.data, a.steps, a.seeds, a.jobs)
-        found["healthy"] = {"runs": len(rows), "alarms": sum(bool(row["alarm"]) for row in rows), "rows": rows}
-    print(f"-> {record('faults-collapse', {'steps': a.steps, **found}).name}")
+        found["healthy"] = {"steps": a.steps, "runs": len(rows), "alarms": sum(bool(row["alarm"]) for row in rows), "rows": rows}
+    steps = a.steps if "provoked" in a.only else before.get("steps")
+    print(f"-> {record('faults-collapse', {'steps': steps, **found}).name}")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def _collapse(result: dict[str, Any]) -> list[_Row]:
         after = f"; {says}; {'healthy' if cured else 'not healthy'} once it is followed" if row["alarm"] else ""
         rows.append([f"collapse: {row['method']}, {setting}", "1", f"{int(bool(row['names_it'] and cured))}", found + after])
     if of := result.get("healthy"):
-        rows.append(["runs with the recipe", f"{of['runs']}", f"{of['runs'] - of['alarms']}", "no alarm"])
+        rows.append(["runs with the recipe", f"{of['runs']}", f"{of['runs'] - of['alarms']}", f"no alarm in {of['steps']:,} steps"])
     return rows
 
 
