@@ -82,27 +82,14 @@ def _hosts(result: dict[str, Any]) -> list[_Row]:
 
 
 def _signals(result: dict[str, Any]) -> list[_Row]:
-    wrong = len({line.split(":")[0] for line in result["wrong"]})
-    return [
-        [
-            "a signal at a random moment, four methods, with workers",
-            f"{result['trials']}",
-            f"{result['trials'] - wrong}",
-            "status, checkpoint, no processes left, goes on",
-        ]
-    ]
+    n, wrong = result["trials"], len({line.split(":")[0] for line in result["wrong"]})
+    name = "a signal at a random moment, four methods, with workers"
+    return [[name, f"{n}", f"{n - wrong}", "status, checkpoint, no processes left, goes on"]]
 
 
 def _disk_full(result: dict[str, Any]) -> list[_Row]:
-    n = result["trials"] - result["had_room"]
-    return [
-        [
-            "a full disk, ten commands",
-            f"{n}",
-            f"{result['failed_as_they_should']}",
-            "one line, status 2, what stood stays, works once there is room",
-        ]
-    ]
+    n, right = result["trials"] - result["had_room"], result["failed_as_they_should"]
+    return [["a full disk, ten commands", f"{n}", f"{right}", "one line, status 2, what stood stays, works once there is room"]]
 
 
 def _collapse(result: dict[str, Any]) -> list[_Row]:

@@ -51,7 +51,8 @@ def project(features: Float[Tensor, "n f"], projection: Projection, *, seed: int
         return np.zeros((len(features), 2), dtype=np.float32)
     n = len(features)
     if projection == "pca" or n < _FEWEST:
-        return np.pad(places := _components(features, 2, seed), ((0, 0), (0, 2 - places.shape[1]))).astype(np.float32)
+        places = _components(features, 2, seed)
+        return np.pad(places, ((0, 0), (0, 2 - places.shape[1]))).astype(np.float32)
     if projection == "tsne":
         return _around_landmarks(features, seed)
     import umap

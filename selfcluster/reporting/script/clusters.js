@@ -121,8 +121,8 @@ function rename(places, name) {
 
 // How far the images are from the mean of their cluster; what is odd or an outlier stands at the far end, if it is.
 function histogram(members) {
-  const values = members.map((point) => valueOf(content.distance, distances, point));
-  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const values = members.map((point) => valueOf(content.distance, distances, point)); // the most typical first
+  const [low, high] = [values[0], values[values.length - 1]];
   const bars = Array.from({ length: BARS }, () => [0, 0]);
   members.forEach((point, i) => {
     const bar = bars[Math.min(BARS - 1, Math.floor((BARS * (values[i] - low)) / (high - low || 1)))];
