@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import json
 import re
 import shutil
@@ -13,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import websocket
+from numpy.typing import NDArray
+from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -143,6 +148,23 @@ class Browser:
         session, self.session = self.session, ""
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
         self.session = session
+
+    def exported(self, folder: Path, button: str = "#export") -> list[dict[str, str]]:
+        """Click a button that downloads a CSV file to an empty folder, and return its rows."""
+        folder.mkdir()
+        self.downloads_to(folder)
+        self.click(button)
+        began = time.monotonic()
+        while not (files := list(folder.glob("*.csv"))):
+            assert time.monotonic() - began < _TIMEOUT, f"no file within {_TIMEOUT} s"
+            time.sleep(0.05)
+        with io.StringIO(files[0].read_bytes().decode("utf-8"), newline="") as text:
+            return list(csv.DictReader(text))
+
+    def pixels(self) -> NDArray[np.int64]:
+        """Return the colors of the window, (height, width, 3)."""
+        shot = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
 
     def picture(self, file: Path, *, whole: bool = False) -> None:
         """Write a screenshot of the window, or of the whole page."""
