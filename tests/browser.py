@@ -127,6 +127,17 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self.frames()
 
+    def drag(self, *corners: tuple[float, float], shift: bool = False) -> None:
+        """Drag the mouse along positions."""
+        keys = 8 if shift else 0
+        for kind, (x, y) in [
+            ("mousePressed", corners[0]),
+            *(("mouseMoved", corner) for corner in corners[1:]),
+            ("mouseReleased", corners[-1]),
+        ]:
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1, modifiers=keys)
+        self.frames()
+
     def click(self, selector: str) -> None:
         """Click on the center of an element."""
         self.press(*self.middle_of(selector))

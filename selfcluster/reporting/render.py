@@ -44,6 +44,8 @@ _SCRIPTS = (
     "mosaic",
     "map",
     "captions",
+    "legend",
+    "lasso",
     "pointers",
     "search",
     "lists",

@@ -1,11 +1,17 @@
-"""The map of the page, in a headless browser: panning, zooming, the image under the pointer."""
+"""The map of the page, in a headless browser: panning, zooming, the image under the pointer, what is selected there, the legend."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests import browser
+from selfcluster.data.sources import open_data
+from selfcluster.inference.names import read_names
+from selfcluster.reporting.render import build
+from selfcluster.settings.config import DataSettings
+from tests import browser, pages
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs chromium")
 
@@ -87,3 +93,85 @@ def test_a_pinch_zooms_the_map(page: browser.Browser) -> None:
         page.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
     page.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
     page.until("document.querySelector('#plot').classList.contains('zoomed')")
+
+
+SIZES = "[...document.querySelectorAll('.card .size')].map(e => parseInt(e.textContent))"
+SELECTED = "parseInt(document.querySelector('#n-selected').textContent)"
+
+
+def _lasso(page: browser.Browser, *, shift: bool = False) -> None:
+    """Draw around the left half of the map."""
+    page.middle_of("#canvas")
+    x, y, width, height = page.value("(b => [b.x, b.y, b.width, b.height])(document.querySelector('#canvas').getBoundingClientRect())")
+    page.drag((x + 2, y + 2), (x + width / 2, y + 2), (x + width / 2, y + height - 2), (x + 2, y + height - 2), shift=shift)
+
+
+def test_images_drawn_around_become_a_cluster_that_apply_reads(page: browser.Browser, file: Path, photos: Path, tmp_path: Path) -> None:
+    page.click("#lasso")
+    _lasso(page)
+    number = page.value(SELECTED)
+    assert 0 < number < 61
+    page.click("#make-cluster")
+    assert page.value("document.querySelector('#selected').hidden")
+    page.type("drawn")
+    sizes = page.value(SIZES)
+    assert sum(sizes) == 61
+    assert number in sizes
+    page.exported(tmp_path / "names")
+    (names,) = (tmp_path / "names").glob("*.csv")
+    table = pages.clustered(open_data(str(photos), DataSettings()).images).table
+    found = read_names(names, table, ("",) * 4)
+    assert (found.groups == found.names.index("drawn")).sum() == number
+    assert sorted(np.bincount(found.groups)) == sorted(sizes)
+    page.open(file)
+    assert page.value(SIZES) == sizes
+    page.value("[...document.querySelectorAll('.card-foot button')].find(e => e.textContent === 'Put back').click()")
+    assert page.value("document.querySelectorAll('.card').length") == 4
+    page.click("#undo")
+    assert page.value(SIZES) == sizes
+    page.click("#as-found")
+    assert page.value("document.querySelectorAll('.card').length") == 4
+
+
+def test_images_drawn_around_can_be_exported(page: browser.Browser, tmp_path: Path) -> None:
+    _lasso(page, shift=True)
+    rows = page.exported(tmp_path / "list", "#export-selected")
+    assert len(rows) == len({row["path"] for row in rows}) == page.value(SELECTED)
+    page.click("#select-none")
+    assert page.value("document.querySelector('#selected').hidden")
+
+
+def test_the_keyboard_selects_what_is_in_view(page: browser.Browser) -> None:
+    page.value("document.querySelector('#plot').focus()")
+    page.key("s", 83)
+    assert page.value(SELECTED) == 61
+    page.key("+", 187)
+    page.key("+", 187)
+    page.key("s", 83)
+    assert 0 < page.value(SELECTED) < 61
+
+
+def test_a_page_without_a_tree_makes_clusters_too(window: browser.Browser, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_bytes(build(pages.page(open_data(str(photos), DataSettings()).images, tree=None)))
+    window.open(tmp_path / "report.html")
+    _lasso(window, shift=True)
+    window.click("#make-cluster")
+    assert sum(window.value(SIZES)) == 61
+    window.click("#as-found")
+    assert len(window.value(SIZES)) == 4
+    assert window.complaints == []
+
+
+def test_the_legend_names_the_colors_and_shows_a_cluster_alone(page: browser.Browser) -> None:
+    sizes = page.value("[...document.querySelectorAll('#legend small')].map(e => parseInt(e.textContent))")
+    assert sizes == sorted(page.value(SIZES), reverse=True)
+    colors = page.value("[...document.querySelectorAll('#legend .swatch')].map(e => getComputedStyle(e).backgroundColor)")
+    assert len(set(colors)) == 4
+    page.click("#legend button")
+    assert page.value("document.querySelector('#focus').selectedOptions[0].value") == page.value(
+        "document.querySelector('#legend button').value"
+    )
+    page.click("#legend button")
+    assert page.value("document.querySelector('#focus').value") == ""
+    page.value("(s => { s.value = 'label'; s.dispatchEvent(new Event('change')); })(document.querySelector('#color'))")
+    assert "<b>label 0</b>" in page.value("document.querySelector('#legend').textContent")

@@ -9,7 +9,7 @@ function medianOf(members, values) {
 
 function drawCaptions() {
   middles ||= membersOf.map((members) => (members.length ? [medianOf(members, xs), medianOf(members, ys)] : null));
-  const shown = focused < 0 ? clusters.map((_, place) => place).sort((a, b) => clusters[b].size - clusters[a].size) : [focused];
+  const shown = focused < 0 ? placesShown().sort(bySize) : [focused];
   const taken = [];
   pen.font = `600 ${12 * view.ratio}px system-ui, sans-serif`;
   pen.textAlign = "center";

@@ -5,7 +5,7 @@ const BARS = 40;
 const NO_CLUSTER = "not a cluster"; // a name like others: what is none becomes one pile
 
 const orders = {
-  size: (a, b) => clusters[b].size - clusters[a].size || a - b,
+  size: bySize,
   cohesion: (a, b) => clusters[b].cohesion - clusters[a].cohesion || a - b,
   // Clusters with a given name come first.
   name: (a, b) => (givenName(b) !== "") - (givenName(a) !== "") || nameOf(a).localeCompare(nameOf(b), "en", { numeric: true }),
@@ -37,7 +37,7 @@ function card(cluster) {
 
 function metaOf(cluster) {
   const c = clusters[cluster];
-  const parts = [`cohesion ${c.cohesion.toFixed(2)}`];
+  const parts = [c.cohesion === null ? "made on the map" : `cohesion ${c.cohesion.toFixed(2)}`];
   if (c.label !== null) parts.push(`${Math.round(100 * c.share)} % ${/^\d+$/.test(c.label) ? "label " : ""}${c.label}`);
   if (givenName(cluster)) parts.push(numberedName(cluster).toLowerCase());
   if (/[\/\\:*?"<>|]|^[=+@.-]/.test(givenName(cluster))) parts.push("apply needs a name that a folder can have");
@@ -69,7 +69,7 @@ function foot(cluster, item) {
   const onMap = made("button", { type: "button", className: "link", textContent: "On the map" });
   onMap.addEventListener("click", () => focusOnMap(cluster));
   const element = made("div", { className: "card-foot" }, all, onMap);
-  if (tree && partsOf(cut[cluster]).length) {
+  if (tree && cluster < cut.length && partsOf(cut[cluster]).length) {
     const parting = made("button", { type: "button", className: "link", textContent: "Split" });
     parting.setAttribute("aria-label", `Split ${nameOf(cluster)} in two`);
     parting.addEventListener("click", () => split(cluster));
@@ -80,6 +80,12 @@ function foot(cluster, item) {
   rejecting.setAttribute("aria-label", `${nameOf(cluster)} is not a cluster`);
   rejecting.addEventListener("click", () => rename([cluster], NO_CLUSTER));
   element.append(rejecting);
+  if (cluster >= cut.length) {
+    const back = made("button", { type: "button", className: "link", textContent: "Put back" });
+    back.setAttribute("aria-label", `Put the images of ${nameOf(cluster)} back into their clusters`);
+    back.addEventListener("click", () => change(cut, drawn.filter((_, i) => cut.length + i !== cluster)));
+    element.append(back);
+  }
   all.addEventListener("click", () => showMembers(cluster, item, element, all));
   if (c.similar.length) {
     const similar = made("span", { className: "similar" }, "Similar: ");
@@ -101,7 +107,7 @@ function merging(cluster) {
   list.setAttribute("aria-label", `Merge ${nameOf(cluster)} with`);
   list.addEventListener("focus", () => {
     const similar = clusters[cluster].similar.map((number) => clusters.findIndex((c) => c.number === number));
-    const others = clusters.map((_, other) => other).filter((other) => other !== cluster && !similar.includes(other));
+    const others = placesShown().filter((other) => other !== cluster && !similar.includes(other));
     list.length = 1;
     for (const other of [...similar, ...others]) list.append(made("option", { value: String(other), textContent: labeledName(other) }));
   });
@@ -153,7 +159,7 @@ function showMembers(cluster, item, before, button) {
   const shown = Math.min(members.length, (old ? old.shown : 0) + MEMBERS_AT_A_TIME);
   const box = made("div", { className: "members" });
   box.shown = shown;
-  if (cut === asFound && members.length > BARS) box.append(histogram(members));
+  if (isAsFound() && members.length > BARS) box.append(histogram(members));
   box.append(
     made("p", { className: "kind", textContent: "Most typical first" }),
     strip(members.slice(0, shown), `Images of cluster ${clusters[cluster].number}`, "tiny", false),
@@ -164,7 +170,7 @@ function showMembers(cluster, item, before, button) {
 }
 
 function listClusters() {
-  const all = clusters.map((_, place) => place);
+  const all = placesShown();
   const found = matchesIn ? all.filter((place) => matchesIn[place] || matchesName(place)) : all;
   listed = found.sort(orders[get("order").value]);
   get("cards").replaceChildren();
@@ -210,7 +216,7 @@ nameListeners.push((cluster) => {
 
 // The table has the clusters that the page was made with, and is hidden while others are shown.
 function nameInTable() {
-  if (cut !== asFound) return;
+  if (!isAsFound()) return;
   for (const cell of document.querySelectorAll("th[data-cluster]")) cell.textContent = nameOf(Number(cell.dataset.cluster));
 }
 

@@ -13,7 +13,8 @@ function unpacked(column) {
   return new KINDS[column.kind](bytesOf(column.base64).buffer);
 }
 
-const clusterOf = Uint16Array.from(unpacked(content.cluster)); // place of its cluster among those shown
+const clusterAsFound = unpacked(content.cluster);
+const clusterOf = Uint16Array.from(clusterAsFound); // place of its cluster among those shown
 const n = clusterOf.length;
 const xs = unpacked(content.x);
 const ys = unpacked(content.y);
@@ -68,4 +69,6 @@ function made(tag, properties = {}, ...children) {
   return element;
 }
 
+const bySize = (a, b) => clusters[b].size - clusters[a].size || a - b;
+const placesShown = () => clusters.map((_, place) => place).filter((place) => clusters[place].size);
 const counted = (number) => number.toLocaleString("en");

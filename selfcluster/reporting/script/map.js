@@ -13,13 +13,14 @@ let asImages = false;
 let colorBy = "cluster";
 let focused = -1; // the only cluster shown, or -1
 let matched = null; // whether each point matches the search, or null
+let selected = null; // whether each point was selected by the lasso, or null
 let hovered = -1;
 let drawnThumbs = new Map(); // point by cell, if thumbnails are drawn
 let picture = null;
 let pixels = null;
 let groupColors = null;
 
-const isHighlighted = (i) => (focused < 0 || clusterOf[i] === focused) && (!matched || matched[i] === 1);
+const isHighlighted = (i) => (focused < 0 || clusterOf[i] === focused) && (!matched || matched[i] === 1) && (!selected || selected[i] === 1);
 const groupOf = (i) => (colorBy === "label" ? (labelOf[i] ? labelOf[i] - 1 : labels.length) : clusterOf[i]);
 
 // CSS pixels per unit of the map, down and across, all of which fits at scale 1. A wide frame is filled by stretching: distances on the map
@@ -84,7 +85,7 @@ function drawDots(radius) {
   const left = width / 2 - view.x * sizeX;
   const top = height / 2 + view.y * sizeY;
   const [eachX, eachY] = [sizeX / 65535, sizeY / 65535];
-  const allHighlighted = focused < 0 && !matched;
+  const allHighlighted = focused < 0 && !matched && !selected;
   // Highlighted points are covered by thumbnails, if these are drawn.
   const passes = [...(allHighlighted ? [] : [false]), ...(asImages ? [] : [true])];
   for (const highlighted of passes) {
@@ -156,6 +157,7 @@ function draw() {
   drawDots(Math.min(6, smallest * view.scale ** 0.4));
   if (asImages) drawThumbs();
   drawCaptions();
+  drawLasso();
   if (hovered >= 0) ring(hovered);
 }
 
@@ -244,9 +246,16 @@ function measurePlot() {
   redraw();
 }
 
-function focusOnMap(cluster) {
+// Shows one cluster alone, or, with -1, all.
+function focusOn(cluster) {
   focused = cluster;
-  get("focus").value = String(cluster);
+  get("focus").value = cluster < 0 ? "" : String(cluster);
+  for (const item of get("legend").querySelectorAll("button")) item.setAttribute("aria-pressed", Number(item.value) === cluster);
+  redraw();
+}
+
+function focusOnMap(cluster) {
+  focusOn(cluster);
   const [left, right] = middleOf(membersOf[cluster].map((i) => xs[i] / 65535));
   const [low, high] = middleOf(membersOf[cluster].map((i) => ys[i] / 65535));
   view.scale = Math.min(8, Math.max(1, 0.5 / Math.max(right - left, high - low, 0.01)));
@@ -263,8 +272,7 @@ function middleOf(values) {
 }
 
 function goToOnMap(point) {
-  focused = -1;
-  get("focus").value = "";
+  focusOn(-1);
   view.scale = Math.max(view.scale, 6);
   [view.x, view.y] = [xs[point] / 65535, ys[point] / 65535];
   settle();
@@ -280,10 +288,7 @@ get("dots").addEventListener("click", () => {
   chosenImages = !asImages;
   redraw();
 });
-get("focus").addEventListener("change", (event) => {
-  focused = event.target.value === "" ? -1 : Number(event.target.value);
-  redraw();
-});
+get("focus").addEventListener("change", (event) => focusOn(event.target.value === "" ? -1 : Number(event.target.value)));
 if (get("color")) {
   get("color").addEventListener("change", (event) => {
     colorBy = event.target.value;
@@ -293,7 +298,7 @@ if (get("color")) {
 }
 function listFocus() {
   get("focus").length = 1;
-  for (let i = 0; i < clusters.length; i++) {
+  for (const i of placesShown()) {
     const option = made("option", { value: String(i), textContent: nameOf(i) });
     option.dataset.named = i;
     get("focus").append(option);

@@ -30,10 +30,10 @@ function squarified(areas, width, height) {
 function showMosaic() {
   const [width, height] = [mosaic.clientWidth, mosaic.clientHeight];
   if (!width) return;
-  const bySize = clusters.map((_, place) => place).sort((a, b) => clusters[b].size - clusters[a].size || a - b);
+  const all = placesShown().sort(bySize);
   const most = Math.max(1, Math.floor((width * height) / (2 * SMALLEST_TILE * SMALLEST_TILE)));
-  const shown = bySize.slice(0, bySize.length > most ? most - 1 : most);
-  const left = bySize.slice(shown.length);
+  const shown = all.slice(0, all.length > most ? most - 1 : most);
+  const left = all.slice(shown.length);
   const total = n ? clusters.reduce((sum, c) => sum + c.size, 0) : 1;
   const least = (total * SMALLEST_TILE * SMALLEST_TILE) / (width * height);
   const weights = shown.map((place) => Math.max(clusters[place].size, least));

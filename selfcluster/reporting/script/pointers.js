@@ -83,6 +83,8 @@ plot.addEventListener("keydown", (event) => {
   if (event.target !== plot || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Enter") {
     if (hovered >= 0) openViewer(hovered);
+  } else if (event.key === "s") {
+    selectInView();
   } else if (KEYS[event.key]) {
     event.preventDefault();
     KEYS[event.key]();
@@ -91,7 +93,11 @@ plot.addEventListener("keydown", (event) => {
     announceTimer = setTimeout(announceCenter, 250);
   }
 });
-plot.addEventListener("blur", () => (get("cross").hidden = true));
+plot.addEventListener("blur", () => {
+  get("cross").hidden = true;
+  clearTimeout(announceTimer);
+  hover(-1);
+});
 
 function announceCenter() {
   const point = pointAt(view.width / 2, view.height / 2, Math.max(view.width, view.height));

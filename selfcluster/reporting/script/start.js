@@ -5,6 +5,7 @@ function applyTheme() {
   get("theme").setAttribute("aria-pressed", isDark());
   for (const item of get("cards").children) item.style.setProperty("--color", cssColor(Number(item.dataset.cluster)));
   prepareColors();
+  showLegend();
   redraw();
 }
 
@@ -61,7 +62,7 @@ for (const figure of document.querySelectorAll(".curve")) {
   });
 }
 
-if (tree) restoreCut();
+restoreCut();
 for (let i = 0; i < clusters.length; i++) {
   if (givenName(i)) for (const listener of nameListeners) listener(i);
 }

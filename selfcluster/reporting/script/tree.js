@@ -1,5 +1,5 @@
-// The clusters cut anew: coarser, finer, or one of them in two. A cluster is a node of the tree of clusters, or, after its images were
-// regrouped by hand, one that the page was made with. Names belong to nodes, so they return with them.
+// The clusters cut anew: coarser, finer, one of them in two, or of images selected on the map. A cluster is a node of the tree of clusters,
+// or, after its images were regrouped by hand, one that the page was made with. Names belong to nodes, so they return with them.
 const tree = content.tree;
 const nLeaves = tree ? (tree.sizes.length + 1) / 2 : 0;
 const merges = tree && unpacked(tree.merges);
@@ -50,6 +50,8 @@ if (tree) {
 const nodeOfFound = new Map([...foundAt].map(([node, place]) => [place, node]));
 const asFound = content.clusters.map((_, place) => nodeOfFound.get(place) ?? -place - 1);
 let cut = asFound;
+let drawn = []; // clusters made of images selected on the map, each { id, points }: they come after those of the cut, which lose the images
+const isAsFound = () => cut === asFound && !drawn.length;
 
 function cutTo(k) {
   let nodes = [tree.sizes.length - 1];
@@ -86,15 +88,17 @@ function along(point, sum) {
 
 // Fills the galleries of a new cluster: the most typical images are those that go farthest in its mean direction.
 function fill(c, members) {
-  const sum = directionOf(members);
-  const typicality = new Map(members.map((point) => [point, along(point, sum)]));
-  members.sort((a, b) => typicality.get(b) - typicality.get(a));
+  if (tree) {
+    const sum = directionOf(members);
+    const typicality = new Map(members.map((point) => [point, along(point, sum)]));
+    members.sort((a, b) => typicality.get(b) - typicality.get(a));
+  }
   c.typical = members.slice(0, 12);
   c.least_typical = members.slice(12).slice(-8).reverse();
 }
 
 function findSimilar(placeOfLeaf) {
-  const k = clusters.length;
+  const k = cut.length;
   const sums = new Float64Array(k * k);
   for (let i = 0; i < nLeaves; i++) {
     if (!tree.sizes[i]) continue;
@@ -102,28 +106,50 @@ function findSimilar(placeOfLeaf) {
   }
   const length = (i) => Math.sqrt(Math.max(sums[i * k + i], 1e-12));
   for (let i = 0; i < k; i++) {
-    const others = clusters.map((_, j) => j).filter((j) => j !== i);
+    const others = cut.map((_, j) => j).filter((j) => j !== i && clusters[j].size);
     others.sort((a, b) => sums[i * k + b] / length(b) - sums[i * k + a] / length(a));
     clusters[i].similar = others.slice(0, 3).map((j) => clusters[j].number);
   }
 }
 
-// Shows other clusters: nodes, or clusters of the page as -1 - place.
-function arrange(ids) {
-  cut = ids;
+// Moves the drawn images out of the clusters that have them.
+function takeDrawn(number) {
+  const losing = new Set();
+  for (const { id, points } of drawn) {
+    for (const point of points) {
+      clusters[clusterOf[point]].size--;
+      losing.add(clusterOf[point]);
+      clusterOf[point] = clusters.length;
+    }
+    clusters.push({
+      key: `drawn-${id}`, number: number++, name: "", size: points.length, cohesion: null, label: null, share: 0,
+      similar: [], typical: [], border: [], least_typical: [],
+    });
+  }
+  for (const place of losing) {
+    const c = clusters[place];
+    c.label = null; // of the images it had
+    for (const gallery of ["typical", "border", "least_typical"]) c[gallery] = c[gallery].filter((point) => clusterOf[point] === place);
+  }
+}
+
+// Shows other clusters: nodes, or clusters of the page as -1 - place, and those that were drawn.
+function arrange(ids, groups = drawn) {
+  [cut, drawn] = [ids, groups];
   const firstNew = Math.max(...content.clusters.map((c) => c.number)) + 1;
   const isNew = (id) => id >= 0 && !foundAt.has(id);
-  const bySize = ids.filter(isNew).sort((a, b) => tree.sizes[b] - tree.sizes[a]);
-  clusters = ids.map((id) => clusterAt(id, firstNew + bySize.indexOf(id)));
+  const ofSize = ids.filter(isNew).sort((a, b) => tree.sizes[b] - tree.sizes[a]);
+  clusters = ids.map((id) => clusterAt(id, firstNew + ofSize.indexOf(id)));
   const placeOfLeaf = new Uint16Array(nLeaves);
-  ids.forEach((id, place) => leavesOf(id).forEach((leaf) => (placeOfLeaf[leaf] = place)));
-  for (let i = 0; i < n; i++) clusterOf[i] = placeOfLeaf[leafOf[i]];
+  if (tree) ids.forEach((id, place) => leavesOf(id).forEach((leaf) => (placeOfLeaf[leaf] = place)));
+  for (let i = 0; i < n; i++) clusterOf[i] = tree ? placeOfLeaf[leafOf[i]] : clusterAsFound[i];
+  takeDrawn(firstNew + ofSize.length);
   collectMembers();
-  ids.forEach((id, place) => isNew(id) && fill(clusters[place], membersOf[place]));
+  clusters.forEach((c, place) => (!c.typical.length || isNew(ids[place])) && fill(c, membersOf[place]));
   if (ids !== asFound) findSimilar(placeOfLeaf);
   try {
-    if (ids === asFound) localStorage.removeItem(CUT_STORE);
-    else localStorage.setItem(CUT_STORE, JSON.stringify(ids));
+    if (isAsFound()) localStorage.removeItem(CUT_STORE);
+    else localStorage.setItem(CUT_STORE, JSON.stringify({ ids, drawn }));
   } catch {
     get("not-kept").hidden = false;
   }
@@ -132,13 +158,13 @@ function arrange(ids) {
 }
 
 function rememberCut() {
-  const before = cut;
-  canBeUndone(() => arrange(before));
+  const before = [cut, drawn];
+  canBeUndone(() => arrange(...before));
 }
 
-function change(ids) {
+function change(ids, groups = drawn) {
   rememberCut();
-  arrange(ids);
+  arrange(ids, groups);
 }
 
 function split(cluster) {
@@ -148,19 +174,29 @@ function split(cluster) {
 }
 
 function showCut() {
-  get("cut").value = clusters.length;
-  get("cut-n").textContent = counted(clusters.length);
-  get("n-clusters").textContent = `${counted(clusters.length)} cluster${clusters.length === 1 ? "" : "s"}`;
-  get("as-found").disabled = cut === asFound;
-  get("map-table").hidden = cut !== asFound;
+  const number = placesShown().length;
+  get("cut").value = cut.length;
+  get("cut-n").textContent = counted(number);
+  get("n-clusters").textContent = `${counted(number)} cluster${number === 1 ? "" : "s"}`;
+  get("as-found").hidden = false;
+  get("as-found").disabled = isAsFound();
+  get("map-table").hidden = !isAsFound();
+}
+
+// Whether each image is in just one of the clusters.
+function isWhole(ids) {
+  if (!tree) return JSON.stringify(ids) === JSON.stringify(asFound);
+  const leaves = ids.flatMap(leavesOf);
+  return new Set(leaves).size === leaves.length && leaves.filter((leaf) => tree.sizes[leaf]).length === tree.given.filter((number) => number >= 0).length;
 }
 
 function restoreCut() {
   try {
-    const ids = JSON.parse(localStorage.getItem(CUT_STORE) || "null");
-    const leaves = ids && ids.flatMap(leavesOf);
-    const isWhole = leaves && new Set(leaves).size === leaves.length && leaves.filter((leaf) => tree.sizes[leaf]).length === tree.given.filter((number) => number >= 0).length;
-    if (isWhole) arrange(ids);
+    const { ids, drawn } = JSON.parse(localStorage.getItem(CUT_STORE) || "null");
+    const points = drawn.flatMap((group) => group.points);
+    if (new Set(points).size === points.length && points.every((point) => clusterOf[point] !== undefined) && isWhole(ids)) {
+      arrange(JSON.stringify(ids) === JSON.stringify(asFound) ? asFound : ids, drawn);
+    }
   } catch {
     // Nothing is stored, or it is of another version: the clusters stay as they were found.
   }
@@ -177,8 +213,8 @@ if (tree) {
     arrange(cutTo(Number(get("cut").value)));
   });
   get("cut").addEventListener("change", () => (isMoving = false));
-  get("as-found").addEventListener("click", () => change(asFound));
 }
+get("as-found").addEventListener("click", () => change(asFound, []));
 
 get("undo").addEventListener("click", () => {
   earlier.pop()();

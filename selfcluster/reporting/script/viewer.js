@@ -19,8 +19,8 @@ function showInViewer(point) {
     ["Cluster", nameOf(cluster)],
     ...(labelOf && labelOf[point] ? [["Label", labels[labelOf[point] - 1]]] : []),
     // These are of the clusters that the page was made with.
-    ...(cut === asFound ? [["Distance to its cluster's mean", valueOf(content.distance, distances, point).toFixed(3)]] : []),
-    ...(cut === asFound ? [["Margin to the next cluster", valueOf(content.margin, margins, point).toFixed(3)]] : []),
+    ...(isAsFound() ? [["Distance to its cluster's mean", valueOf(content.distance, distances, point).toFixed(3)]] : []),
+    ...(isAsFound() ? [["Margin to the next cluster", valueOf(content.margin, margins, point).toFixed(3)]] : []),
     ...(isOutlier[point] ? [["Outlier", "yes, as one image in a hundred"]] : []),
     ...(isOdd[point] ? [["Odd", "between groups; it is in the nearest cluster"]] : []),
     ["Index", counted(indices[point])],
