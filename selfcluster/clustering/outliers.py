@@ -114,7 +114,7 @@ def fit_outlier_model(
     return OutlierModel(**{**scaled.tensors(), "limit": limit}), combined > limit
 
 
-def _high(scores: Float[Tensor, "n ..."]) -> Float[Tensor, ...]:
+def _high(scores: Float[Tensor, "n ..."]) -> Float[Tensor, "*_"]:
     """Return the 99 % quantile; that of torch takes 16 million numbers at most."""
     return torch.from_numpy(np.asarray(np.quantile(scores.numpy(), _QUANTILE, axis=0))).float()
 
