@@ -15,7 +15,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
 from selfcluster.formatting import visible
 from selfcluster.paths import check_checkpoint, check_images, check_run
-from selfcluster.settings.commands import Apply, Assign, Cluster, Demo, Doctor, Embed, Evaluate, Explore, Export, Import, Report, Train
+from selfcluster.settings.commands import (
+    Apply,
+    Assign,
+    Cluster,
+    Completion,
+    Demo,
+    Doctor,
+    Embed,
+    Evaluate,
+    Explore,
+    Export,
+    Import,
+    Report,
+    Train,
+)
 from selfcluster.settings.config import BUNDLED
 from selfcluster.settings.parser import parse, parse_train
 
@@ -318,6 +332,12 @@ def _doctor(arguments: Doctor) -> None:
         doctor.check(_say)
 
 
+def _completion(arguments: Completion) -> None:
+    from selfcluster.settings.completion import script
+
+    print(script(arguments.shell, {name: kind for name, (kind, _) in _COMMANDS.items()}))
+
+
 def _command(*words: str | None) -> str:
     """Return a command to paste, without the words that are None."""
     return shlex.join(["selfcluster", *(word for word in words if word)])
@@ -336,5 +356,6 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "import": (Import, _import),
     "demo": (Demo, _demo),
     "doctor": (Doctor, _doctor),
+    "completion": (Completion, _completion),
 }
 """In the order in which `--help` lists them."""

@@ -283,6 +283,17 @@ class Doctor:
 
 
 @dataclass(frozen=True)
+class Completion:
+    """Print a script that lets a shell complete commands, flags and values.
+
+    selfcluster completion bash > ~/.local/share/bash-completion/completions/selfcluster
+    """
+
+    shell: Annotated[str, "SHELL"]
+    """bash, zsh or fish."""
+
+
+@dataclass(frozen=True)
 class Demo:
     """Train SwAV on the handwritten digits that come with scikit-learn, and evaluate it.
 

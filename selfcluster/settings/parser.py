@@ -44,9 +44,7 @@ def parse_train(words: Sequence[str]) -> Train:
     Raises:
         ConfigError: an unknown argument, a setting of another method, or a wrong value.
     """
-    # The methods with several heads come first, so that --n-prototypes takes several numbers.
-    all_settings = [group for method in reversed(METHOD_SETTINGS) for group in groups(default_config(method)).values()]
-    given, unknown = _Parser("train", Train, all_settings).split(words)
+    given, unknown = whole_parser("train", Train).split(words)
     wants_help = given.pop("help", False)
     own = [f.name for f in dataclasses.fields(Train)]
     train = _filled(Train, {name: raw for name, raw in given.items() if name in own})
@@ -64,6 +62,13 @@ def parse_train(words: Sequence[str]) -> Train:
             # "auto" is not a size but asks for one: `train` replaces it by the largest batch that fits.
             settings[name] = raw if (name, raw) == ("batch", "auto") else _value(name, raw, kinds[name])
     return dataclasses.replace(train, settings=settings)
+
+
+def whole_parser(name: str, kind: type) -> _Parser:
+    """Return the parser of a command; that of `train` knows the settings of every method."""
+    # The methods with several heads come first, so that --n-prototypes takes several numbers.
+    methods = reversed(METHOD_SETTINGS) if kind is Train else ()
+    return _Parser(name, kind, [group for method in methods for group in groups(default_config(method)).values()])
 
 
 class _Parser(argparse.ArgumentParser):
