@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         advice = "; free some space, and try again" if "No space left" in str(error) else ""
         _exit(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{advice}", 2)
     except (RuntimeError, MemoryError) as error:
+        if "torchvision" in str(error):
+            _exit(_mismatch(error), 2)
         if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise
         training = "lower --batch, or use a smaller --encoder or --crop-pixels"
@@ -74,6 +76,16 @@ def _exit(message: str, status: int, *, kind: str = "error: ") -> NoReturn:
     if _is_first_to_stop():
         print(visible(f"selfcluster: {kind}{' '.join(message.split())}"), file=sys.stderr)
     sys.exit(status)
+
+
+def _mismatch(error: Exception) -> str:
+    """Return what to do about a torchvision that was built for another torch, and so cannot be imported."""
+    from importlib.metadata import version
+
+    builds = f"torch {version('torch')} and torchvision {version('torchvision')}"
+    install = "pip install --force-reinstall torch torchvision"
+    cpu = "--index-url https://download.pytorch.org/whl/cpu"
+    return f"{builds} do not go together ({error}); install both from one index: {install} (for CPUs alone, add {cpu})"
 
 
 def _is_first_to_stop() -> bool:

@@ -11,7 +11,7 @@ import pytest
 from selfcluster.cli import _COMMANDS, main
 from selfcluster.errors import ConfigError
 from selfcluster.runs import log
-from selfcluster.settings.commands import Cluster, Evaluate
+from selfcluster.settings.commands import Cluster, Doctor, Evaluate
 from selfcluster.settings.parser import parse, parse_train
 from tests import tiny
 
@@ -274,3 +274,16 @@ def test_export_and_import(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert "name the images (IMAGES)" in capfd.readouterr().err
     assert _run("train", "--resume", "--out", run) == 2
     assert "--init" in capfd.readouterr().err
+
+
+def test_torch_and_torchvision_that_do_not_go_together_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Doctor) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")  # by `import torchvision`
+
+    monkeypatch.setitem(_COMMANDS, "doctor", (Doctor, fail))
+    assert _run("doctor") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"selfcluster: error: torch \S+ and torchvision \S+ do not go together \(operator torchvision::nms", line)
+    assert "pip install --force-reinstall torch torchvision" in line
