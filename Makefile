@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-bf16 check bench faults clean
+.PHONY: demo test test-bf16 check package bench faults clean
 
 demo: .venv/installed
 	$(BIN)/selfcluster demo
@@ -18,6 +18,12 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Build wheel and sdist, check them, and use the wheel in an empty environment of PYTHON.
+# RESOLUTION=lowest-direct takes the oldest versions of the dependencies; TESTS="tests/clustering tests/settings" are run there, too.
+RESOLUTION := highest
+package: build/uv/bin/uv
+	build/uv/bin/uv run --quiet --script tools/package.py --python $(PYTHON) --resolution $(RESOLUTION) $(if $(TESTS),--tests $(TESTS))
 
 # Each benchmark prints its figures and writes them to benchmarks/results. All of them take half an hour on two cores.
 bench: .venv/benched
@@ -42,7 +48,11 @@ faults: .venv/installed
 	$(BIN)/python -m benchmarks.faults.fuzz
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+build/uv/bin/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --disable-pip-version-check uv
 
 .venv/benched: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
