@@ -12,8 +12,8 @@ import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
-Schedule = Callable[[int], float]
-"""Learning rate as a function of the step, counted over the whole run."""
+Schedule = Callable[[float], float]
+"""Learning rate as a function of the step, counted over the whole run; between two steps where the schedule was stretched."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def cosine(*, lr: float, final_lr: float, total_steps: int, warmup_steps: int = 
 
     total_steps -= first_step
 
-    def at(step: int) -> float:
+    def at(step: float) -> float:
         step -= first_step
         if step < warmup_steps:
             return warmup_lr + (lr - warmup_lr) * step / max(1, warmup_steps - 1)
@@ -78,7 +78,7 @@ def _build(kind: str, settings: dict[str, Any]) -> torch.optim.Optimizer:
     return torch.optim.AdamW([settings], lr=0.0, betas=(0.9, 0.95), fused=fused)
 
 
-def set_lr(optimizers: dict[str, torch.optim.Optimizer], step: int) -> float:
+def set_lr(optimizers: dict[str, torch.optim.Optimizer], step: float) -> float:
     """Set every group's learning rate for this step, and return that of the first."""
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     for group in groups:

@@ -61,6 +61,8 @@ class CheckpointState:
     """Reason why an image cannot be read, by image index."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the run by flat name."""
+    stretch: dict[str, Any] = field(default_factory=dict)
+    """How the steps are spread over the schedule, see `training.time_limit`; empty in older checkpoints."""
     files: dict[str, FileDigest] = field(default_factory=dict)
     """Digests by file name, filled in by `save_checkpoint`."""
 
@@ -218,7 +220,8 @@ def _read(folder: Path, step: int | None) -> tuple[Path, CheckpointState]:
 
 def _state_of(content: dict[str, Any], step: int) -> CheckpointState:
     """Return the state in a state.json; any error means that it was damaged or edited."""
-    values: dict[str, Any] = {f.name: content[f.name] for f in dataclasses.fields(CheckpointState)}
+    values: dict[str, Any] = {f.name: content[f.name] for f in dataclasses.fields(CheckpointState) if f.name != "stretch"}
+    values["stretch"] = _stretch_of(content.get("stretch", {}))
     values["broken"] = {int(index): str(reason) for index, reason in content["broken"]}
     values["files"], values["settings"] = dict(content["files"]), dict(content["settings"])
     for name in ("step", "epoch", "step_in_epoch"):
@@ -234,6 +237,19 @@ def _state_of(content: dict[str, Any], step: int) -> CheckpointState:
     if "model.safetensors" not in values["files"]:
         raise ValueError("it names no model.safetensors")
     return CheckpointState(**values)
+
+
+def _stretch_of(content: Any) -> dict[str, Any]:
+    """Return how the steps are spread, if it is as it was written; raise ValueError if not."""
+    counts = dict(content)
+    wanted = {"total_steps": int, "since": int, "position": float, "seconds": float}
+    if counts and (set(counts) != set(wanted) or any(not _is_count(counts[name], kind) for name, kind in wanted.items())):
+        raise ValueError(f"stretch is {content!r}")
+    return counts
+
+
+def _is_count(value: Any, kind: type) -> bool:
+    return type(value) in (int, kind) and 0 <= value < 2**63
 
 
 def _way_out(folder: Path, damaged: Path | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -124,7 +125,11 @@ def fit_to_time(resolved: ResolvedConfig, t: Training, opened: Data, resolver: R
     clustering = f" and {cost.assign:.1f} s between epochs" if cost.assign > 0.1 else ""
     pace = f"{cost.step:.2f} s per step{clustering}"
     logger.info(f"max_minutes {minutes:g}: {pace}, so the schedule is shortened to {steps:,} of {t.total_steps:,} steps")
-    fitted = resolver({"max_steps": steps})
+    before = resolved.config.optim.max_steps
+    most = (
+        {"epochs": math.ceil(before / cost.steps_per_epoch)} if before else {}
+    )  # the steps that were asked for, should there be time for them
+    fitted = resolver({**most, "max_steps": steps})
     return ResolvedConfig(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
 
 

@@ -22,7 +22,7 @@ def extended(stored: Config[Any], state: CheckpointState, wanted: Mapping[str, A
     Raises:
         ConfigError: the run has not finished, or is not made longer.
     """
-    before, done = n_steps(stored, steps_per_epoch), state.step
+    before, done = n_steps(stored, steps_per_epoch, state), state.step
     given = " ".join(f"--{name.replace('_', '-')}" for name in wanted)
     if done < before:
         raise ConfigError(
@@ -42,8 +42,10 @@ def extended(stored: Config[Any], state: CheckpointState, wanted: Mapping[str, A
     return config
 
 
-def n_steps(config: Config[Any], steps_per_epoch: int) -> int:
-    """Return the number of steps of a run."""
+def n_steps(config: Config[Any], steps_per_epoch: int, state: CheckpointState | None = None) -> int:
+    """Return the number of steps of a run, in which it may have been stretched since it was planned."""
+    if state is not None and state.stretch:
+        return int(state.stretch["total_steps"])
     steps = config.optim.epochs * steps_per_epoch
     return min(steps, config.optim.max_steps) if config.optim.max_steps else steps
 

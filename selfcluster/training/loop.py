@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from selfcluster import distributed, optim
 from selfcluster.data.loader import EpochPlan
 from selfcluster.errors import Interrupted
 from selfcluster.runs.log import Log
+from selfcluster.training import time_limit
 from selfcluster.training.extraction import extractor
 from selfcluster.training.state import Training, save
 from selfcluster.training.step import step
@@ -53,7 +54,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
 
         t.loader.report = report
 
-        for epoch in range(s.epoch, math.ceil(t.total_steps / t.method.steps_per_epoch)):
+        for epoch in itertools.count(s.epoch):
             if s.step_in_epoch == 0:
                 began = time.perf_counter()
                 s.plan = t.method.begin_epoch(epoch, extractor(t, epoch, log, folder, leave_if_asked=leave_if_asked))
@@ -66,7 +67,7 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                 lr = done.lr
                 del done  # its tensors would otherwise stay in memory through the next step
                 s.step, s.step_in_epoch = s.step + 1, s.step_in_epoch + 1
-                is_last = s.step == t.total_steps
+                is_last = s.step >= t.total_steps
                 if s.step % config.run.log_steps == 0 or is_last:
                     pace.report(log, lr, epoch)
                 must_leave = s.step == stop_at or _is_interrupted(asked, s.step)
@@ -79,6 +80,8 @@ def fit(t: Training, log: Log, folder: Path | None, *, stop_at: int | None = Non
                     break
             log.row(s.step, epoch, {"collapse/rankme": t.watch.rankme()})
             s.epoch, s.step_in_epoch = epoch + 1, 0
+            if s.step >= t.total_steps:
+                return
 
 
 @contextmanager
@@ -116,6 +119,8 @@ class _Pace:
         self.t = t
         self.started = self.row_at = self.saved_at = time.perf_counter()
         self.seconds_before, self.step_at_row, self.first_step = t.state.seconds, t.state.step, t.state.step
+        self.assign_seconds, self.told_steps = 0.0, t.total_steps
+        self.step_seconds: float | None = None
 
     def note_checkpoint(self) -> None:
         self.saved_at = time.perf_counter()
@@ -131,6 +136,7 @@ class _Pace:
             log.row(self.t.state.step, epoch, {**plan.figures, "train/assign_seconds": seconds})
             log.assigned(epoch, plan.figures, seconds)
         self.row_at += seconds
+        self.assign_seconds = seconds
 
     def report(self, log: Log, lr: float, epoch: int) -> None:
         t, now = self.t, time.perf_counter()
@@ -146,9 +152,31 @@ class _Pace:
             "train/data_wait": t.loader.wait_seconds / passed,
         }
         t.loader.wait_seconds, self.row_at, self.step_at_row = 0.0, now, t.state.step
+        if t.state.stretch.seconds and t.state.step < t.total_steps:
+            self._keep_to_time(log, passed / n_steps, passed)
         left = (now - self.started) / (t.state.step - self.first_step) * (t.total_steps - t.state.step)
         log.row(t.state.step, epoch, values)
         log.progress(t.state.step, t.total_steps, epoch, values, left)
+
+    def _keep_to_time(self, log: Log, pace: float, seconds: float) -> None:
+        """Count the steps that are left anew, so that the run ends in time; all ranks do at the same steps, by the slowest."""
+        t, s = self.t, self.t.state
+        self.step_seconds = time_limit.mean_pace(self.step_seconds, distributed.largest(pace), seconds)
+        passed = distributed.largest(self.seconds_before + time.perf_counter() - self.started)
+        n_left = time_limit.steps_in(
+            s.stretch.seconds - passed,
+            step=self.step_seconds,
+            assign=distributed.largest(self.assign_seconds),
+            left_in_epoch=t.method.steps_per_epoch - s.step_in_epoch,
+            steps_per_epoch=t.method.steps_per_epoch,
+        )
+        most = t.config.optim.epochs * t.method.steps_per_epoch - s.step
+        s.stretch = s.stretch.over(s.step, max(1, min(n_left, most)), t.method.total_steps)
+        if not 0.8 < t.total_steps / self.told_steps < 1.25:
+            log.say(
+                f"max_minutes {t.config.optim.max_minutes:g}: {self.step_seconds:.2f} s per step, so the schedule now has {t.total_steps:,} steps"
+            )
+            self.told_steps = t.total_steps
 
     def checkpoint_is_due(self) -> bool:
         due = time.perf_counter() - self.saved_at > 60 * self.t.config.run.checkpoint_minutes

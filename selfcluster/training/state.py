@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ from selfcluster.runs.weights import load_initial_weights
 from selfcluster.settings.config import Config, flatten
 from selfcluster.training.collapse import Watch, require_finite
 from selfcluster.training.frozen import FrozenLoader
+from selfcluster.training.time_limit import Stretch
 
 
 @dataclass
 class State:
     """Progress of the training; part of every checkpoint."""
 
+    stretch: Stretch
     epoch: int = 0
     step: int = 0
     step_in_epoch: int = 0
@@ -62,10 +64,14 @@ class Training:
     optimizers: dict[str, torch.optim.Optimizer]
     loader: Loader
     watch: Watch
-    total_steps: int
     state: State
     patches: PatchEncoder | None = None
     """Encoder of patches for the first labels, once it is fitted."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the run, as far as is known."""
+        return self.state.stretch.total_steps
 
     def parameters_named(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Return the parameters with these bare names."""
@@ -164,8 +170,7 @@ def build(config: Config[Any], data: Data, device: torch.device, *, trained_on: 
         optimizers=optim.build_optimizers(method.parameter_groups()),
         loader=loader,
         watch=Watch(config.health.on_collapse, n_prototypes=config.n_prototypes, begins=method.settles_at),
-        total_steps=total_steps,
-        state=State(),
+        state=State(Stretch(total_steps)),
     )
 
 
@@ -204,7 +209,7 @@ def save(t: Training, folder: Path) -> None:
         save_checkpoint(
             folder,
             tensors,
-            CheckpointState(s.step, s.epoch, s.step_in_epoch, s.seconds, broken, flatten(t.config)),
+            CheckpointState(s.step, s.epoch, s.step_in_epoch, s.seconds, broken, flatten(t.config), asdict(s.stretch)),
             keep=t.config.run.keep_checkpoints,
         )
     distributed.barrier()
@@ -225,7 +230,9 @@ def restore(t: Training, folder: Path, step: int | None = None) -> None:
     if "watch" in tensors:  # older checkpoints have none
         t.watch.load_state_dict(tensors["watch"], t.device)
     plan = EpochPlan(tensors["plan"]["order"].numpy()) if tensors["plan"] else None
-    t.state = State(state.epoch, state.step, state.step_in_epoch, state.seconds, plan)
+    is_of_this_length = state.settings.get("extended_at", 0) == t.config.optim.extended_at
+    stretch = Stretch(**state.stretch) if state.stretch and is_of_this_length else t.state.stretch
+    t.state = State(stretch, state.epoch, state.step, state.step_in_epoch, state.seconds, plan)
     if state.step_in_epoch >= t.method.steps_per_epoch:
         t.state.epoch, t.state.step_in_epoch = state.epoch + 1, 0
     elif plan is None and state.step_in_epoch > 0:

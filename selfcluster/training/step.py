@@ -45,7 +45,7 @@ def step(t: Training, batch: Batch) -> StepResult:
         DivergenceError: the embeddings are not finite (on a CPU, where the check costs nothing; see `Watch` for other devices).
     """
     n, parts = t.state.step, batch.parts(t.config.optim.accumulate)
-    lr = optim.set_lr(t.optimizers, n)
+    lr = optim.set_lr(t.optimizers, t.state.stretch.at(n, t.method.total_steps))
     out = _forward(t, t.parallel, batch) if len(parts) == 1 else _forward_parts(t, parts)
     if t.device.type == "cpu":
         require_finite(out.embeddings, "embeddings", n, together=True)

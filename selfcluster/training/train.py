@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -75,6 +76,7 @@ def train(
         return _resume(data, method, Path(out), from_step, settings)
     if from_step is not None:
         raise ConfigError("--from names a checkpoint to resume from; add --resume, or leave it out")
+    began = time.perf_counter()
     resolver, opened, device = _open(data, method, preset, config, augmentation, settings)
     resolved = resolver({})
     t = build(resolved.config, opened, device)
@@ -84,11 +86,21 @@ def train(
         resolved, patches = fit_to_time(resolved, t, opened, resolver), t.patches
         t = build(resolved.config, opened, device)
         t.patches = patches
+        _limit(t, 60 * resolved.config.optim.max_minutes - (time.perf_counter() - began))
     with _locked(path):
         # Another run may have begun there, and ended, while the time was fitted.
         _on_rank_0(lambda: folder.check_free(path, overwrite=overwrite), path)
         _on_rank_0(lambda: folder.prepare(path, resolved, opened), path)
         return _train(t, path, opened)
+
+
+_MARGIN = 0.98
+"""Share of the time for training; the rest is for the end of the run: weights, last checkpoint."""
+
+
+def _limit(t: Training, seconds: float) -> None:
+    """Set the training time to keep to."""
+    t.state.stretch = dataclasses.replace(t.state.stretch, seconds=max(1.0, _MARGIN * seconds))
 
 
 def _as_begun(path: Path, file: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +272,7 @@ def _resume_locked(
     check_same_data(path, opened)
     trained_on = read_manifest(path).trained_on
     steps_per_epoch, state = len(trained_on) // config.optim.batch, checkpoint.read_state(path, from_step)
-    if max_minutes and state.step >= n_steps(config, steps_per_epoch):
+    if max_minutes and state.step >= n_steps(config, steps_per_epoch, state):
         longer["max_minutes"] = max_minutes  # from now on, also as many as before
     if longer:
         config = extended(config, state, longer, steps_per_epoch=steps_per_epoch)
@@ -268,6 +280,8 @@ def _resume_locked(
     t = build(replace(config, {"init": "random"}), opened, device, trained_on=trained_on)
     t.config = config
     restore(t, path, from_step)
+    if longer.get("max_minutes"):
+        _limit(t, state.seconds + 60 * longer["max_minutes"])
     if longer:
         origins = {**read_origins(path / "config.toml", config), **dict.fromkeys((*LENGTHS, "extended_at"), "when it was made longer")}
         _on_rank_0(lambda: folder.write_config(path, ResolvedConfig(config, origins), images), path)

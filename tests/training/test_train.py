@@ -332,7 +332,9 @@ def test_max_minutes_fits_the_schedule(tmp_path: Path) -> None:
     run = sc.train(tiny.images(), out=tmp_path / "run", **{**FAST, "epochs": 100_000, "max_minutes": 0.05})
     assert 0 < run.config.optim.max_steps < 400_000
     assert "max_minutes 0.05 at" in (run.path / "config.toml").read_text()
-    assert run.metrics[-2]["step"] == run.config.optim.max_steps
+    assert (
+        run.metrics[-2]["train/lr"] < 2 * run.config.optim.final_lr
+    )  # the schedule ends with the run, which may be of other steps by then
 
 
 def test_dry_run_trains_nothing_and_writes_nothing(
