@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-bf16 check bench faults clean
+.PHONY: demo test test-bf16 check docs docs-test bench faults clean
 
 demo: .venv/installed
 	$(BIN)/selfcluster demo
@@ -18,6 +18,14 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation site: docs/_build/html/index.html. No network is needed, and a warning is an error.
+docs: .venv/documented
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
+# Run every command that the README and the docs show, on a few small photos, and list those that are not run.
+docs-test: .venv/installed
+	$(BIN)/python -m pytest -rs tests/docs_blocks.py
 
 # Each benchmark prints its figures and writes them to benchmarks/results. All of them take half an hour on two cores.
 bench: .venv/benched
@@ -42,10 +50,14 @@ faults: .venv/installed
 	$(BIN)/python -m benchmarks.faults.fuzz
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 .venv/benched: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+.venv/documented: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 .venv/installed: pyproject.toml constraints.txt
