@@ -12,9 +12,12 @@ project = "selfcluster"
 copyright = "the selfcluster developers, Apache-2.0"
 exclude_patterns = ["_build"]
 highlight_language = "sh"
+default_role = "code"  # docstrings have code in single backquotes
+python_maximum_signature_line_length = 88
 html_theme = "furo"
 html_title = "selfcluster"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "links", "mathml"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions += ["docstrings", "links", "mathml", "reference"]  # in docs/tools
+myst_enable_extensions = ["deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
-myst_enable_extensions = ["dollarmath"]
