@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-bf16 check docs docs-test bench faults clean
+.PHONY: demo test test-bf16 check docs docs-test drawings bench faults clean
 
 demo: .venv/installed
 	$(BIN)/selfcluster demo
@@ -21,11 +21,15 @@ check: .venv/installed
 
 # The documentation site: docs/_build/html/index.html. No network is needed, and a warning is an error.
 docs: .venv/documented
-	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+	$(BIN)/sphinx-build -E -q -W --keep-going docs docs/_build/html
 
 # Run every command that the README and the docs show, on a few small photos, and list those that are not run.
 docs-test: .venv/installed
 	$(BIN)/python -m pytest -rs tests/docs_blocks.py
+
+# The drawings of the docs, some of them computed.
+drawings: .venv/installed
+	$(BIN)/python docs/tools/drawings.py
 
 # Each benchmark prints its figures and writes them to benchmarks/results. All of them take half an hour on two cores.
 bench: .venv/benched

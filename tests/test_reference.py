@@ -34,7 +34,7 @@ def made() -> object:
 
 def test_every_setting_is_described(made: object) -> None:
     names = {name for method in METHOD_SETTINGS for name in flatten(default_config(method))}
-    assert made.ABOUT["unit"].keys() == names
+    assert made.ABOUT["values"].keys() == names
     text = made.settings()
     assert [name for name in names if f"### `--{name.replace('_', '-')}`" not in text] == []
 

@@ -52,7 +52,7 @@ def _facts(field: dataclasses.Field[Any], defaults: dict[str, Any]) -> str:
     first, *_ = defaults.values()
     others = [f"{TITLES[method]}: {_words(value)}" for method, value in defaults.items() if value != first]
     facts = {
-        "unit": ABOUT["unit"][field.name],
+        "values": ABOUT["values"][field.name],
         "default": "; ".join([_words(first), *others]),
         "recipe": ABOUT["recipe"].get(field.name),
         "paper": field.metadata.get("paper"),
@@ -71,8 +71,8 @@ def choices() -> str:
         found = [recipe(facts, config, given=()) for facts in folders.values()]
         rows = []
         for name, default in flatten(config).items():
-            if any(name in advice for advice in found):
-                values = (advice[name].value if name in advice else default for advice in found)
+            values = [advice[name].value if name in advice else default for advice in found]
+            if len(set(values)) > 1:
                 rows.append(f"| `{name}` | {' | '.join(_escaped(_words(value)) for value in values)} |")
         head = f"| | {' | '.join(folders)} |\n|{'---|' * (len(folders) + 1)}"
         parts.append(f"**{TITLES[method]}**\n\n{head}\n" + "\n".join(rows))
