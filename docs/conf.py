@@ -14,7 +14,7 @@ project = "selfcluster"
 copyright = "the selfcluster developers, Apache-2.0"
 exclude_patterns = ["_build"]
 highlight_language = "sh"
-smartquotes = False  # they would make a dash of the two of a flag
+smartquotes_action = "D"  # dashes, no quotes: these are of code
 default_role = "code"  # docstrings have code in single backquotes
 python_maximum_signature_line_length = 88
 

@@ -106,7 +106,8 @@ def _command(name: str, kind: type) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([<>*_`\[\]|])", r"\\\1", text)
+    """Return a text as Markdown, with flags as code."""
+    return re.sub(r"(?<!\S)(--[a-z-]+[a-z])", r"`\1`", re.sub(r"([<>*_`\[\]|])", r"\\\1", text))
 
 
 MADE = {"settings": settings, "choices": choices, "commands": commands}
