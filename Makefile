@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-bf16 check package bench faults clean
+.PHONY: demo test test-bf16 check package docs docs-test drawings bench faults clean
 
 demo: .venv/installed
 	$(BIN)/selfcluster demo
@@ -24,6 +24,18 @@ check: .venv/installed
 RESOLUTION := highest
 package: build/uv/bin/uv
 	build/uv/bin/uv run --quiet --script tools/package.py --python $(PYTHON) --resolution $(RESOLUTION) $(if $(TESTS),--tests $(TESTS))
+
+# The documentation site: docs/_build/html/index.html. No network is needed, and a warning is an error.
+docs: .venv/documented
+	$(BIN)/sphinx-build -E -q -W --keep-going docs docs/_build/html
+
+# Run every command that the README and the docs show, on a few small photos, and list those that are not run.
+docs-test: .venv/installed
+	$(BIN)/python -m pytest -rs tests/docs_blocks.py
+
+# The drawings of the docs, some of them computed.
+drawings: .venv/installed
+	$(BIN)/python docs/tools/drawings.py
 
 # Each benchmark prints its figures and writes them to benchmarks/results. All of them take half an hour on two cores.
 bench: .venv/benched
@@ -48,7 +60,7 @@ faults: .venv/installed
 	$(BIN)/python -m benchmarks.faults.fuzz
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 build/uv/bin/uv:
 	$(PYTHON) -m venv build/uv
@@ -56,6 +68,10 @@ build/uv/bin/uv:
 
 .venv/benched: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+.venv/documented: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 .venv/installed: pyproject.toml constraints.txt

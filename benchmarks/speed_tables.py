@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -183,7 +184,8 @@ def _growth_step(result: dict[str, Any]) -> str:
 
 
 def _startup(result: dict[str, Any]) -> str:
-    rows = [[name, f"{s['median']:.2f} s", f"{s['min']:.2f} to {s['max']:.2f}"] for name, s in result["seconds"].items()]
+    seconds = {re.sub(r"^(selfcluster[^(]*[^ (]|import .*)", r"`\1`", name): s for name, s in result["seconds"].items()}
+    rows = [[name, f"{s['median']:.2f} s", f"{s['min']:.2f} to {s['max']:.2f}"] for name, s in seconds.items()]
     intro = "Wall time of each command, each in a new process, in alternating turns."
     return _section("Start-up", intro, table(["", "median", "range"], rows))
 

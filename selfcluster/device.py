@@ -56,7 +56,7 @@ def _meet(backend: str) -> None:
     """Initialize the process group.
 
     On one machine torchrun keeps one store for all its restarts, in which gloo would find the addresses of processes that have ended, and wait
-    for them. Several launchers count restarts differently, and can be told to begin a store for each (docs/training.md).
+    for them. Several launchers count restarts differently, and can be told to begin a store for each (docs/howto/many_machines.md).
     """
     store, rank, n_ranks = next(iter(dist.rendezvous("env://")))  # type: ignore[attr-defined]
     if os.environ.get("GROUP_WORLD_SIZE") == "1":

@@ -65,8 +65,11 @@ def test_help_says_what_the_recipe_chooses_and_gives_an_example(capsys: pytest.C
     assert _run("train", "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert text.startswith("usage: selfcluster train [IMAGES] [options] Train an encoder")
-    assert "--lr X Learning rate after warm-up. Paper: 4.8 at batch 4096, 0.6 at batch 256, with LARS. (by the recipe)" in text
-    assert "--momentum X Momentum of LARS and SGD. (default: 0.9)" in text
+    assert (
+        "--lr X Learning rate after warm-up. Paper: 4.8 at batch 4096, 0.6 at batch 256, with LARS; DeepCluster: 0.05. (by the recipe)"
+        in text
+    )
+    assert "--momentum X Momentum of LARS and SGD. Paper: 0.9. (default: 0.9)" in text
     assert text.endswith("example: selfcluster train photos/ --max-minutes 30")
     assert "--top-lr" not in text
     assert _run("train", "--method", "deepcluster", "--help") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ import selfcluster as sc
 from selfcluster.errors import Interrupted
 from selfcluster.methods import METHODS
 from selfcluster.settings.config import METHOD_SETTINGS
+from selfcluster.settings.parser import parse, parse_train
 from selfcluster.training import loop
 from tests import tiny
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+from tests.markdown import PAGES, ROOT, blocks, name_of
 
 
 @pytest.fixture
@@ -32,18 +32,23 @@ def methods_as_before() -> Iterator[None]:
         names.update(kept)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def _python(page: Path) -> list[str]:
+    """Return the blocks of Python that need no run of a command before them; `make docs-test` runs the others too."""
+    return [block.code for block in blocks(page) if block.language == "python" and block.is_run and "runs/photos-" not in block.code]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _python(page)], ids=name_of)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods_as_before: None) -> None:
     (tmp_path / "photos").mkdir()
     for i, image in enumerate(tiny.images(20)):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
-        exec(block, names)
+    for code in _python(page):
+        exec(code, names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_linked_files_exist(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
@@ -51,7 +56,7 @@ def test_linked_files_exist(page: Path) -> None:
 
 def test_the_added_method_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods_as_before: None) -> None:
     """It trains, resumes bit for bit, clusters, reports and exports like the methods of the package."""
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding_a_method.md").read_text(), flags=re.DOTALL)
+    (block,) = _python(ROOT / "docs" / "adding_a_method.md")
     names: dict[str, Any] = {}
     exec(block.split("run = sc.train")[0], names)
     settings = {**tiny.SETTINGS, "n_prototypes": (8,), "max_steps": 6}
@@ -74,19 +79,28 @@ def test_the_added_method_is_complete(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_flag_shown_exists(capsys: pytest.CaptureFixture[str]) -> None:
     from selfcluster.cli import _COMMANDS, main
 
-    known = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
+    known = {"--version"}
     for command in _COMMANDS:
         with pytest.raises(SystemExit):
             main([command, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
     for page in PAGES:
-        for block in re.findall(r"```\n(.*?)```|`([^`\n]*)`", page.read_text(), flags=re.DOTALL):
-            shown = set(
-                re.findall(
-                    r"(?<![-\w])--[a-z][a-z-]+", " ".join(line for part in block for line in part.splitlines() if "selfcluster" in line)
-                )
-            )
-            assert shown <= known, f"{page.name}: {shown - known}"
+        inline = re.findall(r"`([^`\n]*)`", page.read_text())
+        lines = [line for block in blocks(page) for line in block.commands] + inline
+        shown = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", " ".join(line.partition("selfcluster")[2] for line in lines)))
+        assert shown <= known, f"{page.name}: {shown - known}"
+
+
+def test_every_command_shown_has_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make docs-test` also runs them."""
+    from selfcluster.cli import _COMMANDS
+
+    monkeypatch.chdir(tmp_path)
+    for page in PAGES:
+        for line in (line for block in blocks(page) if block.is_run and not block.exit_status for line in block.commands):
+            program, *words = shlex.split(line, comments=True)
+            if program == "selfcluster":
+                parse_train(words[1:]) if words[0] == "train" else parse(words[0], _COMMANDS[words[0]][0], words[1:])
 
 
 def test_the_readme_lists_every_module() -> None:

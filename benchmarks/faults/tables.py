@@ -14,7 +14,7 @@ _Row = list[str]
 def section() -> str:
     """Return the section as Markdown, with what has been recorded."""
     intro = (
-        "## Faults\n\nFaults injected into runs by `benchmarks/faults` ([what is promised](reliability.md)). "
+        "## Faults\n\nFaults injected into runs by `benchmarks/faults` ([what is promised](explanation/reliability.md)). "
         "Right means: what the promise says, in every detail that the script checks."
     )
     rows = [

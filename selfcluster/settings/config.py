@@ -18,8 +18,13 @@ from selfcluster.settings.values import check_value
 BUNDLED = "tf_efficientnet_lite0"
 """timm's name of the encoder whose weights come with the install: EfficientNet-Lite0, trained on ImageNet with labels; Apache-2.0."""
 
-FirstLabels = Literal["network", "patches", "neighbors"]
 Interpolation = Literal["bilinear", "bicubic"]
+Value = TypeVar("Value")
+
+
+def _setting(default: Value, *, paper: str) -> Value:
+    """Return a field that also has the paper's value, which the help shows after the docstring."""
+    return field(default=default, metadata={"paper": paper})
 
 
 @dataclass(frozen=True)
@@ -40,45 +45,45 @@ class DataSettings:
 class CropSettings:
     """Multi-crop settings."""
 
-    n_crops: tuple[int, ...] = (2, 6)
-    """Number of crops of each size; codes are computed from those of the first size. Paper: 2 6."""
-    crop_pixels: tuple[int, ...] = (224, 96)
-    """Side of the crops of each size, in pixels. Paper: 224 96."""
-    area: tuple[tuple[float, float], ...] = ((0.14, 1.0), (0.05, 0.14))
-    """Smallest and largest share of the image's area, for each size. Paper: 0.14 1 0.05 0.14."""
-    repeat_after: int = 0
-    """Epochs after which the same crops come again, so that frozen stages run only once for each; 0 for never. Paper: never."""
+    n_crops: tuple[int, ...] = _setting((2, 6), paper="2 6; DeepCluster: 1")
+    """Number of crops of each size; codes are computed from those of the first size."""
+    crop_pixels: tuple[int, ...] = _setting((224, 96), paper="224 96; DeepCluster: 224")
+    """Side of the crops of each size, in pixels."""
+    area: tuple[tuple[float, float], ...] = _setting(((0.14, 1.0), (0.05, 0.14)), paper="0.14 1 0.05 0.14; DeepCluster: 0.08 1")
+    """Smallest and largest share of the image's area, for each size."""
+    repeat_after: int = _setting(0, paper="never")
+    """Epochs after which the same crops come again, so that frozen stages run only once for each; 0 for never."""
 
 
 @dataclass(frozen=True)
 class AugmentSettings:
     """Augmentation strengths, drawn for each crop."""
 
-    flip: float = 0.5
+    flip: float = _setting(0.5, paper="0.5")
     """Probability of a horizontal flip."""
-    jitter: float = 0.8
+    jitter: float = _setting(0.8, paper="0.8; DeepCluster: none")
     """Probability of color jitter."""
-    brightness: float = 0.8
+    brightness: float = _setting(0.8, paper="0.8")
     """Draw the brightness factor from [1 - b, 1 + b]."""
-    contrast: float = 0.8
+    contrast: float = _setting(0.8, paper="0.8")
     """Draw the contrast factor from [1 - c, 1 + c]."""
-    saturation: float = 0.8
+    saturation: float = _setting(0.8, paper="0.8")
     """Draw the saturation factor from [1 - s, 1 + s]."""
-    hue: float = 0.2
+    hue: float = _setting(0.2, paper="0.2")
     """Draw the hue shift from [-h, h] of the color circle; at most 0.5."""
-    grey: float = 0.2
+    grey: float = _setting(0.2, paper="0.2; DeepCluster: none")
     """Probability of conversion to grayscale."""
-    blur: float = 0.5
+    blur: float = _setting(0.5, paper="0.5; DeepCluster: none")
     """Probability of Gaussian blur."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: tuple[float, float] = _setting((0.1, 2.0), paper="0.1 2")
     """Range of the blur's standard deviation, in pixels of the crop."""
-    rotate_degrees: float = 0.0
+    rotate_degrees: float = _setting(0.0, paper="none")
     """Draw the rotation from [-r, r] degrees."""
-    shift: float = 0.0
+    shift: float = _setting(0.0, paper="none")
     """Draw the shift in x and y from [-s, s] of the crop's side."""
-    shear: float = 0.0
+    shear: float = _setting(0.0, paper="none")
     """Draw the horizontal shear from [-s, s]."""
-    scale: float = 0.0
+    scale: float = _setting(0.0, paper="none")
     """Draw the scale from [1 - s, 1 + s]."""
 
 
@@ -106,20 +111,20 @@ AUGMENTATIONS = {
 class ModelSettings:
     """Model settings."""
 
-    encoder: str = "resnet50"
+    encoder: str = _setting("resnet50", paper="resnet50; DeepCluster: AlexNet and VGG16")
     """A timm model, or one of selfcluster's for small images (resnet18_small, ...)."""
     encoder_arguments: str = ""
     """Further arguments of the timm model, as JSON; those of the weights in a folder of timm's."""
-    init: str = "random"
+    init: str = _setting("random", paper="random")
     """Initial weights: random, pretrained (timm's for this encoder), a timm name with a tag, hf-hub:OWNER/NAME, a run folder, a folder of timm's (config.json, model.safetensors) or a weights file."""
-    freeze: str = "none"
+    freeze: str = _setting("none", paper="none")
     """Stages of the encoder that keep their initial weights: none, all, but-last (all but the last stage), or how many after the stem. Batch norm keeps its statistics then."""
-    head_width: int = 2048
-    """Width of the head's hidden layer; 0 for a single linear layer. Paper: 2048."""
-    embedding_width: int = 128
-    """Width of the embeddings; 0 for no head, but centered features. Paper: 128. DeepCluster has no head: both widths are 0."""
-    sobel: bool = False
-    """Feed the encoder Sobel edges instead of colors. Paper (DeepCluster): on, for AlexNet and VGG."""
+    head_width: int = _setting(2048, paper="2048; DeepCluster: no head")
+    """Width of the head's hidden layer; 0 for a single linear layer."""
+    embedding_width: int = _setting(128, paper="128; DeepCluster: no head")
+    """Width of the embeddings; 0 for no head, but centered features. DeepCluster has no head: both widths are 0."""
+    sobel: bool = _setting(False, paper="off; DeepCluster: on")
+    """Feed the encoder Sobel edges instead of colors."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of the pixels in [0, 1] that images are normalized by; that of the weights for pretrained ones, or else ImageNet's."""
     pixel_deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -132,40 +137,40 @@ class ModelSettings:
 class SwavSettings:
     """SwAV settings."""
 
-    n_prototypes: int = 3000
-    """Number of prototypes; 3 to 10 times the expected number of classes. Paper: 3000."""
-    epsilon: float = 0.05
-    """Entropy weight of Sinkhorn-Knopp; smaller values give harder codes. Paper: 0.05."""
-    iterations: int = 3
-    """Sinkhorn-Knopp iterations. Paper: 3."""
-    temperature: float = 0.1
-    """Softmax temperature of the loss. Paper: 0.1."""
-    freeze_steps: int = 313
-    """Steps before the prototypes are trained. Paper: one epoch."""
-    queue_length: int = 0
-    """Past embeddings that join each batch in Sinkhorn-Knopp; a multiple of the batch size, 0 for none. Paper: 3840 at batch 256."""
-    queue_from_epoch: int = 15
-    """First epoch in which the queue is used. Paper: 15."""
+    n_prototypes: int = _setting(3000, paper="3000")
+    """Number of prototypes; 3 to 10 times the expected number of classes."""
+    epsilon: float = _setting(0.05, paper="0.05")
+    """Entropy weight of Sinkhorn-Knopp; smaller values give harder codes."""
+    iterations: int = _setting(3, paper="3")
+    """Sinkhorn-Knopp iterations."""
+    temperature: float = _setting(0.1, paper="0.1")
+    """Softmax temperature of the loss."""
+    freeze_steps: int = _setting(313, paper="one epoch")
+    """Steps before the prototypes are trained."""
+    queue_length: int = _setting(0, paper="3840 at batch 256, none at 4096")
+    """Past embeddings that join each batch in Sinkhorn-Knopp; a multiple of the batch size, 0 for none."""
+    queue_from_epoch: int = _setting(15, paper="15")
+    """First epoch in which the queue is used."""
 
 
 @dataclass(frozen=True)
 class DeepClusterSettings:
     """DeepCluster settings."""
 
-    n_prototypes: int = 10000
-    """Number of clusters; 3 to 10 times the expected number of classes. Paper: 10000."""
-    kmeans_iterations: int = 20
-    """K-means iterations. Paper: 20."""
-    pca_width: int = 256
-    """Largest number of PCA components that features are whitened to. Paper: 256."""
-    reassign_epochs: int = 1
-    """Epochs between clusterings. Paper: 1."""
-    top_lr: float = 0.05
-    """Constant learning rate of the top layer, which is reset at every clustering (SGD without momentum). Paper: 0.05."""
-    dropout: float = 0.0
-    """Dropout before the top layer. Paper: 0.5 twice, in the classifiers of AlexNet and VGG."""
-    first_labels: Literal["network", "patches"] = "network"
-    """First pseudo-labels: clusters of the initial network's features, or of patches, which need no network. Paper: network."""
+    n_prototypes: int = _setting(10000, paper="10000")
+    """Number of clusters; 3 to 10 times the expected number of classes."""
+    kmeans_iterations: int = _setting(20, paper="20")
+    """K-means iterations."""
+    pca_width: int = _setting(256, paper="256")
+    """Largest number of PCA components that features are whitened to."""
+    reassign_epochs: int = _setting(1, paper="1")
+    """Epochs between clusterings."""
+    top_lr: float = _setting(0.05, paper="0.05")
+    """Constant learning rate of the top layer, which is reset at every clustering (SGD without momentum)."""
+    dropout: float = _setting(0.0, paper="0.5 twice, in the classifiers of AlexNet and VGG")
+    """Dropout before the top layer."""
+    first_labels: Literal["network", "patches"] = _setting("network", paper="network")
+    """First pseudo-labels: clusters of the initial network's features, or of patches, which need no network."""
     first_label_epochs: int = 1
     """Epochs that are trained on the first pseudo-labels, if they are not those of the network; 0 for all."""
 
@@ -174,14 +179,14 @@ class DeepClusterSettings:
 class DeepClusterV2Settings:
     """DeepCluster-v2 settings."""
 
-    n_prototypes: tuple[int, ...] = (3000, 3000, 3000)
-    """Number of centroids of each head; 3 to 10 times the expected number of classes. Paper: 3000 3000 3000."""
-    kmeans_iterations: int = 10
-    """Spherical k-means iterations. Paper: 10."""
-    temperature: float = 0.1
-    """Softmax temperature of the loss. Paper: 0.1."""
-    first_labels: FirstLabels = "network"
-    """First pseudo-labels: clusters of the network's output (network), of patches, which need no network (patches), or of the graph of nearest neighbors by the encoder's features, for a pretrained one (neighbors). Paper: network."""
+    n_prototypes: tuple[int, ...] = _setting((3000, 3000, 3000), paper="3000 3000 3000")
+    """Number of centroids of each head; 3 to 10 times the expected number of classes."""
+    kmeans_iterations: int = _setting(10, paper="10")
+    """Spherical k-means iterations."""
+    temperature: float = _setting(0.1, paper="0.1")
+    """Softmax temperature of the loss."""
+    first_labels: Literal["network", "patches", "neighbors"] = _setting("network", paper="network")
+    """First pseudo-labels: clusters of the network's output (network), of patches, which need no network (patches), or of the graph of nearest neighbors by the encoder's features, for a pretrained one (neighbors)."""
     first_label_epochs: int = 1
     """Epochs that are trained on the first pseudo-labels, if they are not those of the network; 0 for all."""
 
@@ -190,14 +195,14 @@ class DeepClusterV2Settings:
 class SelaV2Settings:
     """SeLa-v2 settings."""
 
-    n_prototypes: tuple[int, ...] = (3000, 3000, 3000)
-    """Number of prototypes of each head; 3 to 10 times the expected number of classes. Paper: 3000 3000 3000."""
-    epsilon: float = 0.05
-    """Entropy weight of Sinkhorn-Knopp over the data set; smaller values give harder codes. SwAV: 0.05."""
-    temperature: float = 0.1
-    """Softmax temperature of the loss. SwAV: 0.1."""
-    first_labels: FirstLabels = "network"
-    """First pseudo-labels: clusters of the network's output (network), of patches, which need no network (patches), or of the graph of nearest neighbors by the encoder's features, for a pretrained one (neighbors). Paper: network."""
+    n_prototypes: tuple[int, ...] = _setting((3000, 3000, 3000), paper="3000 3000 3000")
+    """Number of prototypes of each head; 3 to 10 times the expected number of classes."""
+    epsilon: float = _setting(0.05, paper="not published; SwAV: 0.05")
+    """Entropy weight of Sinkhorn-Knopp over the data set; smaller values give harder codes."""
+    temperature: float = _setting(0.1, paper="not published; SwAV: 0.1")
+    """Softmax temperature of the loss."""
+    first_labels: Literal["network", "patches", "neighbors"] = _setting("network", paper="network")
+    """First pseudo-labels: clusters of the network's output (network), of patches, which need no network (patches), or of the graph of nearest neighbors by the encoder's features, for a pretrained one (neighbors)."""
     first_label_epochs: int = 1
     """Epochs that are trained on the first pseudo-labels, if they are not those of the network; 0 for all."""
 
@@ -214,7 +219,7 @@ class ExploreSettings:
 class OptimSettings:
     """Optimization settings."""
 
-    epochs: int = 100
+    epochs: int = _setting(100, paper="100 to 800; DeepCluster: 500")
     """Number of passes over the images."""
     max_steps: int = 0
     """Number of steps, with the schedule fitted to them; 0 to follow --epochs."""
@@ -222,26 +227,26 @@ class OptimSettings:
     """Fit the schedule to this time on this machine and record the result as max_steps; 0 for no limit."""
     extended_at: int = 0
     """Step at which a finished run was made longer, where its schedule of the learning rate begins again; set by --resume with --epochs, --max-steps or --max-minutes."""
-    batch: int = 256
+    batch: int = _setting(256, paper="4096, or 256; DeepCluster: 256")
     """Images per step, over all ranks; auto for the largest batch that fits in memory."""
     accumulate: int = 1
     """Split each batch into this many forward passes, for batches that do not fit in memory. Codes are computed over the whole batch, batch norm over each part."""
-    optimizer: Literal["lars", "sgd", "adamw"] = "lars"
-    """Optimizer. Paper: lars."""
-    lr: float = 0.6
-    """Learning rate after warm-up. Paper: 4.8 at batch 4096, 0.6 at batch 256, with LARS."""
-    final_lr: float = 0.0006
-    """Learning rate at the end of the cosine schedule; equal to lr for a constant one. Paper: lr / 1000; DeepCluster: lr."""
-    warmup_epochs: float = 0.0
-    """Epochs of linear warm-up, from lr / 16 (the paper's ratio). Paper: 10 at batch 4096, 0 at 256."""
-    momentum: float = 0.9
+    optimizer: Literal["lars", "sgd", "adamw"] = _setting("lars", paper="lars; DeepCluster: sgd")
+    """Optimizer."""
+    lr: float = _setting(0.6, paper="4.8 at batch 4096, 0.6 at batch 256, with LARS; DeepCluster: 0.05")
+    """Learning rate after warm-up."""
+    final_lr: float = _setting(0.0006, paper="lr / 1000; DeepCluster: lr")
+    """Learning rate at the end of the cosine schedule; equal to lr for a constant one."""
+    warmup_epochs: float = _setting(0.0, paper="10 at batch 4096, 0 at 256")
+    """Epochs of linear warm-up, from lr / 16 (the paper's ratio)."""
+    momentum: float = _setting(0.9, paper="0.9")
     """Momentum of LARS and SGD."""
-    encoder_lr_ratio: float = 1.0
-    """Learning rate of the encoder, relative to that of head and prototypes; below 1 to adapt pretrained weights. Paper: 1."""
-    weight_decay: float = 1e-6
-    """Weight decay of every parameter. Paper: 1e-6."""
-    clip_norm: float = 0.0
-    """Clip the norm of the whole gradient to this; 0 for no limit. Paper: none."""
+    encoder_lr_ratio: float = _setting(1.0, paper="1")
+    """Learning rate of the encoder, relative to that of head and prototypes; below 1 to adapt pretrained weights."""
+    weight_decay: float = _setting(1e-6, paper="1e-6; DeepCluster: 1e-5")
+    """Weight decay of every parameter."""
+    clip_norm: float = _setting(0.0, paper="none")
+    """Clip the norm of the whole gradient to this; 0 for no limit."""
 
 
 @dataclass(frozen=True)
