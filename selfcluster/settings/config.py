@@ -224,7 +224,7 @@ class OptimSettings:
     max_steps: int = 0
     """Number of steps, with the schedule fitted to them; 0 to follow --epochs."""
     max_minutes: float = 0.0
-    """Fit the schedule to this time on this machine and record the result as max_steps; 0 for no limit."""
+    """Fit the schedule to this time on this machine, as max_steps, and keep to it while the pace changes; 0 for no limit."""
     extended_at: int = 0
     """Step at which a finished run was made longer, where its schedule of the learning rate begins again; set by --resume with --epochs, --max-steps or --max-minutes."""
     batch: int = _setting(256, paper="4096, or 256; DeepCluster: 256")
