@@ -10,6 +10,7 @@ import pytest
 
 import selfcluster as sc
 from selfcluster.runs.checkpoint import CheckpointState, read_state, save_checkpoint
+from selfcluster.settings.config import flatten
 from selfcluster.training import loop, time_limit
 from selfcluster.training.time_limit import Stretch
 from tests import tiny
@@ -58,12 +59,12 @@ def test_a_run_that_is_interrupted_keeps_its_stretch(
     """As if there were time for 20 steps at first, and for 4 from the tenth on, over an interruption."""
     counted = iter([20 - step if step < 10 else 14 - step for step in range(1, 100)])
     monkeypatch.setattr(time_limit, "steps_in", lambda *_, **__: next(counted))
-    settings: dict[str, Any] = {**tiny.SETTINGS, "epochs": 5, "max_minutes": 60.0, "log_steps": 1, "method": method}
+    settings = flatten(tiny.config(method, epochs=5, max_minutes=60.0, log_steps=1))
     with monkeypatch.context() as patch:
         fit = loop.fit
         patch.setattr(loop, "fit", lambda t, log, folder: fit(t, log, folder, stop_at=5))
         with pytest.raises(sc.errors.Interrupted):
-            sc.train(tiny.images(), out=tmp_path / "run", **settings)
+            sc.train(tiny.images(), method=method, out=tmp_path / "run", **settings)
     assert read_state(tmp_path / "run").stretch["total_steps"] == 20
     run = sc.train(tiny.images(), out=tmp_path / "run", resume=True)
     rows = [row for row in run.metrics if "train/lr" in row]
