@@ -88,7 +88,9 @@ def healthy(data: list[str], steps: int, seeds: int, jobs: int) -> list[dict[str
     rows = []
     cases = [(of, method, seed) for of in data for method in METHOD_SETTINGS for seed in range(seeds)]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare) as pool:
-        found = pool.map(outcome, *zip(*((of, method, steps, seed, {"device": "cpu", "threads": 1}) for of, method, seed in cases), strict=True))
+        found = pool.map(
+            outcome, *zip(*((of, method, steps, seed, {"device": "cpu", "threads": 1}) for of, method, seed in cases), strict=True)
+        )
         for (of, method, seed), reached in zip(cases, found, strict=True):
             rows.append({"data": Path(of).name, "method": method, "seed": seed, **reached})
             print(rows[-1], flush=True)
