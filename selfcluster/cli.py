@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import logging
 import os
 import re
@@ -27,6 +29,7 @@ from selfcluster.settings.commands import (
     Explore,
     Export,
     Import,
+    Output,
     Report,
     Train,
 )
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from selfcluster.data.dataset import Data
+    from selfcluster.terminal import TerminalHandler
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -93,8 +97,29 @@ def _is_first_to_stop() -> bool:
     return ranks is None or ranks.is_first_to_stop()
 
 
-def _say(said: object) -> None:
-    print(visible(str(said)))
+class _Answer:
+    """What a command prints on stdout: lines for people, or values as JSON.
+
+    Args:
+        as_json: whether values are asked for.
+        make_room: is called before a line is printed.
+    """
+
+    def __init__(self, *, as_json: bool, make_room: Callable[[], None]) -> None:
+        self._as_json, self._make_room = as_json, make_room
+        self._values: dict[str, Any] = {}
+
+    def __call__(self, said: object = None, **values: Any) -> None:
+        """Print a text, or keep values for the JSON."""
+        self._values |= values
+        if said is not None and not self._as_json:
+            self._make_room()
+            print(visible(str(said)))
+
+    def finish(self) -> None:
+        """Print the values, if they were asked for."""
+        if self._as_json:
+            print(json.dumps(self._values, indent=1, default=str))
 
 
 def _overview() -> str:
@@ -111,8 +136,11 @@ def _run(command: str, words: list[str]) -> None:
     _check_paths(arguments)
     if isinstance(arguments, (Explore, Train)):
         _begin_check_of_hub(arguments)
-    with _log_on_terminal():
-        function(arguments)
+    with _log_on_terminal(arguments) as handler:
+        say = _Answer(as_json=getattr(arguments, "json", False), make_room=handler.rest)
+        handler.begin("loading")
+        function(arguments, say)
+    say.finish()
 
 
 def _check_paths(arguments: Any) -> None:
@@ -139,38 +167,41 @@ def _begin_check_of_hub(arguments: Any) -> None:
 
 
 @contextlib.contextmanager
-def _log_on_terminal() -> Iterator[None]:
+def _log_on_terminal(arguments: Any) -> Iterator[TerminalHandler]:
     """Write what the package logs to stderr."""
     from selfcluster.terminal import TerminalHandler
 
-    logger, handler = logging.getLogger("selfcluster"), TerminalHandler()
+    output = arguments if isinstance(arguments, Output) else Output()
+    logger, handler = logging.getLogger("selfcluster"), TerminalHandler(quiet=output.quiet, verbose=output.verbose)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(handler.level)
     try:
-        yield
+        yield handler
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
 
 
-def _explore(arguments: Explore) -> None:
-    from selfcluster.inference.cluster_description import describe
+def _explore(arguments: Explore, say: _Answer) -> None:
+    from selfcluster.inference.cluster_description import describe, figures_of
+    from selfcluster.inference.cluster_table import TABLE
     from selfcluster.inference.explore import explore
     from selfcluster.reporting.report import report
 
-    run, clusters = explore(arguments.images, **{name: value for name, value in vars(arguments).items() if name != "images"})
+    own = {field.name for field in dataclasses.fields(Explore)} - {field.name for field in dataclasses.fields(Output)} - {"images"}
+    run, clusters = explore(arguments.images, **{name: getattr(arguments, name) for name in own})
     page = report(run)
-    _say(describe(clusters))
-    _say(f"table: {run.path / 'clusters.parquet'}")
-    _say(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}")
-    _say(f"next: name clusters on the page, export the names, and {_command('apply', str(run.path), 'NAMES.csv', '--copy-to', 'FOLDER')}")
+    say(describe(clusters), run=run.path, **figures_of(clusters.table))
+    say(f"table: {run.path / TABLE}", table=run.path / TABLE)
+    say(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}", page=page)
+    say(f"next: name clusters on the page, export the names, and {_command('apply', str(run.path), 'NAMES.csv', '--copy-to', 'FOLDER')}")
     if arguments.encoder != "patches":
-        _say(f"to adapt the encoder to these images: {_command('train', arguments.images, '--init', str(run.path))}")
+        say(f"to adapt the encoder to these images: {_command('train', arguments.images, '--init', str(run.path))}")
 
 
-def _train(arguments: Train) -> None:
+def _train(arguments: Train, say: _Answer) -> None:
     from selfcluster import distributed
     from selfcluster.api import train
     from selfcluster.runs.manifest import is_labeled
@@ -186,11 +217,12 @@ def _train(arguments: Train) -> None:
         arguments.images, out=arguments.out, resume=arguments.resume, from_step=arguments.from_, overwrite=arguments.overwrite, **choices
     )
     if distributed.rank() == 0:
-        _say(f"next: {_command('evaluate' if is_labeled(run.path) else 'report', str(run.path))}")
+        last = {name: value for row in run.metrics for name, value in row.items()}
+        say(f"next: {_command('evaluate' if is_labeled(run.path) else 'report', str(run.path))}", run=run.path, metrics=last)
     distributed.stop()
 
 
-def _evaluate(arguments: Evaluate) -> None:
+def _evaluate(arguments: Evaluate, say: _Answer) -> None:
     from selfcluster.api import load
 
     result = load(arguments.run, device=arguments.device).evaluate(
@@ -205,12 +237,13 @@ def _evaluate(arguments: Evaluate) -> None:
         beside_untrained=arguments.beside_untrained,
         baselines=not arguments.no_baselines,
     )
-    _say(result)
-    _say(f"written: {result.file}")
-    _say(f"next: {_command('report', arguments.run, arguments.images)}")
+    say(result, figures=result.figures, notes=result.notes)
+    say(f"written: {result.file}", file=result.file)
+    say(f"next: {_command('report', arguments.run, arguments.images)}")
 
 
-def _embed(arguments: Embed) -> None:
+def _embed(arguments: Embed, say: _Answer) -> None:
+    from selfcluster.inference.cluster_table import TABLE
     from selfcluster.inference.embedding_files import write_embeddings
     from selfcluster.runs.run import open_run
 
@@ -218,13 +251,17 @@ def _embed(arguments: Embed) -> None:
     written = write_embeddings(run, arguments.images, out=arguments.out, layer=arguments.layer, overwrite=arguments.overwrite)
     unreadable = f"; {written.n_unreadable:,} could not be read" if written.n_unreadable else ""
     speed = f"{written.n_computed / max(written.seconds, 1e-9):,.0f} images/s" if written.n_computed else "computed before"
-    _say(f"{written.n:,} embeddings of width {written.width}, {speed}{unreadable}: {written.file}")
-    next_verb = "report" if (run.path / "clusters.parquet").is_file() else "cluster"  # cluster would replace those that are there
-    _say(f"next: {_command(next_verb, arguments.run, arguments.images)}")
+    say(
+        f"{written.n:,} embeddings of width {written.width}, {speed}{unreadable}: {written.file}",
+        **{"images": written.n, "width": written.width, "unreadable": written.n_unreadable, "file": written.file},
+    )
+    next_verb = "report" if (run.path / TABLE).is_file() else "cluster"  # cluster would replace those that are there
+    say(f"next: {_command(next_verb, arguments.run, arguments.images)}")
 
 
-def _cluster(arguments: Cluster) -> None:
-    from selfcluster.inference.cluster_description import describe
+def _cluster(arguments: Cluster, say: _Answer) -> None:
+    from selfcluster.inference.cluster_description import describe, figures_of
+    from selfcluster.inference.cluster_table import TABLE
     from selfcluster.inference.clusters import cluster, is_kept
     from selfcluster.runs.run import open_run
 
@@ -232,17 +269,17 @@ def _cluster(arguments: Cluster) -> None:
     data = run.data(arguments.images)
     _check_outputs(arguments, data)
     clusters = cluster(run, data, k=arguments.k, seed=arguments.seed, projection=arguments.map, keep=True)
-    _say(describe(clusters))
+    say(describe(clusters), run=run.path, **figures_of(clusters.table))
     if is_kept(run, data):
-        _say(f"table: {run.path / 'clusters.parquet'}")
+        say(f"table: {run.path / TABLE}", table=run.path / TABLE)
     elif not arguments.out:
-        _say("these are not the run's own images, so their table is not kept; --out FILE writes it")
-    _write_outputs(arguments, clusters.table, data)
-    _say(f"next: {_command('report', arguments.run, arguments.images)}")
+        say("these are not the run's own images, so their table is not kept; --out FILE writes it")
+    _write_outputs(arguments, clusters.table, data, say)
+    say(f"next: {_command('report', arguments.run, arguments.images)}")
 
 
-def _apply(arguments: Apply) -> None:
-    from selfcluster.inference.cluster_description import describe
+def _apply(arguments: Apply, say: _Answer) -> None:
+    from selfcluster.inference.cluster_description import describe, figures_of
     from selfcluster.inference.renaming import apply
     from selfcluster.runs.run import open_run
 
@@ -250,14 +287,14 @@ def _apply(arguments: Apply) -> None:
     data = run.data()
     _check_outputs(arguments, data)
     clusters = apply(run, arguments.names)
-    _say(describe(clusters))
-    _write_outputs(arguments, clusters.table, data)
-    _say(f"next: {_command('report', arguments.run)}, or {_command('assign', arguments.run, 'NEW-IMAGES')}")
+    say(describe(clusters), run=run.path, **figures_of(clusters.table))
+    _write_outputs(arguments, clusters.table, data, say)
+    say(f"next: {_command('report', arguments.run)}, or {_command('assign', arguments.run, 'NEW-IMAGES')}")
 
 
-def _assign(arguments: Assign) -> None:
+def _assign(arguments: Assign, say: _Answer) -> None:
     from selfcluster.inference.centroids import read_centroids
-    from selfcluster.inference.cluster_description import describe_assigned
+    from selfcluster.inference.cluster_description import describe_assigned, figures_of
     from selfcluster.inference.clusters import assign
     from selfcluster.runs.run import open_run
 
@@ -266,8 +303,8 @@ def _assign(arguments: Assign) -> None:
     data = run.data(arguments.images)
     _check_outputs(arguments, data)
     table = assign(run, data).table
-    _say(describe_assigned(table))
-    _write_outputs(arguments, table, data)
+    say(describe_assigned(table), run=run.path, **figures_of(table))
+    _write_outputs(arguments, table, data, say)
 
 
 def _check_outputs(arguments: Cluster | Apply | Assign, data: Data) -> None:
@@ -283,68 +320,73 @@ def _check_outputs(arguments: Cluster | Apply | Assign, data: Data) -> None:
         raise ConfigError("--links needs --copy-to; add --copy-to FOLDER, or leave --links out")
 
 
-def _write_outputs(arguments: Cluster | Apply | Assign, table: pa.Table, data: Data) -> None:
+def _write_outputs(arguments: Cluster | Apply | Assign, table: pa.Table, data: Data, say: _Answer) -> None:
     from selfcluster.inference.cluster_folders import sort_into
     from selfcluster.inference.cluster_table import write_table
 
     if arguments.out:
         write_table(table, Path(arguments.out))
-        _say(f"table: {arguments.out}")
+        say(f"table: {arguments.out}", table=arguments.out)
     if arguments.copy_to:
         n = sort_into(Path(arguments.copy_to), table, data.images, links=arguments.links)
-        _say(f"{n:,} images sorted into {arguments.copy_to}")
+        say(f"{n:,} images sorted into {arguments.copy_to}", sorted=n, folder=arguments.copy_to)
         if not isinstance(arguments, Assign):
-            _say(f"to have these clusters again: {_command('apply', arguments.run, os.path.join(arguments.copy_to, 'clusters.csv'))}")
+            say(f"to have these clusters again: {_command('apply', arguments.run, os.path.join(arguments.copy_to, 'clusters.csv'))}")
 
 
-def _report(arguments: Report) -> None:
+def _report(arguments: Report, say: _Answer) -> None:
     from selfcluster.api import load
     from selfcluster.reporting.page import Limits
 
     limits = Limits(n_points=arguments.points, seed=arguments.seed)
     run = load(arguments.run, device=arguments.device)
     file = run.report(arguments.images, out=arguments.out, k=arguments.k, seed=arguments.seed, limits=limits)
-    _say(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
-    _say(f"next, in a browser: {file.resolve().as_uri()}")
+    say(f"{file}: {file.stat().st_size / 1e6:.1f} MB", page=file, bytes=file.stat().st_size)
+    say(f"next, in a browser: {file.resolve().as_uri()}")
 
 
-def _export(arguments: Export) -> None:
+def _export(arguments: Export, say: _Answer) -> None:
     from selfcluster.api import load
 
-    _say(load(arguments.run).export(arguments.format, out=arguments.out, layer=arguments.layer, overwrite=arguments.overwrite))
+    done = load(arguments.run).export(arguments.format, out=arguments.out, layer=arguments.layer, overwrite=arguments.overwrite)
+    say(done, folder=done.path, files=done.files, difference=str(done.difference), notes=done.notes)
 
 
-def _import(arguments: Import) -> None:
+def _import(arguments: Import, say: _Answer) -> None:
     from selfcluster.runs.convert import import_original
 
     run = import_original(arguments.file, arguments.out)
-    _say(f"wrote {run.path}: {run.config.method}, {run.config.model.encoder}, prototypes {' '.join(map(str, run.config.n_prototypes))}")
-    _say("the license of the checkpoint also applies to this run (the originals' weights are CC BY-NC 4.0)")
-    _say(f"next: {_command('evaluate', str(run.path))} IMAGES")
+    say(
+        f"wrote {run.path}: {run.config.method}, {run.config.model.encoder}, prototypes {' '.join(map(str, run.config.n_prototypes))}",
+        **{"run": run.path, "method": run.config.method, "encoder": run.config.model.encoder, "prototypes": run.config.n_prototypes},
+    )
+    say("the license of the checkpoint also applies to this run (the originals' weights are CC BY-NC 4.0)")
+    say(f"next: {_command('evaluate', str(run.path))} IMAGES")
 
 
-def _demo(arguments: Demo) -> None:
+def _demo(arguments: Demo, say: _Answer) -> None:
     from selfcluster.api import train
 
-    _say("selfcluster demo: 1,797 handwritten digits, no labels used in training\n")
+    say("selfcluster demo: 1,797 handwritten digits, no labels used in training\n")
     run = train("digits", out=arguments.out, seed=arguments.seed)
-    _say("")
-    _say(run.evaluate())
-    _say("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")
-    _say(f"look at them: {_command('report', str(run.path))}")
-    _say("next, on your own images: selfcluster explore FOLDER")
+    say("")
+    say(run.evaluate())
+    say("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")
+    say(f"look at them: {_command('report', str(run.path))}")
+    say("next, on your own images: selfcluster explore FOLDER")
 
 
-def _doctor(arguments: Doctor) -> None:
+def _doctor(arguments: Doctor, say: _Answer) -> None:
     from selfcluster import doctor
 
     for name, found in doctor.describe():
-        _say(f"{name:<16} {found}")
+        say(f"{name:<16} {found}", **{name: found})
     if not arguments.quick:
-        doctor.check(_say)
+        doctor.check(say)
+        say(check="all well")
 
 
-def _completion(arguments: Completion) -> None:
+def _completion(arguments: Completion, say: _Answer) -> None:
     from selfcluster.settings.completion import script
 
     print(script(arguments.shell, {name: kind for name, (kind, _) in _COMMANDS.items()}))
@@ -355,7 +397,7 @@ def _command(*words: str | None) -> str:
     return shlex.join(["selfcluster", *(word for word in words if word)])
 
 
-_COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+_COMMANDS: dict[str, tuple[type, Callable[[Any, _Answer], None]]] = {
     "explore": (Explore, _explore),
     "train": (Train, _train),
     "evaluate": (Evaluate, _evaluate),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import selfcluster as sc
 from selfcluster.cli import _COMMANDS, main
 from selfcluster.errors import ConfigError
 from selfcluster.runs import log
@@ -282,7 +285,7 @@ def test_export_and_import(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 def test_torch_and_torchvision_that_do_not_go_together_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: Doctor) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")  # by `import torchvision`
 
     monkeypatch.setitem(_COMMANDS, "doctor", (Doctor, fail))
@@ -290,3 +293,23 @@ def test_torch_and_torchvision_that_do_not_go_together_are_named(
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(r"selfcluster: error: torch \S+ and torchvision \S+ do not go together \(operator torchvision::nms", line)
     assert "pip install --force-reinstall torch torchvision" in line
+
+
+def test_results_are_printed_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    sc.train(tiny.images(), out=run, **{**tiny.SETTINGS, "epochs": 1})
+    np.save(tmp_path / "images.npy", tiny.images())
+
+    def answer(*words: str) -> dict[str, Any]:
+        capsys.readouterr()
+        main([*words, "--json", "--quiet"])
+        return json.loads(capsys.readouterr().out)
+
+    images = str(tmp_path / "images.npy")
+    clusters = answer("cluster", str(run), images, "--k", "3", "--out", str(tmp_path / "clusters.parquet"))
+    assert (clusters["images"], clusters["clusters"], clusters["unreadable"]) == (36, 3, 0)
+    assert clusters["table"] == str(tmp_path / "clusters.parquet")
+    assert answer("embed", str(run), images, "--out", str(tmp_path / "e.npy"))["width"] == 128
+    assert "eval/silhouette" in answer("evaluate", str(run), images, "--only", "label-free", "--no-baselines")["figures"]["trained encoder"]
+    assert answer("export", str(run), "--format", "timm")["files"]
+    assert answer("doctor", "--quick")["selfcluster"].startswith(sc.__version__)

@@ -22,10 +22,11 @@ class _Terminal(io.StringIO):
         return True
 
 
-def _handled(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> TerminalHandler:
+def _handled(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, **how: bool) -> TerminalHandler:
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr("sys.stderr", stream)
-    handler = TerminalHandler()
+    handler = TerminalHandler(**how)
     logger.addHandler(handler)
     logger.setLevel(handler.level)
     return handler
@@ -57,14 +58,14 @@ def test_in_a_pipe_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch, as_bef
 def test_on_a_terminal_progress_is_a_bar_that_ends(monkeypatch: pytest.MonkeyPatch, as_before: None) -> None:
     stream = _Terminal()
     handler = _handled(monkeypatch, stream)
-    logger.debug("half", extra={"progress": Progress("epoch 3", 1, 2, 100.0, 1.5)})
+    logger.debug("half", extra={"progress": Progress("epoch 3", 1, 2, 100.0, 1.5, "used 7  rank 12", 70.0)})
     logger.debug("extracting", extra={"progress": Progress("extracting features", 5, 5, 10.0)})
-    assert handler._bar is not None
-    logger.info("done", extra={"progress": Progress("epoch 3", 2, 2, 100.0, 1.25)})
-    assert handler._bar is None
+    assert handler._tasks.keys() == {"training"}
+    logger.info("done", extra={"progress": Progress("epoch 3", 2, 2, 100.0, 1.25, "used 8  rank 12", 0.0)})
+    assert handler._bars is None
     said = stream.getvalue()
     assert "epoch 3" in said
-    assert "loss 1.250" in said
+    assert "loss 1.250  used 8  rank 12" in said
     assert "done" not in said
     handler.close()
 
@@ -73,7 +74,34 @@ def test_a_bar_is_gone_after_an_error(monkeypatch: pytest.MonkeyPatch, as_before
     handler = _handled(monkeypatch, _Terminal())
     logger.debug("half", extra={"progress": Progress("epoch 3", 1, 2, 100.0, 1.5)})
     handler.close()
-    assert handler._bar is None
+    assert handler._bars is None
+
+
+def test_what_cannot_be_counted_stays_in_sight(monkeypatch: pytest.MonkeyPatch, as_before: None) -> None:
+    stream = _Terminal()
+    handler = _handled(monkeypatch, stream)
+    logger.info("clustering")
+    assert handler._tasks.keys() == {"waiting"}
+    logger.debug("embedding", extra={"progress": Progress("embedding", 2, 2, 100.0)})
+    assert handler._tasks.keys() == {"waiting"}  # for what comes after it
+    logger.info("building a page")
+    assert len(handler._bars.tasks) == 1
+    handler.close()
+    assert handler._bars is None
+    assert "building a page" in stream.getvalue()
+
+
+def test_quiet_prints_warnings_alone_and_verbose_every_line_with_the_time(monkeypatch: pytest.MonkeyPatch, as_before: None) -> None:
+    stream = _Terminal()
+    _handled(monkeypatch, stream, quiet=True)
+    _work(2)
+    assert stream.getvalue() == "warning: a [bold]warning[/bold]\n"
+    logger.handlers.clear()
+    stream = io.StringIO()
+    _handled(monkeypatch, stream, verbose=True)
+    _work(2)
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" s  ")[1] for line in lines] == ["step", "step", "a message", "warning: a [bold]warning[/bold]"]
 
 
 def test_the_package_is_silent_unless_somebody_listens(tmp_path: Path) -> None:

@@ -16,6 +16,19 @@ _N_SHOWN = 12
 """Clusters that are listed, largest first."""
 
 
+def figures_of(table: pa.Table) -> dict[str, int | None]:
+    """Return the number of images and clusters in a table, and of copies, outliers, odd and unreadable images; None for what it does not say."""
+    clusters = table["cluster"].to_numpy()
+    return {
+        "images": len(table),
+        "clusters": len(np.unique(clusters[clusters >= 0])),
+        "copies": len(table) - table["duplicate_of"].null_count if "duplicate_of" in table.column_names else None,
+        "outliers": pc.sum(table["is_outlier"]).as_py(),
+        "odd": pc.sum(table["is_odd"]).as_py() if "is_odd" in table.column_names else None,
+        "unreadable": int((clusters < 0).sum()),
+    }
+
+
 def describe(found: Clusters) -> str:
     """Describe clusters: sizes, cohesion, nearest clusters, copies and outliers."""
     table, typical = found.table, _most_typical(found.table)

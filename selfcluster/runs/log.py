@@ -38,6 +38,10 @@ class Progress:
     images_per_second: float
     loss: float | None = None
     """Training loss; None for other work."""
+    health: str = ""
+    """Health metrics of the training, in words."""
+    seconds_left: float | None = None
+    """None if it is not known better than from the images so far."""
 
 
 class Log:
@@ -50,6 +54,7 @@ class Log:
 
     def __init__(self, folder: Path | None, settings: RunSettings) -> None:
         self._last_line = 0.0
+        self._rank = ""
         self._text: TextIO | None = None
         self._metrics: MetricsWriter | None = None
         if folder is not None and distributed.rank() == 0:
@@ -63,6 +68,8 @@ class Log:
 
     def row(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """Write a row of metrics."""
+        if "collapse/rankme" in values:
+            self._rank = f"  rank {values['collapse/rankme']:.0f}"
         if self._metrics is not None:
             self._metrics.write(step, epoch, values)
 
@@ -70,11 +77,9 @@ class Log:
         """Report the progress of training."""
         speed, loss = values["train/images_per_second"], values["train/loss"]
         entropy = f"entropy {values['collapse/code_entropy']:.2f} ln K  " if "collapse/code_entropy" in values else ""
-        line = (
-            f"step {step}/{total_steps}  epoch {epoch}  loss {loss:.3f}  {speed:,.0f} images/s  "
-            f"{entropy}used {values['collapse/prototypes_used']:.0f}  {duration(seconds_left)} left"
-        )
-        self._line(line, Progress(f"epoch {epoch}", step, total_steps, speed, loss), is_last=step == total_steps)
+        health = f"{entropy}used {values['collapse/prototypes_used']:.0f}{self._rank}"
+        line = f"step {step}/{total_steps}  epoch {epoch}  loss {loss:.3f}  {speed:,.0f} images/s  {health}  {duration(seconds_left)} left"
+        self._line(line, Progress(f"epoch {epoch}", step, total_steps, speed, loss, health, seconds_left), is_last=step == total_steps)
 
     def working(self, what: str, done: int, total: int, speed: float) -> None:
         """Report the progress of other work.

@@ -25,8 +25,20 @@ EVALUATORS: tuple[str, ...] = get_args(Evaluator)
 """What `evaluate` can measure, in the order in which it does."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a command prints. Results go to stdout, everything else to stderr."""
+
+    quiet: bool = False
+    """Print the results and warnings, no progress."""
+    verbose: bool = False
+    """Print progress as lines with the time, and more of them."""
+    json: bool = False
+    """Print the results as JSON."""
+
+
 @dataclass(frozen=True)
-class Train:
+class Train(Output):
     """Train an encoder on unlabeled images; the recipe chooses the settings that are not given.
 
     selfcluster train photos/ --max-minutes 30
@@ -57,7 +69,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Explore:
+class Explore(Output):
     """Cluster images by a pretrained encoder, without training: clusters, duplicates, outliers, a map and a page.
 
     selfcluster explore photos/
@@ -88,7 +100,7 @@ class Explore:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Output):
     """Evaluate a run, with labels and without, next to baselines such as raw pixels.
 
     selfcluster evaluate runs/photos-swav-1 photos/ --labels labels.csv
@@ -121,7 +133,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Embed:
+class Embed(Output):
     """Write the features of every image to a file.
 
     selfcluster embed runs/photos-swav-1 --out embeddings.parquet
@@ -142,7 +154,7 @@ class Embed:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Cluster(Output):
     """Cluster the images, and find duplicates and outliers.
 
     selfcluster cluster runs/photos-swav-1 --k 20 --copy-to sorted/
@@ -171,7 +183,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Apply:
+class Apply(Output):
     """Name, merge and split the clusters of a run as a CSV file says, such as the one that the page exports.
 
     selfcluster apply runs/photos-explore-1 names.csv --copy-to sorted/
@@ -194,7 +206,7 @@ class Apply:
 
 
 @dataclass(frozen=True)
-class Assign:
+class Assign(Output):
     """Assign new images to the clusters of a run, and report outliers.
 
     selfcluster assign runs/photos-swav-1 new-photos/ --out new.parquet
@@ -217,7 +229,7 @@ class Assign:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Output):
     """Write an HTML page about a run: clusters, a map of the images, curves and a verdict.
 
     selfcluster report runs/photos-swav-1
@@ -240,7 +252,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Output):
     """Export the network of a run to timm, torchvision, ONNX or the Hugging Face hub.
 
     selfcluster export runs/photos-swav-1 --format timm
@@ -259,7 +271,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Import:
+class Import(Output):
     """Make a run from a checkpoint of the original SwAV or DeepCluster-v2.
 
     selfcluster import swav_800ep_pretrain.pth.tar
@@ -272,7 +284,7 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Doctor:
+class Doctor(Output):
     """Say what is installed and which devices there are, and test it by a small run of each kind, in a minute.
 
     selfcluster doctor

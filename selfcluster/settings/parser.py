@@ -181,8 +181,10 @@ def _default_text(value: Any) -> str:
 
 def _documented_fields(kind: type) -> list[tuple[dataclasses.Field[Any], Any, str]]:
     """Return each field without a default factory, its type, and its help: the docstring below it, read from the source, and the paper's value."""
-    hints, texts = get_type_hints(kind, include_extras=True), _docstrings(kind.__module__)[kind.__name__]
+    hints = get_type_hints(kind, include_extras=True)
+    texts = {name: text for base in reversed(kind.__mro__[:-1]) for name, text in _docstrings(base.__module__)[base.__name__].items()}
     fields = [f for f in dataclasses.fields(kind) if f.default_factory is dataclasses.MISSING]
+    fields.sort(key=lambda field: field.name not in kind.__annotations__)  # those of the base last
     return [(f, hints[f.name], texts[f.name] + (f" Paper: {f.metadata['paper']}." if "paper" in f.metadata else "")) for f in fields]
 
 
