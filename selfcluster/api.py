@@ -1,4 +1,4 @@
-"""The Python API: `train`, `load` and `Run`."""
+"""The Python API: `explore`, `train`, `load` and `Run`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from selfcluster.training import train as training
 
 @final
 class Run:
-    """A run, trained in full or in part.
+    """A run that was trained, in full or in part, explored or imported.
 
     Args:
         opened: the open run folder, which the functions of the package take.

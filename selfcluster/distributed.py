@@ -20,7 +20,7 @@ T = TypeVar("T")
 _alone = False
 
 logger = logging.getLogger("selfcluster")
-"""Logger of the whole package; messages are at level INFO and above, from rank 0 only."""
+"""Logger of the whole package; progress is at level DEBUG between lines, all else at INFO and above; from rank 0 only."""
 logger.addHandler(logging.NullHandler())
 logger.addFilter(lambda record: rank() == 0)
 

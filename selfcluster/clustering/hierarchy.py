@@ -24,8 +24,9 @@ _MAX_ROWS = 10_000
 _N_EIGENVECTORS, _POWER = 48, 8
 """Eigenvectors of the graph, and the power of their eigenvalues, by which the tree embeds rows."""
 _ROWS_PER_LEAF, _MOST_LEAVES = 5, 512
+"""Rows in a leaf of the tree, on average, and the largest number of leaves."""
 _FEWEST = 10
-"""Rows that have eigenvectors; fewer are their own leaves."""
+"""Rows below which the tree is built on the features, not on eigenvectors."""
 
 
 @dataclass(frozen=True)

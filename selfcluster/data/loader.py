@@ -281,7 +281,7 @@ class Loader:
         return _Task(epoch, index, occurrence, replacement_occurrence, n_local, known)
 
     def view(self, epoch: int, occurrence: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which of the crops that are repeated an occurrence of an image has."""
+        """Return the number of the repeated set of crops that an occurrence of an image gets."""
         return (epoch + occurrence) % self.repeat_after
 
     def _augment(self, cut: _Cut) -> Batch:

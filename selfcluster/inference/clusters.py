@@ -157,7 +157,7 @@ def _find(run: OpenRun, data: Data, embeddings: Embeddings, k: NClusters, seed: 
     _, features = readable_features(embeddings)
     _check_enough(len(features), k, data)
     center = features.mean(dim=0)
-    if k is None and run.config.model.init == "random":
+    if k is None and run.config.model.init == "random" and run.config.method != "explore":
         return _prototypes(run, features, center)
     return find_in_features(unit_rows(features, center), k, seed)
 

@@ -62,7 +62,7 @@ class SwAV(Method[Codes]):
 
     @torch.no_grad()
     def assign(self, out: Outputs, batch: Batch) -> Codes:
-        """Return the codes of the large crops, with the queue's scores in front where it is in use."""
+        """Return the codes of the large crops, balanced together with the queue where it is in use."""
         scores = out.scores[0][: self.model.n_assign].detach()
         n_images = scores.shape[1]
         if self.queue is not None and self.queue.is_full and (share := self.queue_share()):

@@ -1,6 +1,6 @@
 """Checkpoints, as safetensors and JSON, never pickle.
 
-checkpoints/<step>/model.safetensors, method.safetensors, optimizer.safetensors, plan.safetensors
+checkpoints/<step>/model.safetensors, method.safetensors, optimizer.safetensors, plan.safetensors, watch.safetensors
 checkpoints/<step>/state.json      written last, with the size and sha256 of each file above
 checkpoints/last.json              names the last checkpoint; swapped in once all of that is on disk, before older ones are deleted
 
@@ -41,7 +41,7 @@ _NAME, _FILE = re.compile(r"\d{1,18}(-\d{1,6})?"), re.compile(r"[a-z]+\.safetens
 """Names of the folder of a checkpoint, and of a file of tensors in it."""
 
 NamedTensors = dict[str, dict[str, Tensor]]
-"""Tensors by part (model, method, optimizer, plan) and name."""
+"""Tensors by part (model, method, optimizer, plan, watch) and name."""
 
 
 FileDigest = dict[str, int | str]
@@ -131,7 +131,7 @@ def _delete(path: Path) -> None:
 
 
 def has_any(folder: Path) -> bool:
-    """Return whether a run folder has a checkpoint, be it damaged."""
+    """Return whether a run folder has a checkpoint, even a damaged one."""
     return (folder / "checkpoints" / _LAST).is_file() or bool(_complete(folder))
 
 

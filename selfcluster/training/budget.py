@@ -22,6 +22,7 @@ from selfcluster.methods.base import Method
 from selfcluster.runs.log import Log
 from selfcluster.settings.config import Config
 from selfcluster.settings.resolve import ResolvedConfig
+from selfcluster.training import time_limit
 from selfcluster.training.extraction import extractor, fitted_patches
 from selfcluster.training.state import Training, build
 from selfcluster.training.step import step
@@ -61,11 +62,8 @@ class Cost:
 
     def steps_in(self, seconds: float) -> int:
         """Return the number of steps that fit in this time; at least one."""
-        seconds -= self.first_assign
-        epoch = self.steps_per_epoch * self.step + self.assign
-        whole_epochs = max(0, int((seconds + self.assign) // epoch))
-        rest = max(0.0, seconds - whole_epochs * epoch)
-        return max(1, whole_epochs * self.steps_per_epoch + int(rest / self.step))
+        of_epoch = {"left_in_epoch": self.steps_per_epoch, "steps_per_epoch": self.steps_per_epoch}
+        return time_limit.steps_in(seconds - self.first_assign, step=self.step, assign=self.assign, **of_epoch)
 
 
 def measure(t: Training, *, n_steps: int = 4, at_least: float = 0.0, at_most: float = 20.0) -> Cost:
@@ -126,9 +124,8 @@ def fit_to_time(resolved: ResolvedConfig, t: Training, opened: Data, resolver: R
     pace = f"{cost.step:.2f} s per step{clustering}"
     logger.info(f"max_minutes {minutes:g}: {pace}, so the schedule is shortened to {steps:,} of {t.total_steps:,} steps")
     before = resolved.config.optim.max_steps
-    most = (
-        {"epochs": math.ceil(before / cost.steps_per_epoch)} if before else {}
-    )  # the steps that were asked for, should there be time for them
+    # The steps that were asked for, should there be time for them later.
+    most = {"epochs": math.ceil(before / cost.steps_per_epoch)} if before else {}
     fitted = resolver({**most, "max_steps": steps})
     return ResolvedConfig(fitted.config, {**fitted.origins, "max_steps": f"max_minutes {minutes:g} at {pace}"})
 

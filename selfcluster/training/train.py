@@ -42,6 +42,9 @@ from selfcluster.training.budget import Resolver, estimate, fit_to_time, largest
 from selfcluster.training.extend import extended, lengths_of, n_steps
 from selfcluster.training.state import Training, build, restore
 
+_MARGIN = 0.98
+"""Share of the time for training; the rest is for the end of the run: weights, last checkpoint."""
+
 T = TypeVar("T")
 
 
@@ -92,10 +95,6 @@ def train(
         _on_rank_0(lambda: folder.check_free(path, overwrite=overwrite), path)
         _on_rank_0(lambda: folder.prepare(path, resolved, opened), path)
         return _train(t, path, opened)
-
-
-_MARGIN = 0.98
-"""Share of the time for training; the rest is for the end of the run: weights, last checkpoint."""
 
 
 def _limit(t: Training, seconds: float) -> None:
@@ -170,7 +169,8 @@ def _open(
         of_weights = {name: value for name, value in of_weights.items() if name not in flags and name not in from_file}
         return ResolvedConfig(replace(resolved.config, of_weights), origins | dict.fromkeys(of_weights, "that of the initial weights"))
 
-    return _with_largest_batch(resolver, opened, device) if is_auto else resolver, opened, device
+    fitting = _with_largest_batch(resolver, opened, device) if is_auto else resolver
+    return fitting, opened, device
 
 
 def _with_largest_batch(resolver: Resolver, data: Data, device: torch.device) -> Resolver:

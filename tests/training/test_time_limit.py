@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,7 +59,8 @@ def test_a_run_that_is_interrupted_keeps_its_stretch(
 ) -> None:
     """As if there were time for 20 steps at first, and for 4 from the tenth on, over an interruption."""
     counted = iter([20 - step if step < 10 else 14 - step for step in range(1, 100)])
-    monkeypatch.setattr(time_limit, "steps_in", lambda *_, **__: next(counted))
+    counting = SimpleNamespace(mean_pace=time_limit.mean_pace, steps_in=lambda *_, **__: next(counted))
+    monkeypatch.setattr(loop, "time_limit", counting)
     settings = flatten(tiny.config(method, epochs=5, max_minutes=60.0, log_steps=1))
     with monkeypatch.context() as patch:
         fit = loop.fit
