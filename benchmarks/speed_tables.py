@@ -167,19 +167,11 @@ def _evaluation(result: dict[str, Any]) -> str:
 
 def _report(result: dict[str, Any]) -> str:
     rows = [
-        [
-            *(f"{r['n']:,}", f"{r['seconds']['median']:.1f} s", f"{r['bytes'] / 1e6:.1f} MB", mib(r["peak_bytes"]["median"])),
-            f"{r['first_picture_seconds']:.1f} s",
-            *(f"{r[kind]['median']:.0f} ({r[kind]['p95']:.0f}) ms" for kind in ("frame_ms_dots", "frame_ms_thumbnails")),
-        ]
+        [f"{r['n']:,}", f"{r['seconds']['median']:.1f} s", f"{r['bytes'] / 1e6:.1f} MB", mib(r["peak_bytes"]["median"])]
         for r in result["results"]
     ]
-    intro = (
-        "CIFAR-10, from the table of clusters and the features to the page: neighbors, thumbnails, galleries; a page of more than 50,000 images shows a sample. "
-        "In Chromium without a GPU: until the first picture is drawn, and between frames while the map is panned (median, and 95 % of the frames)."
-    )
-    head = ["images", "time", "size", "peak memory", "first picture", "frame, dots", "frame, thumbnails"]
-    return _section("Report", intro, table(head, rows))
+    intro = "CIFAR-10, from the table of clusters and the features to the page: neighbors, thumbnails, galleries."
+    return _section("Report", intro, table(["images", "time", "size", "peak memory"], rows))
 
 
 def _growth_step(result: dict[str, Any]) -> str:
