@@ -53,9 +53,10 @@ def test_it_is_made_longer_by_minutes_at_its_own_pace(tmp_path: Path, caplog: py
     state.write_text(json.dumps(content))
     longer = sc.train(tiny.images(), out=tmp_path / "run", resume=True, max_minutes=0.05)
     assert f"training it from step {n} to {n + 6}" in caplog.text  # 3 s; while it trains, steps are counted anew
-    assert longer.opened.step > n
+    steps_then = longer.opened.step
+    assert steps_then > n
     again = sc.train(tiny.images(), out=tmp_path / "run", resume=True, max_minutes=0.05)
-    assert again.opened.step > longer.opened.step  # as many minutes again
+    assert again.opened.step > steps_then  # as many minutes again
 
 
 def test_a_run_that_is_interrupted_while_it_is_made_longer_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
