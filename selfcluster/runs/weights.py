@@ -139,13 +139,15 @@ def is_written(folder: Path) -> bool:
 def write_encoder(target: Path, model: ClusterModel, config: Config[Any]) -> None:
     """Write model.safetensors and config.json, as `timm.create_model('local-dir:...')` loads them."""
     own = getattr(model.encoder, "pretrained_cfg", {})
+    # Up to 1.0.30, timm takes a first layer that is named to have been trained on three channels, and replaces that of edges by random weights.
+    kept = ("pool_size", "classifier") if config.model.sobel else ("pool_size", "first_conv", "classifier")
     side = config.crops.crop_pixels[0]
     description = {
         "architecture": config.model.encoder.split(".")[0],
         "num_classes": 0,
         "num_features": model.n_features,
         "pretrained_cfg": {
-            **{key: own[key] for key in ("pool_size", "first_conv", "classifier") if key in own},
+            **{key: own[key] for key in kept if key in own},
             "input_size": [2 if config.model.sobel else 3, side, side],
             "mean": list(config.model.pixel_mean),
             "std": list(config.model.pixel_deviation),
