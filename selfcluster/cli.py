@@ -8,13 +8,13 @@ import json
 import logging
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfcluster.errors import ConfigError, Interrupted, SelfclusterError, known
+from selfcluster.formatting import command as pasted
 from selfcluster.formatting import visible
 from selfcluster.paths import check_checkpoint, check_images, check_run
 from selfcluster.settings.commands import (
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         advice = "; free some space, and try again" if "No space left" in str(error) else ""
         _exit(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{advice}", 2)
     except (RuntimeError, MemoryError) as error:
-        if "torchvision" in str(error):
+        if "operator torchvision::" in str(error):
             _exit(_mismatch(error), 2)
         if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise
@@ -117,8 +117,8 @@ class _Answer:
             print(visible(str(said)))
 
     def finish(self) -> None:
-        """Print the values, if they were asked for."""
-        if self._as_json:
+        """Print the values, if they were asked for; other ranks have none."""
+        if self._as_json and self._values:
             print(json.dumps(self._values, indent=1, default=str))
 
 
@@ -137,8 +137,9 @@ def _run(command: str, words: list[str]) -> None:
     if isinstance(arguments, (Explore, Train)):
         _begin_check_of_hub(arguments)
     with _log_on_terminal(arguments) as handler:
-        say = _Answer(as_json=getattr(arguments, "json", False), make_room=handler.rest)
-        handler.begin("loading")
+        say = _Answer(as_json=getattr(arguments, "json", False), make_room=handler.make_room)
+        if os.environ.get("RANK", "0") == "0":
+            handler.begin("loading")
         function(arguments, say)
     say.finish()
 
@@ -196,9 +197,9 @@ def _explore(arguments: Explore, say: _Answer) -> None:
     say(describe(clusters), run=run.path, **figures_of(clusters.table))
     say(f"table: {run.path / TABLE}", table=run.path / TABLE)
     say(f"page, {page.stat().st_size / 1e6:.1f} MB: {page.resolve().as_uri()}", page=page)
-    say(f"next: name clusters on the page, export the names, and {_command('apply', str(run.path), 'NAMES.csv', '--copy-to', 'FOLDER')}")
+    say(f"next: name clusters on the page, export the names, and {pasted('apply', str(run.path), 'NAMES.csv', '--copy-to', 'FOLDER')}")
     if arguments.encoder != "patches":
-        say(f"to adapt the encoder to these images: {_command('train', arguments.images, '--init', str(run.path))}")
+        say(f"to adapt the encoder to these images: {pasted('train', arguments.images, '--init', str(run.path))}")
 
 
 def _train(arguments: Train, say: _Answer) -> None:
@@ -218,7 +219,7 @@ def _train(arguments: Train, say: _Answer) -> None:
     )
     if distributed.rank() == 0:
         last = {name: value for row in run.metrics for name, value in row.items()}
-        say(f"next: {_command('evaluate' if is_labeled(run.path) else 'report', str(run.path))}", run=run.path, metrics=last)
+        say(f"next: {pasted('evaluate' if is_labeled(run.path) else 'report', str(run.path))}", run=run.path, metrics=last)
     distributed.stop()
 
 
@@ -239,7 +240,7 @@ def _evaluate(arguments: Evaluate, say: _Answer) -> None:
     )
     say(result, figures=result.figures, notes=result.notes)
     say(f"written: {result.file}", file=result.file)
-    say(f"next: {_command('report', arguments.run, arguments.images)}")
+    say(f"next: {pasted('report', arguments.run, arguments.images)}")
 
 
 def _embed(arguments: Embed, say: _Answer) -> None:
@@ -253,10 +254,13 @@ def _embed(arguments: Embed, say: _Answer) -> None:
     speed = f"{written.n_computed / max(written.seconds, 1e-9):,.0f} images/s" if written.n_computed else "computed before"
     say(
         f"{written.n:,} embeddings of width {written.width}, {speed}{unreadable}: {written.file}",
-        **{"images": written.n, "width": written.width, "unreadable": written.n_unreadable, "file": written.file},
+        images=written.n,
+        width=written.width,
+        unreadable=written.n_unreadable,
+        file=written.file,
     )
     next_verb = "report" if (run.path / TABLE).is_file() else "cluster"  # cluster would replace those that are there
-    say(f"next: {_command(next_verb, arguments.run, arguments.images)}")
+    say(f"next: {pasted(next_verb, arguments.run, arguments.images)}")
 
 
 def _cluster(arguments: Cluster, say: _Answer) -> None:
@@ -275,7 +279,7 @@ def _cluster(arguments: Cluster, say: _Answer) -> None:
     elif not arguments.out:
         say("these are not the run's own images, so their table is not kept; --out FILE writes it")
     _write_outputs(arguments, clusters.table, data, say)
-    say(f"next: {_command('report', arguments.run, arguments.images)}")
+    say(f"next: {pasted('report', arguments.run, arguments.images)}")
 
 
 def _apply(arguments: Apply, say: _Answer) -> None:
@@ -289,7 +293,7 @@ def _apply(arguments: Apply, say: _Answer) -> None:
     clusters = apply(run, arguments.names)
     say(describe(clusters), run=run.path, **figures_of(clusters.table))
     _write_outputs(arguments, clusters.table, data, say)
-    say(f"next: {_command('report', arguments.run)}, or {_command('assign', arguments.run, 'NEW-IMAGES')}")
+    say(f"next: {pasted('report', arguments.run)}, or {pasted('assign', arguments.run, 'NEW-IMAGES')}")
 
 
 def _assign(arguments: Assign, say: _Answer) -> None:
@@ -331,7 +335,7 @@ def _write_outputs(arguments: Cluster | Apply | Assign, table: pa.Table, data: D
         n = sort_into(Path(arguments.copy_to), table, data.images, links=arguments.links)
         say(f"{n:,} images sorted into {arguments.copy_to}", sorted=n, folder=arguments.copy_to)
         if not isinstance(arguments, Assign):
-            say(f"to have these clusters again: {_command('apply', arguments.run, os.path.join(arguments.copy_to, 'clusters.csv'))}")
+            say(f"to have these clusters again: {pasted('apply', arguments.run, os.path.join(arguments.copy_to, 'clusters.csv'))}")
 
 
 def _report(arguments: Report, say: _Answer) -> None:
@@ -358,10 +362,13 @@ def _import(arguments: Import, say: _Answer) -> None:
     run = import_original(arguments.file, arguments.out)
     say(
         f"wrote {run.path}: {run.config.method}, {run.config.model.encoder}, prototypes {' '.join(map(str, run.config.n_prototypes))}",
-        **{"run": run.path, "method": run.config.method, "encoder": run.config.model.encoder, "prototypes": run.config.n_prototypes},
+        run=run.path,
+        method=run.config.method,
+        encoder=run.config.model.encoder,
+        prototypes=run.config.n_prototypes,
     )
     say("the license of the checkpoint also applies to this run (the originals' weights are CC BY-NC 4.0)")
-    say(f"next: {_command('evaluate', str(run.path))} IMAGES")
+    say(f"next: {pasted('evaluate', str(run.path))} IMAGES")
 
 
 def _demo(arguments: Demo, say: _Answer) -> None:
@@ -372,7 +379,7 @@ def _demo(arguments: Demo, say: _Answer) -> None:
     say("")
     say(run.evaluate())
     say("kNN is saturated: raw pixels of the digits reach 98 %. The clusters show what was learned.\n")
-    say(f"look at them: {_command('report', str(run.path))}")
+    say(f"look at them: {pasted('report', str(run.path))}")
     say("next, on your own images: selfcluster explore FOLDER")
 
 
@@ -390,11 +397,6 @@ def _completion(arguments: Completion, say: _Answer) -> None:
     from selfcluster.settings.completion import script
 
     print(script(arguments.shell, {name: kind for name, (kind, _) in _COMMANDS.items()}))
-
-
-def _command(*words: str | None) -> str:
-    """Return a command to paste, without the words that are None."""
-    return shlex.join(["selfcluster", *(word for word in words if word)])
 
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any, _Answer], None]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,11 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 def visible(text: str) -> str:
     """Return the text with control characters as escapes, since names of files may contain what commands a terminal."""
     return _INVISIBLE.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def command(*words: object) -> str:
+    """Return a command of selfcluster to paste, without the words that are None or empty."""
+    return shlex.join(["selfcluster", *(str(word) for word in words if word is not None and word != "")])
 
 
 def n_images(n: int) -> str:

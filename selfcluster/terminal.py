@@ -31,7 +31,7 @@ class TerminalHandler(logging.Handler):
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         super().__init__()
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._began = time.monotonic() if verbose else None
+        self._verbose, self._began = verbose, time.monotonic()
         self._draws = self._console.is_terminal and not quiet and not verbose
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -42,9 +42,9 @@ class TerminalHandler(logging.Handler):
         progress = getattr(record, "progress", None)
         if progress is not None and self._draws:
             self._draw(progress)
-        elif record.levelno >= logging.INFO or self._began is not None:
+        elif record.levelno >= logging.INFO or self._verbose:
             warning = "warning: " if record.levelno >= logging.WARNING else ""
-            clock = f"{time.monotonic() - self._began:7.1f} s  " if self._began is not None else ""
+            clock = f"{time.monotonic() - self._began:7.1f} s  " if self._verbose else ""
             self._console.print(visible(f"{clock}{warning}{record.getMessage()}"), markup=False)
             if self._draws:
                 self._wait(record.getMessage())
@@ -55,7 +55,7 @@ class TerminalHandler(logging.Handler):
         state = f"{progress.done:,}/{progress.total:,}  {progress.images_per_second:,.0f} images/s"
         if progress.loss is not None:
             state += f"  loss {progress.loss:.3f}  {progress.health}"
-        bars = self._drawn()
+        bars = self._open_bars()
         if kind not in self._tasks:
             self._tasks[kind] = bars.add_task(progress.what, total=progress.total, state=state, seconds_left=None)
         shown: dict[str, Any] = {"state": state, "seconds_left": progress.seconds_left}
@@ -73,7 +73,7 @@ class TerminalHandler(logging.Handler):
         if self._draws:
             self._wait(what)
 
-    def rest(self) -> None:
+    def make_room(self) -> None:
         """Make room for a line on stdout, which may be the same terminal."""
         self._end("waiting")
 
@@ -84,9 +84,9 @@ class TerminalHandler(logging.Handler):
         self._end("waiting")
         width = max(20, self._console.width - 20)
         short = what if len(what) <= width else f"{what[: width - 1]}…"
-        self._tasks["waiting"] = self._drawn().add_task(visible(short), total=None, state="", seconds_left=None)
+        self._tasks["waiting"] = self._open_bars().add_task(visible(short), total=None, state="", seconds_left=None)
 
-    def _drawn(self) -> Bars:
+    def _open_bars(self) -> Bars:
         if self._bars is None:
             columns = (SpinnerColumn("dots"), TextColumn("{task.description}", markup=False), _Bar(), _State(), _Clock())
             self._bars = Bars(*columns, console=self._console, redirect_stdout=False, redirect_stderr=False)
@@ -108,7 +108,7 @@ class TerminalHandler(logging.Handler):
             self._bars = None
 
     def close(self) -> None:
-        self.rest()
+        self.make_room()
         self._stop()
         super().close()
 

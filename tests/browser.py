@@ -26,7 +26,23 @@ _TIMEOUT = 30.0
 """Timeout in seconds."""
 
 
-class Browser:
+class Waiting:
+    """A page that can be waited for."""
+
+    def value(self, expression: str) -> Any:
+        """Return the value of a JavaScript expression in the page."""
+        raise NotImplementedError
+
+    def until(self, expression: str) -> Any:
+        """Wait until a JavaScript expression is true, and return its value."""
+        began = time.monotonic()
+        while not (value := self.value(expression)):
+            assert time.monotonic() - began < _TIMEOUT, f"not within {_TIMEOUT} s: {expression}"
+            time.sleep(0.02)
+        return value
+
+
+class Browser(Waiting):
     """A page in Chromium.
 
     Attributes:
@@ -86,14 +102,6 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
-
-    def until(self, expression: str) -> Any:
-        """Wait until a JavaScript expression is true, and return its value."""
-        began = time.monotonic()
-        while not (value := self.value(expression)):
-            assert time.monotonic() - began < _TIMEOUT, f"not within {_TIMEOUT} s: {expression}"
-            time.sleep(0.02)
-        return value
 
     def frames(self, n: int = 3) -> None:
         """Wait for n frames."""

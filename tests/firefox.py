@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +14,15 @@ from typing import Any
 
 import websocket
 
+from tests.browser import Waiting
+
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 
 _TIMEOUT = 60.0
 """Timeout in seconds."""
 
 
-class Firefox:
+class Firefox(Waiting):
     """A page in Firefox.
 
     Attributes:
@@ -67,14 +68,6 @@ class Firefox:
         )
         assert answer["type"] == "success", answer
         return json.loads(answer["result"]["value"])
-
-    def until(self, expression: str) -> Any:
-        """Wait until a JavaScript expression is true, and return its value."""
-        began = time.monotonic()
-        while not (value := self.value(expression)):
-            assert time.monotonic() - began < _TIMEOUT, f"not within {_TIMEOUT} s: {expression}"
-            time.sleep(0.05)
-        return value
 
     def middle_of(self, selector: str) -> tuple[int, int]:
         """Scroll to an element, and return the position of its center in the window."""

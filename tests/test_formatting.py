@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from selfcluster.formatting import visible
+from selfcluster.formatting import command, visible
 
 
 @pytest.mark.parametrize(
@@ -19,3 +21,7 @@ from selfcluster.formatting import visible
 )
 def test_control_characters_are_visible(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+def test_a_command_can_be_pasted() -> None:
+    assert command("cluster", Path("my runs/a"), None, "--k", 3) == "selfcluster cluster 'my runs/a' --k 3"

@@ -15,6 +15,7 @@ from typing import Any, Protocol, get_args
 from selfcluster.errors import CheckpointError, ConfigError, known
 from selfcluster.exporters import hub, onnx_graph, run_folder, timm_folder, torchvision_weights
 from selfcluster.exporters.verification import Difference, Source, plain_copy
+from selfcluster.formatting import command
 from selfcluster.inference.clusters import current_centroids
 from selfcluster.runs.atomic import folder_written_whole
 from selfcluster.runs.run import OpenRun
@@ -104,7 +105,7 @@ def export(
     centroids = current_centroids(run) if layer == "clusters" else None
     if format == "timm" and centroids is not None and centroids.layer == "head":
         raise ConfigError(
-            f"these clusters are compared by the head's output, which a timm model does not have; use --format onnx, or cluster the features: selfcluster cluster {run.path} --k auto"
+            f"these clusters are compared by the head's output, which a timm model does not have; use --format onnx, or cluster the features: {command('cluster', run.path, '--k', 'auto')}"
         )
     source = Source(run.path, run.config, plain_copy(run.model, run.config), layer, centroids)
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 from selfcluster.clustering.outliers import OutlierModel
 from selfcluster.clustering.tree import Tree
 from selfcluster.errors import CheckpointError
+from selfcluster.formatting import command
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.settings.commands import Layer
 
@@ -70,7 +71,7 @@ def read_centroids(folder: Path) -> Centroids:
     """
     file = folder / _FILE
     if not file.is_file():
-        raise CheckpointError(f"{str(folder)!r} contains no clusters to assign to; run selfcluster cluster {folder} first")
+        raise CheckpointError(f"{str(folder)!r} contains no clusters to assign to; run {command('cluster', folder)} first")
     try:
         with safe_open(file, "pt") as opened:
             metadata, names = opened.metadata(), set(opened.keys())
@@ -101,7 +102,7 @@ def read_centroids(folder: Path) -> Centroids:
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = "is of an older version" if isinstance(error, (KeyError, TypeError)) else f"is damaged: {error}"
-        raise CheckpointError(f"{str(file)!r} {reason}; run selfcluster cluster {folder} again") from None
+        raise CheckpointError(f"{str(file)!r} {reason}; run {command('cluster', folder)} again") from None
 
 
 def by_size(clusters: Int64[np.ndarray, " n"], n_clusters: int) -> Int64[np.ndarray, " k"]:

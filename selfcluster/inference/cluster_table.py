@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from selfcluster.data.dataset import Data
 from selfcluster.data.readers.labels import names_of
 from selfcluster.errors import CheckpointError
+from selfcluster.formatting import command
 from selfcluster.runs.atomic import write_atomically
 from selfcluster.spreadsheets import with_texts_neutralized
 
@@ -105,12 +106,12 @@ def saved_table(folder: Path) -> pa.Table:
     """
     file = folder / TABLE
     if not file.is_file():
-        raise CheckpointError(f"{str(folder)!r} contains no clusters; run selfcluster cluster {folder} first")
+        raise CheckpointError(f"{str(folder)!r} contains no clusters; run {command('cluster', folder)} first")
     try:
         return read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise CheckpointError(
-            f"cannot read {str(file)!r}: {' '.join(str(error).split())}; run selfcluster cluster {folder} again"
+            f"cannot read {str(file)!r}: {' '.join(str(error).split())}; run {command('cluster', folder)} again"
         ) from None
 
 

@@ -30,7 +30,7 @@ from selfcluster.data.dataset import Data
 from selfcluster.device import n_threads
 from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError, ConfigError, DataError
-from selfcluster.formatting import n_images
+from selfcluster.formatting import command, n_images
 from selfcluster.inference.centroids import Centroids, by_size, read_centroids, write_centroids
 from selfcluster.inference.cluster_table import GUESSED, TABLE, cluster_table, read_table, write_table
 from selfcluster.inference.copies import find_copies
@@ -266,7 +266,7 @@ def current_centroids(run: OpenRun) -> Centroids:
     centroids = read_centroids(run.path)
     if centroids.step != run.step:
         raise CheckpointError(
-            f"the clusters of {str(run.path)!r} are of step {centroids.step:,}, but its network is of step {run.step:,}; run selfcluster cluster {run.path} again"
+            f"the clusters of {str(run.path)!r} are of step {centroids.step:,}, but its network is of step {run.step:,}; run {command('cluster', run.path)} again"
         )
     return centroids
 
@@ -298,7 +298,7 @@ def _keep_names(folder: Path) -> None:
         if "name" in table.column_names and table["name"].null_count < len(table):
             file = folder / "names.csv"
             write_names(table, file)
-            logger.info(f"the names given before are in {file}; selfcluster apply {folder} {file} brings those clusters back")
+            logger.info(f"the names given before are in {file}; {command('apply', folder, file)} brings those clusters back")
 
 
 def find_in_features(unit: Float[Tensor, "n f"], k: NClusters, seed: int) -> Found:

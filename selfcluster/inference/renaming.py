@@ -17,6 +17,7 @@ from selfcluster.clustering.neighbors import margins_of
 from selfcluster.clustering.tree import means_of, ward_of_means
 from selfcluster.data.dataset import Data
 from selfcluster.errors import CheckpointError
+from selfcluster.formatting import command
 from selfcluster.inference.centroids import Centroids
 from selfcluster.inference.cluster_table import saved_table
 from selfcluster.inference.clusters import Clusters, compared, current_centroids, described, mean_directions, unit_rows, write_clusters
@@ -52,7 +53,7 @@ def apply(run: OpenRun, file: str | Path, images: Any = None) -> Clusters:
 def _own_clusters(run: OpenRun, data: Data) -> tuple[Centroids, pa.Table]:
     centroids = current_centroids(run)
     if centroids.digest != data.images.digest():
-        raise CheckpointError(f"the clusters of {str(run.path)!r} are of other images; run selfcluster cluster {run.path} again")
+        raise CheckpointError(f"the clusters of {str(run.path)!r} are of other images; run {command('cluster', run.path)} again")
     return centroids, saved_table(run.path)
 
 

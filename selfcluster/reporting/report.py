@@ -28,7 +28,7 @@ from selfcluster.distributed import logger
 from selfcluster.errors import CheckpointError
 from selfcluster.evaluation import trust
 from selfcluster.evaluation.trust import Trust
-from selfcluster.formatting import n_images
+from selfcluster.formatting import command, n_images
 from selfcluster.inference import clusters
 from selfcluster.inference.centroids import Centroids, read_centroids
 from selfcluster.inference.cluster_table import TABLE, saved_table
@@ -132,7 +132,7 @@ def _saved_clusters(run: OpenRun, data: Data) -> _ClusteredImages | None:
         return None
     table = saved_table(run.path)
     if missing := COLUMNS - set(table.column_names):
-        raise CheckpointError(f"{str(file)!r} has no column {min(missing)!r}; run selfcluster cluster {run.path} again")
+        raise CheckpointError(f"{str(file)!r} has no column {min(missing)!r}; run {command('cluster', run.path)} again")
     centroids = read_centroids(run.path)
     if centroids.digest != data.images.digest() or not table["path"].combine_chunks().equals(data.images.paths().cast(table["path"].type)):
         logger.info(f"the clusters in {file} are of other images; making new ones for the page")

@@ -17,7 +17,6 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from selfcluster.errors import CheckpointError
+from selfcluster.formatting import command
 from selfcluster.models.model import ClusterModel
 from selfcluster.runs.atomic import sync_folder, write_synced
 from selfcluster.runs.json_files import read_json, write_json
@@ -253,11 +253,11 @@ def _is_count(value: Any, kind: type) -> bool:
 
 
 def _way_out(folder: Path, damaged: Path | None) -> str:
-    """Return what can be done about a damaged checkpoint: go on from the one before, or start again."""
+    """Return what can be done about a damaged checkpoint: resume from the one before, or start again."""
     others = [step for step, path in _complete(folder).items() if path != damaged]
     if not others:
         return _RESTART
-    return f"selfcluster train --resume --from {max(others)} --out {shlex.quote(str(folder))} goes on from the checkpoint of step {max(others)}"
+    return f"resume from the checkpoint of step {max(others)}: {command('train', '--resume', '--from', max(others), '--out', folder)}"
 
 
 def _digest(content: bytes) -> FileDigest:

@@ -196,7 +196,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) 
     steps = sorted(int(path.name) for path in (out / "checkpoints").iterdir() if path.is_dir())
     assert steps == [6, 7, 8]
     (out / "checkpoints" / "8" / "optimizer.safetensors").write_bytes(b"")
-    with pytest.raises(sc.CheckpointError, match=r"is damaged.*--resume --from 7 --out .* goes on from the checkpoint of step 7"):
+    with pytest.raises(
+        sc.CheckpointError, match=r"is damaged.*; resume from the checkpoint of step 7: selfcluster train --resume --from 7 --out "
+    ):
         sc.train(out=out, resume=True)
     with pytest.raises(sc.CheckpointError, match="no checkpoint of step 5; there are: 6 and 7 and 8"):
         sc.train(out=out, resume=True, from_step=5)

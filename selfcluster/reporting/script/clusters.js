@@ -18,7 +18,7 @@ function card(cluster) {
   const item = made("li", { className: "card", id: `cluster-${c.number}` });
   item.style.setProperty("--color", cssColor(cluster));
   item.dataset.cluster = cluster;
-  const input = made("input", { className: "name", value: givenName(cluster), placeholder: numberedName(cluster), maxLength: 200, autocomplete: "off" });
+  const input = made("input", { className: "name", value: givenName(cluster), placeholder: numberedName(cluster), maxLength: 100, autocomplete: "off" });
   input.setAttribute("aria-label", `Name of cluster ${c.number}`);
   let before = { ...givenNames };
   input.addEventListener("focus", () => (before = { ...givenNames }));
