@@ -153,18 +153,18 @@ class _Pace:
         }
         t.loader.wait_seconds, self.row_at, self.step_at_row = 0.0, now, t.state.step
         if t.state.stretch.seconds and t.state.step < t.total_steps:
-            self._keep_to_time(log, passed / n_steps, passed)
+            self._keep_to_time(log, n_steps, passed)
         left = (now - self.started) / (t.state.step - self.first_step) * (t.total_steps - t.state.step)
         log.row(t.state.step, epoch, values)
         log.progress(t.state.step, t.total_steps, epoch, values, left)
 
-    def _keep_to_time(self, log: Log, pace: float, seconds: float) -> None:
-        """Count the steps that are left anew, so that the run ends in time; all ranks do at the same steps, by the slowest."""
+    def _keep_to_time(self, log: Log, n_steps: int, seconds: float) -> None:
+        """Count the steps that are left anew, so that the run ends in time; from times of the slowest rank, so that all come to the same number."""
         t, s = self.t, self.t.state
-        self.step_seconds = time_limit.mean_pace(self.step_seconds, distributed.largest(pace), seconds)
-        passed = distributed.largest(self.seconds_before + time.perf_counter() - self.started)
+        seconds = distributed.largest(seconds)
+        self.step_seconds = time_limit.mean_pace(self.step_seconds, seconds / n_steps, seconds)
         n_left = time_limit.steps_in(
-            s.stretch.seconds - passed,
+            s.stretch.seconds - distributed.largest(self.seconds_before + time.perf_counter() - self.started),
             step=self.step_seconds,
             assign=distributed.largest(self.assign_seconds),
             left_in_epoch=t.method.steps_per_epoch - s.step_in_epoch,

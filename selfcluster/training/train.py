@@ -98,8 +98,8 @@ def train(
 
 
 def _limit(t: Training, seconds: float) -> None:
-    """Set the training time to keep to."""
-    t.state.stretch = dataclasses.replace(t.state.stretch, seconds=max(1.0, _MARGIN * seconds))
+    """Set the training time to keep to, the same on all ranks."""
+    t.state.stretch = dataclasses.replace(t.state.stretch, seconds=max(1.0, -distributed.largest(-_MARGIN * seconds)))
 
 
 def _as_begun(path: Path, file: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 import selfcluster as sc
+from selfcluster import distributed
 from selfcluster.runs.checkpoint import CheckpointState, read_state, save_checkpoint
+from selfcluster.runs.log import Log
 from selfcluster.settings.config import flatten
 from selfcluster.training import loop, time_limit
 from selfcluster.training.time_limit import Stretch
+from selfcluster.training.train import _limit
 from tests import tiny
+from tests.ranks import on_ranks
 
 
 def test_a_step_is_its_own_position_until_steps_are_counted_anew() -> None:
@@ -78,6 +82,20 @@ def test_a_run_that_is_interrupted_keeps_its_stretch(
     sc.train(tiny.images(), out=tmp_path / "run", resume=True)
     assert "has finished" in caplog.text
     assert sc.train(tiny.images(), out=tmp_path / "run", resume=True, max_steps=16).opened.step == 16
+
+
+def _train_with_a_limit() -> Stretch:
+    """Train on ranks whose clocks differ; return how the steps were spread in the end."""
+    t = tiny.training(epochs=200, log_steps=1)
+    _limit(t, 1.5 + distributed.rank())
+    loop.fit(t, Log(None, t.config.run), None)
+    assert t.state.step == t.total_steps
+    return t.state.stretch
+
+
+def test_ranks_come_to_the_same_number_of_steps() -> None:
+    first, second = on_ranks(_train_with_a_limit)
+    assert first == second
 
 
 @pytest.mark.parametrize("edited", [{"total_steps": "many"}, {"since": -1}, {"position": None}, {"other": 1}, {"total_steps": 2.5}])
