@@ -25,6 +25,7 @@ import torch
 from benchmarks.command_line import parser
 from benchmarks.peak import peak_of
 from benchmarks.record import record, spread
+from selfcluster.clustering.duplicates import thumbnails
 from selfcluster.clustering.kmeans import kmeans
 from selfcluster.clustering.tree import means_of, ward_of_means
 from selfcluster.clustering.whitening import fit_whitening
@@ -62,19 +63,21 @@ def page_of(files: list[Path], n: int, k: int) -> Page:
     """Return a page of the first n images of these files, in k clusters."""
     arrays = [open_data(file, DataSettings()).images for file in files]
     joined = np.concatenate([images.array for images in arrays if isinstance(images, ArrayImages)])
-    images = ArrayImages(joined[np.arange(n) % len(joined)])
-    features = raw_pixels(images, pixels=13)
+    some = ArrayImages(joined[:n])
+    again = np.arange(n) % len(joined)
+    features, looks = (raw_pixels(some, pixels=side).numpy() for side in (13, thumbnails.side))
     clusters = kmeans(features, k)
-    nearest = torch.cdist(features, clusters.centroids).topk(2, dim=1, largest=False).values.numpy()
-    assignments = clusters.assignments.numpy()
+    nearest = torch.cdist(torch.from_numpy(features), clusters.centroids).topk(2, dim=1, largest=False).values.numpy()[again]
+    assignments = clusters.assignments.numpy()[again]
     order = np.lexsort((nearest[:, 0], assignments))
-    rank = np.empty(len(features), dtype=np.int32)
+    rank = np.empty(n, dtype=np.int32)
     rank[order] = np.concatenate([np.arange(size) for size in np.bincount(assignments)])
-    plane = fit_whitening(features.numpy())(features)[:, :2].numpy()
+    plane = fit_whitening(features)(torch.from_numpy(features))[:, :2].numpy()[again]
+    images = ArrayImages(joined[again])
     table = pa.table(
         {
             "path": images.paths().cast(pa.string()),
-            "index": np.arange(len(features)),
+            "index": np.arange(n),
             "cluster": assignments.astype(np.int32),
             "centroid": assignments.astype(np.int32),
             "distance": nearest[:, 0],
@@ -87,9 +90,10 @@ def page_of(files: list[Path], n: int, k: int) -> Page:
         }
     )
     where = " and ".join(file.name for file in files)
-    centered = features - features.mean(dim=0)
-    tree = ward_of_means(*means_of(centered.double().numpy(), assignments, k))
-    return Page("benchmark", where, default_config("swav"), [], Environment(), None, table, features.numpy(), images, tree=tree)
+    centered = features - features.mean(axis=0)
+    tree = ward_of_means(*means_of(centered.astype(np.float64), clusters.assignments.numpy(), k))
+    config, environment = default_config("swav"), Environment()
+    return Page("benchmark", where, config, [], environment, None, table, features[again], images, looks=looks[again], tree=tree)
 
 
 def in_browser(content: bytes) -> dict[str, Any]:

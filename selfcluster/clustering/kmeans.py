@@ -77,8 +77,8 @@ def kmeans(
     Returns:
         the last centroids, with assignments and sizes from a final assignment to them, after empty clusters are filled once more.
     Raises:
-        ValueError: points that are not (n, d) or not finite, k below 1 or above the number of points, an init of another shape,
-            or different arguments on different ranks.
+        ValueError: points that are not (n, d) or not finite; k below 1 or above the number of points; iterations or n_init below 1, a
+            negative tolerance, another `empty`; an init of another name or shape, or not finite; different arguments on different ranks.
     Deviations: k-means++ draws in batches of an eighth of the rows drawn so far, which takes somewhat more than log k passes instead of k.
     Distances are computed in float32, accurate to about 1e-6 of the squared extent of all points; if clusters are a thousand times farther
     apart than they are wide, pass float64.

@@ -13,6 +13,7 @@ of the method; over a data set they run to a tolerance.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -81,17 +82,21 @@ def log_potentials(
         raise ValueError(f"epsilon must be above 0, got {epsilon}; the paper uses 0.05")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}; the paper uses 3")
-    potentials = -_log_sums(chunks, None, k, epsilon, device)[0]
-    for done in range(1, iterations if tolerance is None else iterations + 1):
-        log_sums, n = _log_sums(chunks, potentials, k, epsilon, device)
-        if tolerance is not None:
-            # The mass of a prototype in the codes so far is exp(potential) times the sum without it; its share is n / k.
-            share = distributed.all_reduce_sum(torch.tensor(float(n), device=log_sums.device)) / k
-            error = float(((potentials + log_sums).exp() / share - 1).abs().max())
-            if error <= tolerance or done == iterations:
-                return Balance(potentials, done, error)
+    log_sums, n = _log_sums(chunks, None, k, epsilon, device)
+    potentials = -log_sums
+    if tolerance is None:
+        for _ in range(iterations - 1):
+            potentials = -_log_sums(chunks, potentials, k, epsilon, device)[0]
+        return Balance(potentials, iterations, float("inf"))
+    share = distributed.all_reduce_sum(torch.tensor(float(n), device=log_sums.device)) / k
+    for done in count(1):
+        log_sums, _ = _log_sums(chunks, potentials, k, epsilon, device)
+        # The mass of a prototype in the codes so far is exp(potential) times the sum without it.
+        error = float(((potentials + log_sums).exp() / share - 1).abs().max())
+        if error <= tolerance or done == iterations:
+            break
         potentials = -log_sums
-    return Balance(potentials, iterations, float("inf"))
+    return Balance(potentials, done, error)
 
 
 def _log_sums(

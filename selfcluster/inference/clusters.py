@@ -97,7 +97,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCentroids:
     """Centroids before images are assigned to them."""
 
     vectors: Float[Tensor, "l d"]
@@ -152,7 +152,7 @@ def cluster(
         return clusters
 
 
-def _find(run: OpenRun, data: Data, embeddings: Embeddings, k: NClusters, seed: int) -> Found:
+def _find(run: OpenRun, data: Data, embeddings: Embeddings, k: NClusters, seed: int) -> FoundCentroids:
     """Return the method's own prototypes, or centroids of clusters of the features."""
     _, features = readable_features(embeddings)
     _check_enough(len(features), k, data)
@@ -177,7 +177,7 @@ def unit_rows(features: Float[Tensor, "n f"], center: Float[Tensor, " f"]) -> Fl
     return unit
 
 
-def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: Found, *, seed: int, projection: Projection = "tsne") -> Clusters:
+def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: FoundCentroids, *, seed: int, projection: Projection = "tsne") -> Clusters:
     """Return the clusters that centroids make of images, with copies, outliers and a map; see `cluster` for the arguments."""
     readable, features = readable_features(embeddings)
     center = features.mean(dim=0)
@@ -301,7 +301,7 @@ def _keep_names(folder: Path) -> None:
             logger.info(f"the names given before are in {file}; {command('apply', folder, file)} brings those clusters back")
 
 
-def find_in_features(unit: Float[Tensor, "n f"], k: NClusters, seed: int) -> Found:
+def find_in_features(unit: Float[Tensor, "n f"], k: NClusters, seed: int) -> FoundCentroids:
     """Return the leaves of a tree of clusters, cut to k clusters, or to as many as stand out."""
     logger.info(f"clustering {n_images(len(unit))}")
     found = find_clusters(unit, k=k if isinstance(k, int) else None, seed=seed)
@@ -314,11 +314,11 @@ def find_in_features(unit: Float[Tensor, "n f"], k: NClusters, seed: int) -> Fou
         logger.warning(f"no clusters stand out among these images; made {n_clusters}, see --k")
     stand_out = found.natural > 1
     is_guess = not stand_out and not isinstance(k, int)
-    return Found(found.means, "features", found.tree, found.tree.cut(n_clusters), found.left_over if stand_out else None, is_guess)
+    return FoundCentroids(found.means, "features", found.tree, found.tree.cut(n_clusters), found.left_over if stand_out else None, is_guess)
 
 
 @torch.no_grad()
-def _prototypes(run: OpenRun, features: Float[Tensor, "n f"], center: Float[Tensor, " f"]) -> Found:
+def _prototypes(run: OpenRun, features: Float[Tensor, "n f"], center: Float[Tensor, " f"]) -> FoundCentroids:
     """Return the method's own prototypes, each its own cluster."""
     prototypes, unit = run.model.prototypes, unit_rows(features, center)
     layer: Layer = "head"
@@ -332,7 +332,7 @@ def _prototypes(run: OpenRun, features: Float[Tensor, "n f"], center: Float[Tens
     points = unit if layer == "features" else in_layer(run, features, "head")
     nearest, _ = nearest_centroids(points, vectors, torch.from_numpy(each))
     tree = ward_of_means(*means_of(unit.numpy(), nearest.numpy(), len(vectors)))
-    return Found(vectors, layer, tree, each)
+    return FoundCentroids(vectors, layer, tree, each)
 
 
 def compared(run: OpenRun, features: Float[Tensor, "n f"], layer: Layer, center: Float[Tensor, " f"]) -> Float[Tensor, "n d"]:

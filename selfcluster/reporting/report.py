@@ -73,7 +73,7 @@ def report(
         data: images to show; None for the run's own.
         out: the file; None for report.html in the run folder.
         k: number of new clusters, as for `clusters.cluster`, which are saved in the run folder if the images are the run's own; None for
-            the saved clusters if they are of these images, or else for the method's own prototypes.
+            the saved clusters if they are of these images, or else as there.
         seed: random seed of new clusters.
         limits: limits on the contents.
     Returns:

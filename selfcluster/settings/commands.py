@@ -165,7 +165,7 @@ class Cluster(Output):
     images: Images = None
     """Images. Default: those of the run."""
     k: NClusters = None
-    """Number of clusters; auto for as many as stand out. Default: one cluster per prototype of the run, or auto after explore."""
+    """Number of clusters; auto for as many as stand out. Default: one cluster per prototype if the run began from random weights, else auto."""
     out: str | None = None
     """Also write the table to this .parquet or .csv file."""
     copy_to: str | None = None
@@ -242,7 +242,7 @@ class Report(Output):
     out: str | None = None
     """File to write. Default: report.html in the run folder."""
     k: NClusters = None
-    """Number of clusters, or auto. Default: the clusters of selfcluster cluster, or one per prototype of the run."""
+    """Number of clusters, or auto. Default: the clusters of selfcluster cluster or explore, or else as cluster chooses it."""
     points: int = 50_000
     """Show at most this many images; a larger set is sampled."""
     seed: int = 0

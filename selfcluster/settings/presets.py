@@ -17,7 +17,7 @@ from selfcluster.settings.config import (
     default_config,
 )
 
-_IMAGENET_STEPS_AT_256 = 5005
+IMAGENET_STEPS_AT_256 = 5005
 _IMAGENET_STEPS_AT_4096 = 313
 
 
@@ -39,7 +39,7 @@ def swav_imagenet_small_batch() -> Config[Any]:
     selfcluster train imagenet/ --preset swav-imagenet-small-batch, by torchrun on 4 GPUs. Not measured here.
     """
     return Config(
-        objective=SwavSettings(freeze_steps=_IMAGENET_STEPS_AT_256, queue_length=3840),
+        objective=SwavSettings(freeze_steps=IMAGENET_STEPS_AT_256, queue_length=3840),
         model=ModelSettings(),
         optim=OptimSettings(batch=256, epochs=200, lr=0.6, final_lr=0.0006),
     )

@@ -14,15 +14,13 @@ from selfcluster.settings.adapting import adapting
 from selfcluster.settings.choices import Choice, Facts
 from selfcluster.settings.config import AUGMENTATIONS, AugmentSettings, Config, flatten
 from selfcluster.settings.first_labels import from_patches
+from selfcluster.settings.presets import IMAGENET_STEPS_AT_256
 
 GLYPH_MIRROR_DISTANCE = 1.4
 """Mirror distance above which small grey images are taken for glyphs."""
 
 _IMAGES_PER_COMPONENT = 28
 """Images per PCA component, so that the components of least variance, which whitening enlarges most, are well estimated."""
-
-_PAPER_STEPS_PER_EPOCH = 5005
-"""ImageNet at batch 256."""
 
 _TRANSFORMERS = ("vit", "deit", "beit", "eva", "swin", "cait", "xcit")
 
@@ -86,8 +84,8 @@ def _deepcluster(facts: Facts, crops: dict[str, Choice], steps_per_epoch: int) -
     one = {name: Choice(choice.value[:1], choice.reason) for name, choice in crops.items()}
     one["n_crops"] = Choice((1,), "one crop per image, as in the paper")
     top_lr = Choice(0.05, "as in the paper")
-    if steps_per_epoch < _PAPER_STEPS_PER_EPOCH:
-        lr = min(0.5, 0.05 * _PAPER_STEPS_PER_EPOCH / steps_per_epoch)
+    if steps_per_epoch < IMAGENET_STEPS_AT_256:
+        lr = min(0.5, 0.05 * IMAGENET_STEPS_AT_256 / steps_per_epoch)
         top_lr = Choice(lr, f"high, since the top layer is reset every {steps_per_epoch:,} steps")
     # With as many whitened components as images, all images would be equally far apart.
     pca_width = min(256, max(16, facts.n // _IMAGES_PER_COMPONENT))
