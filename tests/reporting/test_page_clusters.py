@@ -82,6 +82,12 @@ def test_clusters_are_cut_coarser_and_split_and_the_page_remembers(page: browser
     assert page.value("document.querySelector('#as-found').disabled")
 
 
+def test_a_cluster_without_parts_is_split_on_the_map(page: browser.Browser) -> None:
+    page.value("document.querySelector('.card [aria-label^=\"Select images of\"]').click()")
+    assert page.value("document.querySelector('#lasso').getAttribute('aria-pressed')") == "true"
+    assert 0 <= page.value("document.querySelector('#map').getBoundingClientRect().top") < 100
+
+
 def test_typical_images_of_a_new_cluster_are_nearest_to_its_own_mean(page: browser.Browser, photos: Path) -> None:
     _cut(page, 2)
     page.click(".card .card-foot button")

@@ -69,12 +69,11 @@ function foot(cluster, item) {
   const onMap = made("button", { type: "button", className: "link", textContent: "On the map" });
   onMap.addEventListener("click", () => focusOnMap(cluster));
   const element = made("div", { className: "card-foot" }, all, onMap);
-  if (tree && cluster < cut.length && partsOf(cut[cluster]).length) {
-    const parting = made("button", { type: "button", className: "link", textContent: "Split" });
-    parting.setAttribute("aria-label", `Split ${nameOf(cluster)} in two`);
-    parting.addEventListener("click", () => split(cluster));
-    element.append(parting);
-  }
+  const hasParts = tree && cluster < cut.length && partsOf(cut[cluster]).length > 0;
+  const parting = made("button", { type: "button", className: "link", textContent: hasParts ? "Split" : "Split on the map" });
+  parting.setAttribute("aria-label", hasParts ? `Split ${nameOf(cluster)} in two` : `Select images of ${nameOf(cluster)} on the map`);
+  parting.addEventListener("click", () => (hasParts ? split(cluster) : splitOnMap(cluster)));
+  element.append(parting);
   element.append(merging(cluster));
   const rejecting = made("button", { type: "button", className: "link", textContent: "Not a cluster" });
   rejecting.setAttribute("aria-label", `${nameOf(cluster)} is not a cluster`);

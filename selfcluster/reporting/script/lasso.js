@@ -59,6 +59,12 @@ function makeCluster() {
   goToCluster(clusters.length - 1);
 }
 
+// What the tree holds no parts of can still be parted by hand.
+function splitOnMap(cluster) {
+  focusOnMap(cluster);
+  setLassoing(true);
+}
+
 function drawLasso() {
   if (!outline) return;
   pen.beginPath();
