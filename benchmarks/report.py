@@ -93,7 +93,20 @@ def page_of(files: list[Path], n: int, k: int) -> Page:
     centered = features - features.mean(axis=0)
     tree = ward_of_means(*means_of(centered.astype(np.float64), clusters.assignments.numpy(), k))
     config, environment = default_config("swav"), Environment()
-    return Page("benchmark", where, config, [], environment, None, table, features[again], images, looks=looks[again], tree=tree)
+    return Page(
+        "benchmark",
+        where,
+        config,
+        [],
+        environment,
+        None,
+        table,
+        features[again],
+        images,
+        looks=looks[again],
+        tree=tree,
+        threads=torch.get_num_threads(),
+    )
 
 
 def in_browser(content: bytes) -> dict[str, Any]:

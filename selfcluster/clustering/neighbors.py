@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 _BLOCK = 64
 """Cosines in a block."""
@@ -19,6 +19,7 @@ _FEWEST_ROWS = 256
 """Queries computed together even if their cosines take more bytes: with fewer, a matrix product is slow."""
 
 
+@torch.no_grad()
 def nearest_neighbors(
     queries: Float[Tensor, "n f"], k: int, bank: Float[Tensor, "b f"] | None = None, *, device: torch.device | None = None
 ) -> tuple[Int64[Tensor, "n m"], Float[Tensor, "n m"]]:
@@ -37,13 +38,16 @@ def nearest_neighbors(
     n_blocks = -(-n // _BLOCK)
     in_blocks = n_blocks > 4 * k  # otherwise the blocks would contain most of the row
     rows = min(_CHUNK_ROWS, max(_FEWEST_ROWS, _CHUNK_BYTES // (4 * max(1, n))))
+    # One piece of memory for the cosines of every chunk, since fresh memory is slow; the last block is filled up.
+    memory = torch.full((min(rows, len(queries)), n_blocks * _BLOCK), -torch.inf, dtype=unit.dtype, device=device)
     found: list[tuple[Tensor, Tensor]] = []
     for i, part in enumerate(queries.split(rows)):
-        scores = normalize(part.to(device)) @ unit.T
+        padded = memory[: len(part)]
+        scores = torch.mm(normalize(part.to(device)), unit.T, out=padded[:, :n])
         if bank is None:
             scores.diagonal(i * rows).fill_(-torch.inf)
         if in_blocks:
-            blocks = pad(scores, (0, n_blocks * _BLOCK - n), value=-torch.inf).unflatten(1, (n_blocks, _BLOCK))
+            blocks = padded.unflatten(1, (n_blocks, _BLOCK))
             best = blocks.amax(dim=2).topk(k).indices
             cosine, place = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1).topk(k)
             index = best.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
