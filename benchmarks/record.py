@@ -17,13 +17,15 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+_CODE = (":/", ":(exclude,top)benchmarks/results")
+"""Everything but what other measurements have written."""
 
 
 def record(name: str, figures: dict[str, Any]) -> Path:
     """Write the figures to results/<name>.json and return this path."""
     content = {
         "command": ["python", "-m", _module(), *(Path(a).name if os.sep in a else a for a in sys.argv[1:])],
-        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE) else ""),
         "date": time.strftime("%Y-%m-%d"),
         "versions": {
             "python": platform.python_version(),
