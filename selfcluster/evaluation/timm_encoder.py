@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from selfcluster import randomness
 from selfcluster.errors import ConfigError, known
 from selfcluster.models.encoders import WEIGHTS_TO_COMPARE, create_encoder, feature_width
-from selfcluster.models.model import ClusterModel, Renormalize
+from selfcluster.models.filters import Renormalize
+from selfcluster.models.model import ClusterModel
 from selfcluster.models.pretrained import Preparation
 
 

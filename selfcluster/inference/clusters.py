@@ -36,7 +36,7 @@ from selfcluster.inference.cluster_table import GUESSED, TABLE, cluster_table, r
 from selfcluster.inference.copies import find_copies
 from selfcluster.inference.embeddings import Embeddings, embeddings_of, in_layer
 from selfcluster.inference.names import write_names
-from selfcluster.models.model import Prototypes
+from selfcluster.models.heads import Prototypes
 from selfcluster.runs.folder import check_writable
 from selfcluster.runs.manifest import has_manifest
 from selfcluster.runs.run import OpenRun
@@ -177,7 +177,9 @@ def unit_rows(features: Float[Tensor, "n f"], center: Float[Tensor, " f"]) -> Fl
     return unit
 
 
-def clusters_of(run: OpenRun, data: Data, embeddings: Embeddings, found: FoundCentroids, *, seed: int, projection: Projection = "tsne") -> Clusters:
+def clusters_of(
+    run: OpenRun, data: Data, embeddings: Embeddings, found: FoundCentroids, *, seed: int, projection: Projection = "tsne"
+) -> Clusters:
     """Return the clusters that centroids make of images, with copies, outliers and a map; see `cluster` for the arguments."""
     readable, features = readable_features(embeddings)
     center = features.mean(dim=0)

@@ -30,7 +30,8 @@ from selfcluster.hub import downloaded
 from selfcluster.inference.clusters import Clusters, clusters_of, find_in_features, readable_features, unit_rows, write_clusters
 from selfcluster.inference.embeddings import embeddings_of
 from selfcluster.models.encoders import WEIGHTS_TO_EXPLORE, create_encoder, suitable_side, why_refused
-from selfcluster.models.model import Center, ClusterModel, Prototypes
+from selfcluster.models.heads import Center, Prototypes
+from selfcluster.models.model import ClusterModel
 from selfcluster.models.patches import PATCHES, PREPARATION, SAMPLE, PatchEncoder, default_codes, fit_patches, patches_pixels
 from selfcluster.models.pretrained import Preparation, frozen_pixels
 from selfcluster.runs.checkpoint import save_network

@@ -14,7 +14,8 @@ from selfcluster.methods.deepcluster_v2 import DeepClusterV2
 from selfcluster.methods.sela_v2 import SelaV2
 from selfcluster.methods.swav import SwAV
 from selfcluster.models.encoders import create_encoder, feature_width
-from selfcluster.models.model import Center, ClusterModel, Prototypes
+from selfcluster.models.heads import Center, Prototypes
+from selfcluster.models.model import ClusterModel
 from selfcluster.settings.config import Config
 
 METHODS: dict[str, type[Method[Any]]] = {

@@ -24,7 +24,8 @@ from selfcluster.methods.base import Extractor, Method, PseudoLabels, stop_or_wa
 from selfcluster.methods.losses import pseudo_label_loss
 from selfcluster.methods.memory import MemoryBank
 from selfcluster.methods.pseudo_labels import PseudoLabelTable, check_clusters, require_enough
-from selfcluster.models.model import Center, ClusterModel, Outputs, Prototypes
+from selfcluster.models.heads import Center, Prototypes
+from selfcluster.models.model import ClusterModel, Outputs
 from selfcluster.models.rows import map_rows
 from selfcluster.settings.config import Config, keeps_first_labels, renews_labels
 

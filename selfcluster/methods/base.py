@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from selfcluster import randomness
 from selfcluster.data.loader import Batch, EpochPlan
 from selfcluster.errors import CollapseError
-from selfcluster.models.model import Center, ClusterModel, Outputs, Prototypes, projection_head
+from selfcluster.models.heads import Center, Prototypes, projection_head
+from selfcluster.models.model import ClusterModel, Outputs
 from selfcluster.models.rows import Rows
 from selfcluster.optim import ParameterGroup, Schedule, cosine
 from selfcluster.settings.config import Config

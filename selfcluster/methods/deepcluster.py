@@ -26,7 +26,8 @@ from selfcluster.errors import CollapseError
 from selfcluster.methods.base import Extractor, Method, PseudoLabels, stop_or_warn
 from selfcluster.methods.losses import pseudo_label_loss
 from selfcluster.methods.pseudo_labels import PseudoLabelTable, check_clusters, require_enough
-from selfcluster.models.model import ClusterModel, Outputs, TopLayer
+from selfcluster.models.heads import TopLayer
+from selfcluster.models.model import ClusterModel, Outputs
 from selfcluster.models.rows import map_rows
 from selfcluster.optim import ParameterGroup, constant
 from selfcluster.settings.config import Config, DeepClusterSettings, keeps_first_labels

@@ -23,7 +23,8 @@ from selfcluster.data.loader import Batch
 from selfcluster.methods.base import Codes, Method
 from selfcluster.methods.losses import swapped_loss
 from selfcluster.methods.memory import Queue
-from selfcluster.models.model import ClusterModel, Outputs, Prototypes
+from selfcluster.models.heads import Prototypes
+from selfcluster.models.model import ClusterModel, Outputs
 from selfcluster.settings.config import Config, SwavSettings
 
 _QUEUE_GROWTH_EPOCHS = 1.0

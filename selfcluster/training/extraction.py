@@ -22,7 +22,7 @@ from selfcluster.data.loader import EpochPlan, Loader
 from selfcluster.data.readers.images import why_unreadable
 from selfcluster.methods.base import Extractor
 from selfcluster.models.features import in_mode, prepared_images
-from selfcluster.models.model import Renormalize
+from selfcluster.models.filters import Renormalize
 from selfcluster.models.patches import N_FEATURES, PREPARATION, PatchEncoder, default_codes, fit_patches, patches_pixels
 from selfcluster.models.rows import Rows, RowsByIndex
 from selfcluster.runs.log import Log

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from selfcluster.models.encoders import create_encoder
-from selfcluster.models.model import ClusterModel, Outputs, Prototypes, Sobel, TopLayer, UnitNorm, projection_head
+from selfcluster.models.filters import Sobel
+from selfcluster.models.heads import Prototypes, TopLayer, UnitNorm, projection_head
+from selfcluster.models.model import ClusterModel, Outputs
 
 N_IMAGES = 4
 

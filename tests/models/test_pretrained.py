@@ -15,7 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 import selfcluster as sc
 from selfcluster.data.crops import normalize
 from selfcluster.models.encoders import create_encoder
-from selfcluster.models.model import Renormalize
+from selfcluster.models.filters import Renormalize
 from selfcluster.models.pretrained import Preparation, is_bundled, preparation_of
 from selfcluster.runs.checkpoint import check_settings, read_state
 from selfcluster.settings.config import BUNDLED, default_config
