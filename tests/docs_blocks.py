@@ -6,12 +6,17 @@ A training that sets no number of steps gets a few, and a fine-tuning a few seco
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shlex
 import subprocess
+import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -27,20 +32,38 @@ _RUN = re.compile(r"runs/photos-([\w-]+)-1\b")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Change to a folder with the images and tables that pages may name; undo the registration of methods by a page."""
+    """Change to a home with the images and tables that pages may name; undo the registration of methods by a page."""
     images = [Image.fromarray(image) for image in tiny.images(72, pixels=40)]
-    for name, some in {"photos": images[:60], "new-photos": images[60:], "labelled/a": images[:30], "labelled/b": images[30:60]}.items():
+    folders = {"photos": images[:60], "new-photos": images[60:]}
+    for name in ("labelled", "train", "val"):
+        folders |= {f"{name}/a": images[:30], f"{name}/b": images[30:60]}
+    for name, some in folders.items():
         (tmp_path / name).mkdir(parents=True)
         for i, image in enumerate(some):
             image.save(tmp_path / name / f"{i:02}.png")
+    _pack(sorted((tmp_path / "photos").iterdir()), tmp_path / "shards", tmp_path / "photos.parquet")
     _write(tmp_path / "labels.csv", [("path", "label"), *((f"{i:02}.png", "ab"[i % 2]) for i in range(60))])
-    _write(tmp_path / "names.csv", [("cluster", "name"), ("0", "first"), ("1", "second")])
+    (tmp_path / "Downloads").mkdir()
+    for name in ("names.csv", "Downloads/photos-explore-1-names.csv"):
+        _write(tmp_path / name, [("cluster", "name"), ("0", "first"), ("1", "second")])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     before = [dict(METHODS), dict(METHOD_SETTINGS)]
     yield tmp_path
     for names, kept in zip((METHODS, METHOD_SETTINGS), before, strict=True):
         names.clear()
         names.update(kept)
+
+
+def _pack(files: list[Path], shards: Path, parquet: Path) -> None:
+    """Write the images into ten tars, and into one parquet file."""
+    shards.mkdir()
+    for i in range(10):
+        with tarfile.open(shards / f"train-{i:06}.tar", "w") as archive:
+            for file in files[i::10]:
+                archive.add(file, file.name)
+    pq.write_table(pa.table({"image": [{"bytes": file.read_bytes(), "path": file.name} for file in files]}), parquet)
 
 
 def _write(file: Path, rows: list[tuple[str, ...]]) -> None:
