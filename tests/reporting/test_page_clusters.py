@@ -83,7 +83,7 @@ def test_clusters_are_cut_coarser_and_split_and_the_page_remembers(page: browser
 
 
 def test_a_cluster_without_parts_is_split_on_the_map(page: browser.Browser) -> None:
-    page.value("document.querySelector('.card [aria-label^=\"Select images of\"]').click()")
+    page.value("document.querySelector('.card [aria-label^=\"Split on the map\"]').click()")
     assert page.value("document.querySelector('#lasso').getAttribute('aria-pressed')") == "true"
     assert 0 <= page.value("document.querySelector('#map').getBoundingClientRect().top") < 100
 

@@ -71,7 +71,7 @@ function foot(cluster, item) {
   const element = made("div", { className: "card-foot" }, all, onMap);
   const hasParts = tree && cluster < cut.length && partsOf(cut[cluster]).length > 0;
   const parting = made("button", { type: "button", className: "link", textContent: hasParts ? "Split" : "Split on the map" });
-  parting.setAttribute("aria-label", hasParts ? `Split ${nameOf(cluster)} in two` : `Select images of ${nameOf(cluster)} on the map`);
+  parting.setAttribute("aria-label", hasParts ? `Split ${nameOf(cluster)} in two` : `Split on the map: select images of ${nameOf(cluster)}`);
   parting.addEventListener("click", () => (hasParts ? split(cluster) : splitOnMap(cluster)));
   element.append(parting);
   element.append(merging(cluster));
