@@ -3,7 +3,7 @@
     python -m benchmarks.first_page photos/
 
 The commands of the README, one after another in an empty folder with an empty environment: clone, environment, `pip install .`, and
-`selfcluster explore` on a folder of photos; then the same on other photos, as a second page takes. pip takes packages from its index as it is set
+`selfcluster explore` on a folder of photos, and once more. pip takes packages from its index as it is set
 up, not from its cache. Then the docs are built in the environment, and the wheel. Results: results/first_page.json.
 """
 
