@@ -1,4 +1,7 @@
-"""Locks, by which two processes do not write to the same place. The system releases them when a process ends, however it does."""
+"""Locks, by which two processes do not write to the same place. The system releases them when a process ends, however it does.
+
+Worker processes do not keep the lock of the process that starts them: one that outlives it for a moment would keep a run from being resumed.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,25 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from selfcluster.errors import CheckpointError
 
 LOCK = ".selfcluster.lock"
 """File in the folder of a run that a process trains; it stays if the process is killed."""
+
+_open: set[IO[bytes]] = set()
+"""The lock files that this process has open."""
+
+
+def _close_in_worker() -> None:
+    for handle in _open:
+        handle.close()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_close_in_worker)
 
 
 @contextlib.contextmanager
@@ -47,6 +64,15 @@ def _in_use(folder: Path) -> CheckpointError:
 
 
 @contextlib.contextmanager
+def _left_to_this_process(handle: IO[bytes]) -> Iterator[None]:
+    _open.add(handle)
+    try:
+        yield
+    finally:
+        _open.discard(handle)
+
+
+@contextlib.contextmanager
 def locked(file: Path, *, keep: bool = False) -> Iterator[bool]:
     """Yield whether this process has the lock; always True on systems without file locks.
 
@@ -54,7 +80,7 @@ def locked(file: Path, *, keep: bool = False) -> Iterator[bool]:
         file: created if need be; not touched otherwise.
         keep: leave the file there afterwards.
     """
-    with file.open("ab") as handle:
+    with file.open("ab") as handle, _left_to_this_process(handle):
         try:
             import fcntl
 

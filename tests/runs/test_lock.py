@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
@@ -63,6 +67,34 @@ def test_a_lock_that_a_killed_process_left_is_free(tmp_path: Path) -> None:
     with locked_run(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
+
+
+_WITH_A_CHILD = """
+import os, signal, sys, time
+from pathlib import Path
+from selfcluster.runs.lock import locked_run
+
+with locked_run(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork processes")
+def test_the_lock_of_a_killed_process_is_free_while_its_workers_still_run(tmp_path: Path) -> None:
+    said = subprocess.run([sys.executable, "-c", _WITH_A_CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = int(said.stdout)
+    try:
+        assert said.returncode == -signal.SIGKILL
+        os.kill(child, 0)
+        check_unlocked(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_run_that_was_killed_while_its_folder_was_prepared_is_replaced(tmp_path: Path) -> None:
