@@ -10,9 +10,9 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# Test as on a CPU with AMX, where `--precision auto` means bf16.
+# Test as on a CPU with AMX, where `--precision auto` means bf16, and check types and shapes at every call.
 test-bf16: .venv/installed
-	SELFCLUSTER_TEST_BF16=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	SELFCLUSTER_TEST_BF16=1 SELFCLUSTER_TEST_TYPES=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,18 +1,24 @@
-"""Shared fixtures. Importing this file makes annotations, including shapes, be checked at run time."""
+"""Shared fixtures. With `SELFCLUSTER_TEST_TYPES=1`, annotations, including shapes, are checked at every call, which takes half as long again."""
 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
+import scipy.linalg  # noqa: F401
 import torch
 from jaxtyping import install_import_hook
+from threadpoolctl import threadpool_limits
 
-import tests.typecheck  # noqa: F401
+if os.environ.get("SELFCLUSTER_TEST_TYPES"):  # before anything imports the package
+    import tests.typecheck  # noqa: F401
 
-# Must come before anything imports the package.
-install_import_hook("selfcluster", "tests.typecheck.checked")
+    install_import_hook("selfcluster", "tests.typecheck.checked")
+
+# Plugins import numpy before a worker is pinned to its core (tests/__init__.py); its other threads would spin there.
+threadpool_limits(1, user_api="blas")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

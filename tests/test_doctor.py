@@ -25,7 +25,7 @@ def test_a_missing_extra_is_named_with_its_install_command(monkeypatch: pytest.M
 
 def test_a_small_run_of_each_kind_shows_whether_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_IMAGES", 150)
-    monkeypatch.setattr(doctor, "_SECONDS", 3)
+    monkeypatch.setattr(doctor, "_SECONDS", 2)
     said: list[str] = []
     doctor.check(said.append)
     assert said[0].startswith("explore: 150 digits in ")

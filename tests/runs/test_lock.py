@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -20,26 +18,26 @@ from selfcluster.errors import CheckpointError
 from selfcluster.runs.lock import LOCK, check_unlocked, locked_run
 from tests import tiny
 
+_HOLD = """
+import sys
+from pathlib import Path
+from selfcluster.runs.lock import locked_run
 
-def _hold(folder: Path, held: Event, done: Event) -> None:
-    with locked_run(folder):
-        held.set()
-        done.wait(60)
+with locked_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @contextmanager
 def held_elsewhere(folder: Path) -> Iterator[int]:
     """Hold the lock in another process, and yield its number."""
-    context = multiprocessing.get_context("spawn")
-    held, done = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(folder, held, done))
-    process.start()
-    held.wait(60)
-    try:
-        yield process.pid or 0
-    finally:
-        done.set()
-        process.join()
+    with subprocess.Popen([sys.executable, "-c", _HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+        process.stdin.close()
 
 
 def test_a_run_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path) -> None:
