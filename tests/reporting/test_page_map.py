@@ -103,7 +103,8 @@ def _lasso(page: browser.Browser, *, shift: bool = False) -> None:
     """Draw around the left half of the map."""
     page.middle_of("#canvas")
     x, y, width, height = page.value("(b => [b.x, b.y, b.width, b.height])(document.querySelector('#canvas').getBoundingClientRect())")
-    page.drag((x + 2, y + 2), (x + width / 2, y + 2), (x + width / 2, y + height - 2), (x + 2, y + height - 2), shift=shift)
+    left, top, middle, bottom = x + 12, y + 12, x + width / 2, y + height - 12  # within the rounded corners
+    page.drag((left, top), (middle, top), (middle, bottom), (left, bottom), shift=shift)
 
 
 def test_images_drawn_around_become_a_cluster_that_apply_reads(page: browser.Browser, file: Path, photos: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 // Clusters as cards: an editable name, and the most typical images, border cases and least typical images.
-const CARDS_AT_A_TIME = isPhone ? 3 : 24;
+const CARDS_AT_A_TIME = byWidth(3, 12, 24);
 const MEMBERS_AT_A_TIME = 300;
 const BARS = 40;
 const NO_CLUSTER = "not a cluster"; // a name like others: what is none becomes one pile

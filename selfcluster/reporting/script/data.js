@@ -53,8 +53,9 @@ function collectMembers() {
 }
 collectMembers();
 
-// A phone shows less at a time, so that its page stays short.
-const isPhone = matchMedia("(max-width: 560px)").matches;
+// A phone or a tablet shows less at a time, so that its page stays short.
+const byWidth = (phone, tablet, desktop) =>
+  matchMedia("(max-width: 560px)").matches ? phone : matchMedia("(max-width: 1000px)").matches ? tablet : desktop;
 
 const get = (id) => document.getElementById(id);
 

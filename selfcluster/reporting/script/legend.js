@@ -1,5 +1,5 @@
 // The legend of the map: what its colors mean, the largest first. A cluster that is chosen there is shown alone.
-const MOST_IN_LEGEND = isPhone ? 6 : 16;
+const MOST_IN_LEGEND = byWidth(6, 16, 16);
 
 function legendOfLabels() {
   const sizes = new Uint32Array(labels.length);

@@ -1,6 +1,6 @@
 // Copies side by side, with the one to keep, and the images that do not belong; both as lists to export.
-const GROUPS_AT_A_TIME = isPhone ? 2 : 12;
-const STRAYS_AT_A_TIME = isPhone ? 8 : 42;
+const GROUPS_AT_A_TIME = byWidth(2, 6, 12);
+const STRAYS_AT_A_TIME = byWidth(8, 36, 42);
 
 function sized([width, height, bytes]) {
   const parts = [];
@@ -9,12 +9,15 @@ function sized([width, height, bytes]) {
   return parts.join(", ");
 }
 
+// A path that breaks after the names of its folders.
+const brokenAfterFolders = (path) => path.split(/(?<=\/)/).flatMap((part) => [part, made("wbr")]);
+
 function copyGroup(group, number) {
   const list = made("ul", { className: "copies" });
   group.points.forEach((point, i) => {
     const words = made("div", { className: "words" }, made("b", { textContent: i === group.keep ? "keep" : group.kinds[i] || (i ? "copy" : "first") }));
     if (i === group.keep && group.kinds[i]) words.append(` ${group.kinds[i]}`);
-    words.append(made("span", { className: "path", textContent: paths[point] }), made("span", { textContent: sized(group.sizes[i]) }));
+    words.append(made("span", { className: "path" }, ...brokenAfterFolders(paths[point])), made("span", { textContent: sized(group.sizes[i]) }));
     list.append(made("li", { className: i === group.keep ? "keep" : "" }, thumb(point), words));
   });
   for (const button of list.querySelectorAll(".thumb")) button.tabIndex = 0;

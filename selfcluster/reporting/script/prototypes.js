@@ -1,5 +1,5 @@
 // Prototypes: rows of thumbnails.
-const PROTOTYPES_AT_A_TIME = isPhone ? 6 : 24;
+const PROTOTYPES_AT_A_TIME = byWidth(6, 12, 24);
 
 function morePrototypes() {
   const box = get("prototype-galleries");
