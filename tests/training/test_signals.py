@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import selfcluster as sc
 from selfcluster.errors import CheckpointError
 from selfcluster.runs.checkpoint import load_checkpoint
 from selfcluster.runs.lock import check_unlocked
@@ -61,9 +62,8 @@ def test_a_signal_to_all_processes_leaves_a_checkpoint_and_its_status(tmp_path: 
     assert "Traceback" not in said
     assert _members(process.pid) == []
     assert load_checkpoint(out)[1].step > 0
-    resumed = subprocess.run([*TRAIN, "--out", str(out), "--resume", "--epochs", "3"], capture_output=True, text=True)
-    assert resumed.returncode == 2
-    assert "cannot resume with --epochs: the run has not finished" in resumed.stderr
+    with pytest.raises(sc.ConfigError, match="cannot resume with --epochs: the run has not finished"):
+        sc.train(out=out, resume=True, epochs=3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers end with their parent by a call of Linux")
