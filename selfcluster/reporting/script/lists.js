@@ -13,7 +13,7 @@ function sized([width, height, bytes]) {
 const brokenAfterFolders = (path) => path.split(/(?<=\/)/).flatMap((part) => [part, made("wbr")]);
 
 function copyGroup(group, number) {
-  const list = made("ul", { className: "copies" });
+  const list = made("ul", { className: group.points.length > 2 ? "copies many" : "copies" });
   group.points.forEach((point, i) => {
     const words = made("div", { className: "words" }, made("b", { textContent: i === group.keep ? "keep" : group.kinds[i] || (i ? "copy" : "first") }));
     if (i === group.keep && group.kinds[i]) words.append(` ${group.kinds[i]}`);
