@@ -249,56 +249,51 @@ def _resume(data: Any, method: str | None, path: Path, from_step: int | None, se
     device = start(config.run.device)
     ranks.watch(config.run.rank_timeout)
     with _locked(path):
-        return _resume_locked(data, path, from_step, config, images, longer, settings.get("max_minutes"), device)
+        checkpoint.check_resumable(path, from_step)
+        for warning in read_toml(path / "config.toml").warnings:
+            logger.warning(warning)
+        opened, trained_on = _opened_again(data, images, config, path), read_manifest(path).trained_on
+        steps_per_epoch, state = len(trained_on) // config.optim.batch, checkpoint.read_state(path, from_step)
+        if settings.get("max_minutes") and state.step >= n_steps(config, steps_per_epoch, state):
+            longer["max_minutes"] = settings["max_minutes"]  # from now on, also as many as before
+        if longer:
+            config = extended(config, state, longer, steps_per_epoch=steps_per_epoch)
+            check(config)
+        t = build(replace(config, {"init": "random"}), opened, device, trained_on=trained_on)
+        t.config = config
+        restore(t, path, from_step)
+        if longer.get("max_minutes"):
+            _limit(t, state.seconds + 60 * longer["max_minutes"])
+        if longer:
+            _write_longer(t, path, images)
+        if t.state.step >= t.total_steps and weights.is_written(path):
+            how = "add --epochs, --max-steps or --max-minutes to make it longer"
+            logger.info(f"{path} has finished: {t.state.step:,} steps in {duration(t.state.seconds)}; {how}")
+            return OpenRun(path, config, opened.where, t.model)
+        if distributed.rank() == 0:
+            if from_step is not None:
+                checkpoint.make_last(path, from_step)
+            cut_back(path / "metrics.jsonl", t.state.step, t.state.epoch if t.state.step_in_epoch == 0 else None)
+        distributed.barrier()
+        return _train(t, path, opened)
 
 
-def _resume_locked(
-    data: Any,
-    path: Path,
-    from_step: int | None,
-    config: Config[Any],
-    images: str,
-    longer: dict[str, Any],
-    max_minutes: float | None,
-    device: torch.device,
-) -> OpenRun:
-    """Resume a run whose folder no other process writes to."""
-    checkpoint.check_resumable(path, from_step)
-    for warning in read_toml(path / "config.toml").warnings:
-        logger.warning(warning)
+def _opened_again(data: Any, images: str, config: Config[Any], path: Path) -> Data:
+    """Return the images of a run that is resumed, which must be the same."""
     if data is None and not images:
         raise DataError(f"run {str(path)!r} was trained on an array, which is not saved; pass the images again")
     opened = open_data(images if data is None else data, config.data)
     check_same_data(path, opened)
-    trained_on = read_manifest(path).trained_on
-    steps_per_epoch, state = len(trained_on) // config.optim.batch, checkpoint.read_state(path, from_step)
-    if max_minutes and state.step >= n_steps(config, steps_per_epoch, state):
-        longer["max_minutes"] = max_minutes  # from now on, also as many as before
-    if longer:
-        config = extended(config, state, longer, steps_per_epoch=steps_per_epoch)
-        check(config)
-    t = build(replace(config, {"init": "random"}), opened, device, trained_on=trained_on)
-    t.config = config
-    restore(t, path, from_step)
-    if longer.get("max_minutes"):
-        _limit(t, state.seconds + 60 * longer["max_minutes"])
-    if longer:
-        origins = {**read_origins(path / "config.toml", config), **dict.fromkeys((*LENGTHS, "extended_at"), "when it was made longer")}
-        _on_rank_0(lambda: folder.write_config(path, ResolvedConfig(config, origins), images), path)
-        logger.info(
-            f"the run has finished; training it from step {t.state.step:,} to {t.total_steps:,}, on a new schedule of the learning rate"
-        )
-    if t.state.step >= t.total_steps and weights.is_written(path):
-        logger.info(
-            f"{path} has finished: {t.state.step:,} steps in {duration(t.state.seconds)}; add --epochs, --max-steps or --max-minutes to make it longer"
-        )
-        return OpenRun(path, config, opened.where, t.model)
-    if distributed.rank() == 0:
-        if from_step is not None:
-            checkpoint.make_last(path, from_step)
-        cut_back(path / "metrics.jsonl", t.state.step, t.state.epoch if t.state.step_in_epoch == 0 else None)
-    distributed.barrier()
-    return _train(t, path, opened)
+    return opened
+
+
+def _write_longer(t: Training, path: Path, images: str) -> None:
+    """Write the config of a finished run that is made longer."""
+    origins = {**read_origins(path / "config.toml", t.config), **dict.fromkeys((*LENGTHS, "extended_at"), "when it was made longer")}
+    _on_rank_0(lambda: folder.write_config(path, ResolvedConfig(t.config, origins), images), path)
+    logger.info(
+        f"the run has finished; training it from step {t.state.step:,} to {t.total_steps:,}, on a new schedule of the learning rate"
+    )
 
 
 def _train(t: Training, path: Path, data: Data) -> OpenRun:
