@@ -84,23 +84,18 @@ class DeepCluster(Method[PseudoLabels]):
         """Cluster and re-initialize the top layer every `reassign_epochs`; draw images uniformly over the clusters."""
         keeps_first = keeps_first_labels(self.settings, epoch)
         is_due = not self.n_labels or (epoch % self.settings.reassign_epochs == 0 and not keeps_first)
-        figures, notes, warnings = self._reassign(epoch, extract) if is_due else ({}, (), ())
-        order = uniform_over_clusters(self.labels.of_head(0), len(self.trained_on), self.config.run.seed, epoch, _SAMPLING)
-        return EpochPlan(order, ("prototypes.weight", "prototypes.bias") if is_due else (), figures, notes, warnings)
+        return self._reassign(epoch, extract) if is_due else EpochPlan(self._order(epoch))
 
-    def _reassign(self, epoch: int, extract: Extractor) -> tuple[dict[str, float], tuple[str, ...], tuple[str, ...]]:
-        """Give every image a new pseudo-label; return metrics, notes and warnings."""
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return uniform_over_clusters(self.labels.of_head(0), len(self.trained_on), self.config.run.seed, epoch, _SAMPLING)
+
+    def _reassign(self, epoch: int, extract: Extractor) -> EpochPlan:
+        """Give every image a new pseudo-label."""
         k, seed, device = self.settings.n_prototypes, self.config.run.seed, self.top_layer.weight.device
         rows = extract("patches" if self.settings.first_labels == "patches" and not self.n_labels else "features")
         require_enough(len(rows.index), k)
         self.whitening = fit_whitening(rows.values, self.settings.pca_width, device=device)
-        warnings: tuple[str, ...] = ()
-        if self.whitening.spread < _CONSTANT:
-            message = (
-                f"collapsed: the features of all images are the same to {self.whitening.spread:.1e} of their length at epoch {epoch}; "
-                "lower lr, or start from other weights (--init)"
-            )
-            warnings = (stop_or_warn(message, self.config.health.on_collapse),)
+        warnings = self._warnings_of_features(epoch)
         whitened = map_rows(rows, self.whitening, device).values
         iterations = self.settings.kmeans_iterations
         found = kmeans(whitened, k, iterations=iterations, seed=randomness.seed_from(seed, epoch, _KMEANS), device=device)
@@ -117,7 +112,19 @@ class DeepCluster(Method[PseudoLabels]):
         with randomness.forked(seed, epoch, _TOP_LAYER):
             self.top_layer.reinitialize(torch.randn(self.top_layer.weight.shape))
         note = f"epoch {epoch}: the features have {self.n_labels} distinct values, so {found.n_empty} of {k} clusters stay empty"
-        return figures, (note,) if found.n_empty else (), warnings
+        notes = (note,) if found.n_empty else ()
+        return EpochPlan(self._order(epoch), ("prototypes.weight", "prototypes.bias"), figures, notes, warnings)
+
+    def _warnings_of_features(self, epoch: int) -> tuple[str, ...]:
+        """Return a warning if the features of all images are the same, unless that stops the run."""
+        assert self.whitening is not None
+        if self.whitening.spread >= _CONSTANT:
+            return ()
+        message = (
+            f"collapsed: the features of all images are the same to {self.whitening.spread:.1e} of their length at epoch {epoch}; "
+            "lower lr, or start from other weights (--init)"
+        )
+        return (stop_or_warn(message, self.config.health.on_collapse),)
 
     @torch.no_grad()
     def assign(self, out: Outputs, batch: Batch) -> PseudoLabels:
