@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-import scipy.linalg  # noqa: F401
+import scipy.linalg  # noqa: F401  (brings a BLAS of its own, which is limited below)
 import torch
 from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -18,14 +19,13 @@ from selfcluster.errors import CheckpointError
 LOCK = ".selfcluster.lock"
 """File in the folder of a run that a process trains; it stays if the process is killed."""
 
-_open: set[IO[bytes]] = set()
+_open: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 """The lock files that this process has open."""
 
 
 def _close_in_worker() -> None:
     for handle in _open:
         handle.close()
-    _open.clear()
 
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork
@@ -64,15 +64,6 @@ def _in_use(folder: Path) -> CheckpointError:
 
 
 @contextlib.contextmanager
-def _left_to_this_process(handle: IO[bytes]) -> Iterator[None]:
-    _open.add(handle)
-    try:
-        yield
-    finally:
-        _open.discard(handle)
-
-
-@contextlib.contextmanager
 def locked(file: Path, *, keep: bool = False) -> Iterator[bool]:
     """Yield whether this process has the lock; always True on systems without file locks.
 
@@ -80,7 +71,8 @@ def locked(file: Path, *, keep: bool = False) -> Iterator[bool]:
         file: created if need be; not touched otherwise.
         keep: leave the file there afterwards.
     """
-    with file.open("ab") as handle, _left_to_this_process(handle):
+    with file.open("ab") as handle:
+        _open.add(handle)
         try:
             import fcntl
 
